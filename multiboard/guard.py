@@ -1,0 +1,270 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The guard before every backend: arguments, sizes, errors, and the repetition of operations.
+
+A backend may rely on it: what is promised downward in :mod:`multiboard.primitives` is checked
+here, once for all stores. A caller may rely on it: whatever the store's client raises arrives as
+one of :mod:`multiboard.errors`, and a short outage is ridden out. It knows no store and imports
+the primitives, the errors and tenacity.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import tenacity
+
+from multiboard import errors
+from multiboard.primitives import (
+    Backend,
+    Changes,
+    Lease,
+    NewPosting,
+    Page,
+    Posting,
+    Shelf,
+    Traits,
+)
+
+LOG = logging.getLogger(__name__)
+
+#: Items of one call to the backend: bounds how long one step can keep a store busy.
+BATCH = 500
+#: The longest duration that may be asked for, in seconds: a hundred years.
+LONGEST = 100 * 365 * 86400.0
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_CLAIM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+T = TypeVar("T")
+
+
+class Guard(Backend):
+    """Any backend, with its arguments checked and its operations repeated while it is in doubt.
+
+    An operation that fails with ``Unavailable`` or ``Indeterminate`` is repeated as a whole, with
+    the same key, claim id or lease, until ``operation_timeout`` has passed. Where no attempt got
+    an answer and one of them may have been applied, the error is ``Indeterminate``.
+    :meth:`changes` and :meth:`keepalive` are not repeated: their callers do that at a pace of
+    their own.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend.settings)
+        self.backend = backend
+        self._closing = threading.Event()
+
+    @property
+    def traits(self) -> Traits:
+        return self.backend.traits
+
+    @property
+    def incarnation(self) -> str:
+        return self.backend.incarnation
+
+    def facts(self) -> Mapping[str, str]:
+        return self._once(self.backend.facts)
+
+    def open(self) -> None:
+        self._once(self.backend.open)
+
+    def close(self) -> None:
+        self._closing.set()
+        try:
+            self.backend.close()
+        except Exception:
+            LOG.warning("Closing the %s failed", type(self.backend).__name__, exc_info=True)
+
+    def keepalive(self) -> float:
+        return self._once(self.backend.keepalive)
+
+    # -- directory ---------------------------------------------------------------------------
+
+    def add(
+        self, postings: Sequence[NewPosting], shelf: Shelf = Shelf.LIVE
+    ) -> Sequence[Posting | errors.MultiboardError]:
+        if shelf is Shelf.TRASH:
+            raise errors.InvalidArgument("postings are added to LIVE or ENTITIES, not to TRASH")
+        limit = self.backend.traits.max_body
+        for new in postings:
+            _check_new(new)
+        fitting = [new for new in postings if len(new.body) <= limit]
+        answers = iter(self._batches(lambda part: self.backend.add(part, shelf), fitting))
+        return [
+            next(answers)
+            if len(new.body) <= limit
+            else errors.PostingTooLarge(new.key, len(new.body), limit)
+            for new in postings
+        ]
+
+    def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
+        for key in keys:
+            _check_key(key)
+        return self._batches(self.backend.get, keys)
+
+    def list(
+        self,
+        shelf: Shelf = Shelf.LIVE,
+        *,
+        after: tuple[int, int] | None = None,
+        limit: int | None = None,
+    ) -> Page:
+        if limit is not None and limit < 1:
+            raise errors.InvalidArgument(f"limit is {limit!r}; it should be 1 or more, or None")
+        return self._repeat(lambda: self.backend.list(shelf, after=after, limit=limit))
+
+    def count(self, shelf: Shelf = Shelf.LIVE) -> int:
+        return self._repeat(lambda: self.backend.count(shelf))
+
+    def remove(
+        self, leases: Sequence[Lease], to: Shelf | None = None
+    ) -> Sequence[errors.MultiboardError | None]:
+        if to not in (None, Shelf.TRASH):
+            raise errors.InvalidArgument(f"a posting can't be removed to {to}; only to the trash")
+        return self._batches(lambda part: self.backend.remove(part, to), leases)
+
+    def restore(self, key: str) -> Posting:
+        _check_key(key)
+        return self._repeat(lambda: self.backend.restore(key))
+
+    def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
+        if shelf is Shelf.LIVE:
+            raise errors.InvalidArgument("a live posting is removed by its lease, never purged")
+        for key in keys:
+            _check_key(key)
+        return self._batches(lambda part: self.backend.purge(part, shelf), keys)
+
+    # -- lock --------------------------------------------------------------------------------
+
+    def acquire(
+        self, key: str, holder: str, claim_id: str, expires_in: float | None = None
+    ) -> Lease:
+        _check_key(key)
+        _check_claim(holder, [claim_id], expires_in)
+        return self._repeat(lambda: self.backend.acquire(key, holder, claim_id, expires_in))
+
+    def acquire_next(
+        self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
+    ) -> Sequence[tuple[Posting, Lease]]:
+        _check_claim(holder, claim_ids, expires_in)
+        return self._batches(
+            lambda part: self.backend.acquire_next(holder, part, expires_in), claim_ids
+        )
+
+    def renew(self, lease: Lease, expires_in: float) -> Lease:
+        _check_duration("expires_in", expires_in)
+        return self._repeat(lambda: self.backend.renew(lease, expires_in))
+
+    def release(self, lease: Lease, delay: float = 0.0) -> None:
+        _check_duration("delay", delay, least=0.0)
+        self._repeat(lambda: self.backend.release(lease, delay))
+
+    # -- feed --------------------------------------------------------------------------------
+
+    def changes(self, cursor: str | None, timeout: float) -> Changes:
+        _check_duration("timeout", timeout, least=0.0)
+        return self._once(lambda: self.backend.changes(cursor, timeout))
+
+    # -- how -----------------------------------------------------------------------------------
+
+    def _batches(
+        self, operation: Callable[[Sequence[Any]], Sequence[T]], items: Sequence[Any]
+    ) -> Sequence[T]:
+        """Do an operation on many items, a bounded number of them at a time."""
+        answers: list[T] = []
+        for start in range(0, len(items), BATCH):
+            part = items[start : start + BATCH]
+            answers.extend(self._repeat(lambda part=part: operation(part)))  # type: ignore[misc]
+        return answers
+
+    def _once(self, operation: Callable[[], T]) -> T:
+        """Do an operation; what it raises is one of multiboard's errors."""
+        try:
+            return operation()
+        except errors.MultiboardError:
+            raise
+        except Exception as error:
+            raise errors.Indeterminate(
+                f"{type(self.backend).__name__} failed in a way it does not explain: {error!r}"
+            ) from error
+
+    def _repeat(self, operation: Callable[[], T]) -> T:
+        """Do an operation, repeating it while the store is away or its answer is lost."""
+        try:
+            return self._once(operation)  # no machinery on the way that nearly every call takes
+        except (errors.Unavailable, errors.Indeterminate) as error:
+            first = error
+        LOG.warning("%s; trying again for up to %g s", first, self.settings.operation_timeout)
+        in_doubt = isinstance(first, errors.Indeterminate)
+
+        def note(state: tenacity.RetryCallState) -> None:
+            nonlocal in_doubt
+            outcome = state.outcome
+            assert outcome is not None
+            in_doubt = in_doubt or isinstance(outcome.exception(), errors.Indeterminate)
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type((errors.Unavailable, errors.Indeterminate)),
+            wait=tenacity.wait_random_exponential(multiplier=0.02, max=1.0),
+            stop=tenacity.stop_any(
+                tenacity.stop_after_delay(self.settings.operation_timeout),
+                tenacity.stop_when_event_set(self._closing),
+            ),
+            sleep=tenacity.sleep_using_event(self._closing),
+            after=note,
+            reraise=True,
+        )
+        self._closing.wait(0.02)
+        try:
+            answer: T = retrying(self._once, operation)
+        except errors.Unavailable as error:
+            if in_doubt:
+                raise errors.Indeterminate(f"{error}; an earlier attempt got no answer") from error
+            raise
+        return answer
+
+
+# -- arguments -------------------------------------------------------------------------------
+
+
+def _check_key(key: str) -> None:
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        raise errors.InvalidArgument(
+            f"{key!r} is not a key: 1 to 128 characters of A-Z a-z 0-9 . _ - are, the first one a"
+            " letter or a digit"
+        )
+
+
+def _check_new(new: NewPosting) -> None:
+    _check_key(new.key)
+    if not isinstance(new.body, bytes):
+        raise errors.InvalidArgument(f"the body of {new.key!r} is not bytes")
+    if isinstance(new.rank, bool) or not isinstance(new.rank, int) or not 0 <= new.rank <= 99:
+        raise errors.InvalidArgument(f"{new.rank!r} is not a rank: a whole number from 0 to 99 is")
+    _check_duration("delay", new.delay, least=0.0)
+
+
+def _check_claim(holder: str, claim_ids: Sequence[str], expires_in: float | None) -> None:
+    if not isinstance(holder, str) or not 1 <= len(holder) <= 255:
+        raise errors.InvalidArgument("a holder is a string of 1 to 255 characters")
+    for claim_id in claim_ids:
+        if not isinstance(claim_id, str) or not _CLAIM_ID.fullmatch(claim_id):
+            raise errors.InvalidArgument(
+                f"{claim_id!r} is not a claim id: 1 to 64 characters of A-Z a-z 0-9 _ - are"
+            )
+    if len(set(claim_ids)) != len(claim_ids):
+        raise errors.InvalidArgument("a claim id is for one attempt at one posting, not for two")
+    if expires_in is not None:
+        _check_duration("expires_in", expires_in)
+
+
+def _check_duration(name: str, value: float, least: float = 0.001) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not least <= value <= LONGEST:
+        raise errors.InvalidArgument(
+            f"{name} is {value!r}; it should be a number of seconds from {least:g} to {LONGEST:g}"
+        )

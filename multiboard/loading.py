@@ -1,0 +1,298 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""From a URL, a name or ``module:Class`` to a backend. The only importer of stevedore.
+
+It knows no backend: names come from the entry point group ``multiboard.backends``, options from
+the backend's settings class. A backend made here is neither opened nor guarded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import stevedore
+from stevedore import exception as stevedore_errors
+
+from multiboard import errors
+from multiboard.primitives import Backend, Settings, Url
+
+#: The entry point group of backends, ours and third parties': one name for each URL scheme.
+ENTRY_POINTS = "multiboard.backends"
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+def load(spec: str, **overrides: Any) -> Backend:
+    """Make the backend that ``spec`` names; it is not opened.
+
+    ``spec`` is a URL (``redis://host/0?namespace=x``), the name of a backend (``redis``), or
+    ``module:Class`` for a class that is not registered, with a query of options if need be.
+    ``overrides`` are settings by name and win over the URL's; strings are converted.
+
+    Raises: ``ConfigError`` for a name that is not known, a client library that is not installed,
+    a URL that can't be read, or an option that does not exist or has a wrong value.
+    """
+    cls, values = _read(spec)
+    return cls(make_settings(cls, {**values, **overrides}))
+
+
+def _read(spec: str) -> tuple[type[Backend], dict[str, Any]]:
+    if not isinstance(spec, str) or not spec:
+        raise errors.ConfigError(
+            f"a backend is given as a URL, a name or module:Class, not as {spec!r}"
+        )
+    if "://" in spec:
+        url, values = parse_url(spec)
+        cls = backend_class(url.scheme)
+        return cls, {**cls.from_url(url), **values}
+    name, _, query = spec.partition("?")
+    cls = _import_class(name) if ":" in name else backend_class(name)
+    return cls, _parse_query(query)
+
+
+def parse_url(text: str) -> tuple[Url, dict[str, str]]:
+    """Split a URL into its parts and its query.
+
+    Several hosts are separated by commas; an IPv6 address stands in brackets.
+
+    Raises: ``ConfigError``; its message never repeats the user's part of the URL.
+    """
+    try:
+        split = urlsplit(text)
+        userinfo, _, hosts = split.netloc.rpartition("@")
+        username, _, password = userinfo.partition(":")
+        url = Url(
+            scheme=split.scheme,
+            username=unquote(username) or None,
+            password=unquote(password) or None,
+            hosts=tuple(_parse_host(host) for host in hosts.split(",")) if hosts else (),
+            path=unquote(split.path),
+        )
+    except ValueError as error:
+        raise errors.ConfigError(
+            f"can't read the URL {redact(text)!r}: {error}; it should look like"
+            " scheme://user:password@host:port,host:port/path?option=value"
+        ) from None
+    if split.fragment:
+        raise errors.ConfigError(
+            f"the URL {redact(text)!r} has a '#': write %23 where a password or a name contains one"
+        )
+    return url, _parse_query(split.query)
+
+
+def _parse_host(text: str) -> tuple[str, int | None]:
+    # Not urlsplit's hostname: that is in lower case, and a memory store's name is not.
+    if text.startswith("["):
+        host, bracket, port = text[1:].partition("]")
+        if not bracket or (port and not port.startswith(":")):
+            raise ValueError("an IPv6 address should look like [::1]:6379")
+        port = port[1:]
+    else:
+        host, _, port = text.partition(":")
+    if not host:
+        raise ValueError("a host is empty")
+    if port and not (port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError("a port is not a number from 1 to 65535")
+    return unquote(host), int(port) if port else None
+
+
+def _parse_query(query: str) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise errors.ConfigError("the options after '?' should be name=value&name=value") from None
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise errors.ConfigError(f"options given twice: {', '.join(twice)}")
+    return values
+
+
+def redact(text: str) -> str:
+    """Return a URL without what stands before the '@' and without its options."""
+    head, separator, rest = text.partition("://")
+    if not separator:
+        return head.partition("?")[0]
+    authority, slash, path = rest.partition("?")[0].partition("/")
+    user, at, hosts = (authority + slash + path).rpartition("@")
+    return f"{head}://{'***@' if at else ''}{hosts if at else user + hosts}"
+
+
+# -- names -----------------------------------------------------------------------------------
+
+
+def names() -> list[str]:
+    """Return the names of the backends that are installed, sorted."""
+    manager: stevedore.NamedExtensionManager[Any] = stevedore.NamedExtensionManager(
+        ENTRY_POINTS, names=[]
+    )
+    return sorted({entry_point.name for entry_point in manager.list_entry_points()})
+
+
+def backend_class(name: str) -> type[Backend]:
+    """Return the backend class that is registered under a name, which is a URL's scheme.
+
+    Raises: ``ConfigError`` naming the backends that are known, or what has to be installed.
+    """
+    try:
+        manager: stevedore.DriverManager[Any] = stevedore.DriverManager(
+            ENTRY_POINTS, name, on_load_failure_callback=_explain_load_failure
+        )
+    except stevedore_errors.NoMatches:
+        raise errors.ConfigError(
+            f"unknown backend {name!r}{_did_you_mean(name, names())};"
+            f" installed are: {', '.join(names())}"
+        ) from None
+    except stevedore_errors.MultipleMatches:
+        raise errors.ConfigError(
+            f"several installed packages provide a backend named {name!r}: remove all but one"
+        ) from None
+    return _checked(manager.driver, name)
+
+
+def _explain_load_failure(_manager: Any, entry_point: Any, error: BaseException) -> None:
+    if isinstance(error, ImportError):
+        missing = getattr(error, "name", None) or str(error)
+        extras = list(getattr(entry_point, "extras", ()))
+        distribution = getattr(getattr(entry_point, "dist", None), "name", "multiboard")
+        remedy = f"{distribution}[{','.join(extras)}]" if extras else missing
+        raise errors.ConfigError(
+            f"the backend {entry_point.name!r} needs the package {missing!r}, which is not"
+            f" installed: install {remedy}"
+        ) from error
+    raise error
+
+
+def _import_class(name: str) -> type[Backend]:
+    module_name, _, class_name = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise errors.ConfigError(f"can't load the backend {name!r}: {error}") from error
+    return _checked(found, name)
+
+
+def _checked(found: Any, name: str) -> type[Backend]:
+    if not (isinstance(found, type) and issubclass(found, Backend)):
+        raise errors.ConfigError(
+            f"the backend {name!r} is {found!r}, which is not a subclass of"
+            " multiboard.primitives.Backend"
+        )
+    return found
+
+
+# -- settings --------------------------------------------------------------------------------
+
+
+def make_settings(cls: type[Backend], values: Mapping[str, Any]) -> Settings:
+    """Make a backend's settings from values of any origin: a URL, a dict of strings, oslo.config.
+
+    Raises: ``ConfigError`` naming the option, and what would be right; never a secret value.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls.settings_class)}
+    hints = typing.get_type_hints(cls.settings_class)
+    unknown = [name for name in values if name not in fields]
+    if unknown:
+        raise errors.ConfigError(
+            f"{cls.__name__} has no option {unknown[0]!r}{_did_you_mean(unknown[0], fields)};"
+            f" its options are: {', '.join(sorted(fields))}"
+        )
+    converted = {
+        name: _checked_value(fields[name], _convert(fields[name], hints[name], value))
+        for name, value in values.items()
+    }
+    settings = cls.settings_class(**converted)
+    check_namespace(settings.namespace)
+    return settings
+
+
+def field_type(hint: Any) -> tuple[Any, bool]:
+    """Return a settings field's type without its None, and whether None is allowed."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        inner = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        return inner[0], True
+    return hint, False
+
+
+def _convert(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
+    """Return ``value`` as the field's type; strings are read as a person writes them."""
+    wanted, optional = field_type(hint)
+    if value is None and optional:
+        return None
+    try:
+        if wanted is bool:
+            return _convert_bool(value)
+        if wanted is str and isinstance(value, str):
+            return value
+        if wanted in (int, float) and not isinstance(value, bool):
+            number = wanted(value)
+            if wanted is int and isinstance(value, float) and number != value:
+                raise ValueError(value)
+            if not math.isfinite(number):
+                raise ValueError(value)
+            return number
+        if typing.get_origin(wanted) is tuple:
+            parts = value.split(",") if isinstance(value, str) else list(value)
+            return tuple(str(part).strip() for part in parts)
+    except (TypeError, ValueError):
+        pass
+    label = getattr(wanted, "__name__", str(wanted))
+    shown = "the value given" if field.metadata.get("secret") else repr(value)
+    raise errors.ConfigError(f"option {field.name!r}: {shown} is not a valid {label}")
+
+
+def _convert_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
+        return value.lower() in _TRUE
+    raise ValueError(value)
+
+
+def _checked_value(field: dataclasses.Field[Any], value: Any) -> Any:
+    minimum, maximum = field.metadata.get("minimum"), field.metadata.get("maximum")
+    choices = field.metadata.get("choices")
+    if value is None:
+        return value
+    if (minimum is not None and value < minimum) or (maximum is not None and value > maximum):
+        raise errors.ConfigError(
+            f"option {field.name!r}: {value!r} is not between {minimum} and {maximum}"
+        )
+    if choices is not None and value not in choices:
+        raise errors.ConfigError(
+            f"option {field.name!r}: {value!r} is not one of: {', '.join(choices)}"
+        )
+    return value
+
+
+def check_namespace(namespace: str) -> None:
+    """Refuse a namespace that not every store could tell from another one's.
+
+    Raises: ``ConfigError``.
+    """
+    segments = namespace.split("/")
+    legal = all(
+        segment.isascii()
+        and segment.strip(".") != ""
+        and all(character.isalnum() or character in "._-" for character in segment)
+        for segment in segments
+    )
+    if not legal or len(namespace) > 200:
+        raise errors.ConfigError(
+            f"{namespace!r} is not a namespace: it should be segments of letters, digits, '.', '_'"
+            " and '-', joined by '/', at most 200 characters in all"
+        )
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

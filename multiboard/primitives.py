@@ -1,0 +1,604 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The primitives that a backend implements: directory, lock, feed, and the backend that joins them.
+
+This module speaks to the author of a backend. It imports the standard library and
+:mod:`multiboard.errors`, nothing else. ``must`` binds the implementer, ``is guaranteed`` binds the
+caller (:mod:`multiboard.guard` stands before every backend and checks arguments once for all).
+
+**One indivisible step.** Each verb below is one indivisible step in the store for each of its
+items: a script, a transaction, a conditional batch. Nobody sees half of it, and it survives the
+death of the caller as a whole or not at all.
+
+**Every verb may be repeated.** A caller that did not hear the answer calls again with the very
+same arguments, and must find the effect there once. Each verb says what a repeat does.
+
+**A backend never retries.** It raises :class:`~multiboard.errors.Unavailable` when the operation
+was surely not applied and :class:`~multiboard.errors.Indeterminate` when it may have been. The
+store client's own retries must be switched off.
+
+**Time.** Durations are seconds as ``float``, measured by the store's clock unless said otherwise.
+What a store answers about the future (``ends_in``, ``due_in``) is relative to the instant of its
+answer, so that nobody has to compare clocks. What it answers about the past (``created_on``) is
+seconds since the epoch by the store's clock and is for people to read.
+
+**Threads, processes and forks.** Every method may be called from any threads at once. In a forked
+child a backend must behave like one newly opened: it uses no connection, session or lock that it
+inherited, and it closes none of them.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import enum
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from multiboard import errors
+
+
+def boottime() -> float:
+    """Return the seconds of this machine's clock that never jumps and counts suspended time."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+# -- values ----------------------------------------------------------------------------------
+
+
+class Shelf(enum.Enum):
+    """A part of a board."""
+
+    #: The postings that wait or are being worked on.
+    LIVE = "live"
+    #: The postings that were set aside, kept until they are restored or purged.
+    TRASH = "trash"
+    #: Who is present: each entry lives by the session that added it.
+    ENTITIES = "entities"
+
+
+class ChangeKind(enum.Enum):
+    """What happened to a posting on the live shelf."""
+
+    #: It was added.
+    POSTED = "posted"
+    #: It was leased.
+    CLAIMED = "claimed"
+    #: Its holder gave the lease back.
+    RELEASED = "released"
+    #: Its lease ended without being given back: the session died, or the time ran out.
+    EXPIRED = "expired"
+    #: It was removed for good: consumed.
+    REMOVED = "removed"
+    #: It was set aside on the trash shelf.
+    TRASHED = "trashed"
+    #: It came back from the trash shelf.
+    RESTORED = "restored"
+
+
+@dataclass(frozen=True, slots=True)
+class NewPosting:
+    """What a poster hands to :meth:`PostingDirectory.add`."""
+
+    #: Chosen by the poster, unique on the board; 1 to 128 characters of ``A-Z a-z 0-9 . _ -``,
+    #: the first one a letter or a digit. It is the identity that makes posting repeatable.
+    key: str
+    body: bytes
+    #: 0 to 99; a lower rank is handed out first.
+    rank: int = 0
+    #: Seconds until the posting may be handed out, from the instant the store adds it.
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on one posting; the token is the proof."""
+
+    key: str
+    #: A label for people: names may be shared and reused.
+    holder: str
+    #: The client-chosen id of the attempt that won the lease.
+    claim_id: str
+    #: The fencing token: rises with every lease on this posting, whatever happens in between.
+    token: int
+    #: The id of the session by which the lease lives; None for a timed lease.
+    session: str | None
+    #: Seconds until a timed lease ends, as of the store's answer; None for a session lease.
+    ends_in: float | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """A job as the store holds it."""
+
+    key: str
+    rank: int
+    #: Given by the store: of two postings of one rank the older has the lower serial.
+    serial: int
+    body: bytes
+    #: How often it was leased.
+    attempts: int
+    #: How many of those leases ended without being given back.
+    deaths: int
+    #: Seconds since the epoch, by the store's clock. Stays the same over trash and restore.
+    created_on: float
+    #: Seconds since the epoch, by the store's clock: the last add, acquire, release, expiry,
+    #: trash or restore. A renewal does not count.
+    modified_on: float
+    #: Seconds until it may be handed out, as of the store's answer; 0.0 when due.
+    due_in: float = field(default=0.0, compare=False)
+    lease: Lease | None = None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The posting's place in the order of its shelf: rank, then serial."""
+        return (self.rank, self.serial)
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something in the board's space that is not the board's, or that can't be read."""
+
+    #: Names the record for an operator, in the store's own terms (a key, a path, a row).
+    where: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a shelf, in order."""
+
+    postings: Sequence[Posting]
+    #: Pass it as ``after`` to go on; None at the end.
+    after: tuple[int, int] | None = None
+    #: What was met and skipped on the way. It is left where it is.
+    damaged: Sequence[Damage] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that happened on the live shelf."""
+
+    kind: ChangeKind
+    key: str
+    #: The token of the lease concerned, for CLAIMED, RELEASED and EXPIRED and for a REMOVED or
+    #: TRASHED that ended a lease, where the store tells it; None otherwise.
+    token: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The answer of :meth:`ChangeFeed.changes`."""
+
+    events: Sequence[Change]
+    #: Pass it to the next call.
+    cursor: str
+    #: True: something may have been missed between the cursor given and ``events``; list again.
+    reset: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What a backend declares about itself. The suite tests each both ways.
+
+    Exclusion, atomicity, fencing, order and an honest feed are no traits: nothing opts out.
+    """
+
+    #: An acknowledged posting survives ``kill -9`` of every process that serves the store.
+    durable: bool
+    #: Processes of one machine can share a board.
+    cross_process: bool
+    #: Machines can share a board.
+    cross_host: bool
+    #: The largest body, in bytes.
+    max_body: int
+    #: Seconds by which the end of a dead session's leases may be later than its time-out.
+    lease_slack: float
+    #: ``acquire_next`` is the store's own step, not the fallback that lists the shelf.
+    native_claim_next: bool = False
+    #: Tokens keep rising when a replica that missed writes takes over.
+    fencing_survives_failover: bool = False
+
+
+# -- settings --------------------------------------------------------------------------------
+
+
+def setting(
+    default: Any,
+    *,
+    help: str,  # noqa: A002 - the word that every option library uses
+    secret: bool = False,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: Sequence[str] | None = None,
+) -> Any:
+    """Declare one option of a :class:`Settings` class.
+
+    The URL parser, the oslo.config options, the command line and the documentation are all made
+    from this one declaration. A secret is left out of ``repr`` and of every log line and error.
+    """
+    return field(
+        default=default,
+        repr=not secret,
+        metadata={
+            "help": help,
+            "secret": secret,
+            "minimum": minimum,
+            "maximum": maximum,
+            "choices": None if choices is None else tuple(choices),
+        },
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The options that every backend has; a backend's own ``Settings`` extends this class.
+
+    A field's type is one of ``str``, ``int``, ``float``, ``bool``, ``str | None``, ``int | None``,
+    ``float | None`` or ``tuple[str, ...]``. Values are guaranteed to have that type, and to be
+    within ``minimum``, ``maximum`` and ``choices``, when a backend is made.
+    """
+
+    namespace: str = setting(
+        "default",
+        help="The board's name in the store: segments of letters, digits, '.', '_' and '-', "
+        "joined by '/'. Boards of different names share nothing.",
+    )
+    session_timeout: float = setting(
+        10.0,
+        help="Seconds without a sign of life after which the store ends a session and frees its "
+        "leases.",
+        minimum=0.5,
+        maximum=3600.0,
+    )
+    connect_timeout: float = setting(
+        5.0,
+        help="Seconds within which connecting must succeed or fail, by this machine's clock.",
+        minimum=0.05,
+        maximum=600.0,
+    )
+    operation_timeout: float = setting(
+        10.0,
+        help="Seconds for which one operation is tried and repeated while the store is away, by "
+        "this machine's clock.",
+        minimum=0.05,
+        maximum=600.0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """A backend URL, split and unquoted; the query is taken care of by the loader."""
+
+    scheme: str
+    username: str | None
+    password: str | None = field(repr=False)
+    #: Each host with its port, or None where the URL names no port.
+    hosts: tuple[tuple[str, int | None], ...]
+    #: Begins with '/' unless it is empty.
+    path: str
+
+
+# -- the three primitives --------------------------------------------------------------------
+
+
+class PostingDirectory(abc.ABC):
+    """The postings of one board, on their shelves."""
+
+    @abc.abstractmethod
+    def add(
+        self, postings: Sequence[NewPosting], shelf: Shelf = Shelf.LIVE
+    ) -> Sequence[Posting | errors.MultiboardError]:
+        """Add postings, each in one step of its own, in the order given.
+
+        The answers stand in the order of ``postings``: what the store holds now, or an error
+        value (returned, not raised) for an item that could not be added. An error that concerns
+        the whole call (the store is away) is raised, and then some of the items may have been
+        added.
+
+        ``shelf`` is LIVE or ENTITIES. On LIVE, in one step: the posting is stored with a serial
+        higher than that of every posting acknowledged before the call, and the feed says POSTED.
+        On ENTITIES, in one step: the entry is stored, whatever had that key before is replaced,
+        and it lives as long as this backend's session; the feed says nothing.
+
+        A repeat finds the posting and answers with it. Where the same backend adds the same
+        posting again after it was consumed, the answer must be the posting as it was added or
+        :class:`~multiboard.errors.PostingNotFound`, and the posting must not come back, for at
+        least 60 seconds or, where the store has no memory of what is gone, the life of the
+        session.
+
+        Errors as values: ``PostingExists`` (the key is on the live or trash shelf with another
+        rank or body; nothing changed).
+
+        Raises: ``Unavailable``, ``Indeterminate``, ``AccessDenied``, ``BoardLost``, ``Closed``;
+        for ENTITIES also ``SessionLost`` (nothing changed).
+        """
+
+    @abc.abstractmethod
+    def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
+        """Read live postings by key, in the order of ``keys``; None where there is none.
+
+        It is the truth of some instant during the call: every write acknowledged to anyone
+        before the call is seen. A lease that is over is not shown. One round trip, or one
+        pipeline, for any number of keys. A damaged posting reads as None.
+
+        Raises: ``Unavailable``, ``AccessDenied``, ``BoardLost``, ``Closed``.
+        """
+
+    @abc.abstractmethod
+    def list(
+        self,
+        shelf: Shelf = Shelf.LIVE,
+        *,
+        after: tuple[int, int] | None = None,
+        limit: int | None = None,
+    ) -> Page:
+        """Read a shelf in order of rank, then serial, from just behind the place ``after``.
+
+        Every write acknowledged to anyone before the call is seen. Without ``limit``, all of it.
+        A posting that is on the shelf during all the pages of a walk is in one of them. Foreign
+        and damaged records are skipped, named in the page's ``damaged``, and left alone.
+
+        Raises: ``Unavailable``, ``AccessDenied``, ``BoardLost``, ``Closed``.
+        """
+
+    @abc.abstractmethod
+    def count(self, shelf: Shelf = Shelf.LIVE) -> int:
+        """Count a shelf's postings; damaged ones may be counted.
+
+        Raises: ``Unavailable``, ``AccessDenied``, ``BoardLost``, ``Closed``.
+        """
+
+    @abc.abstractmethod
+    def remove(
+        self, leases: Sequence[Lease], to: Shelf | None = None
+    ) -> Sequence[errors.MultiboardError | None]:
+        """Remove leased live postings, each in one step of its own, in the order given.
+
+        In one step: the lease is current and has not ended, the posting leaves the live shelf,
+        the lease ends, and the feed says REMOVED; with ``to=Shelf.TRASH`` the posting is put on
+        the trash shelf and the feed says TRASHED. The answers are None where it was done and an
+        error value where it was not.
+
+        A repeat by the same backend answers None again where this very lease removed the posting
+        before, for at least 60 seconds or, where the store has no memory of what is gone, the
+        life of the session.
+
+        Errors as values: ``LeaseLost`` (the posting is live and the lease is not current, or has
+        ended; nothing changed), ``PostingNotFound`` (the posting is gone, and not by this lease).
+
+        Raises: ``Unavailable``, ``Indeterminate``, ``AccessDenied``, ``BoardLost``, ``Closed``.
+        """
+
+    @abc.abstractmethod
+    def restore(self, key: str) -> Posting:
+        """Put a trashed posting back on the live shelf, unleased and due.
+
+        In one step: it leaves the trash, gets a new serial (it is last of its rank), keeps its
+        body, attempts, deaths and created_on, its tokens go on rising, and the feed says
+        RESTORED. A repeat finds it on the live shelf and answers with it.
+
+        Raises: ``PostingNotFound`` (neither trashed nor live), ``Unavailable``,
+        ``Indeterminate``, ``AccessDenied``, ``BoardLost``, ``Closed``.
+        """
+
+    @abc.abstractmethod
+    def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
+        """Delete postings from the trash, or entries from the entities, for good.
+
+        Answers True where this call deleted one, False where there was none. ``shelf`` is TRASH
+        or ENTITIES. A repeat deletes nothing more.
+
+        Raises: ``Unavailable``, ``Indeterminate``, ``AccessDenied``, ``BoardLost``, ``Closed``.
+        """
+
+
+class LeaseLock(abc.ABC):
+    """The leases on the postings of one board.
+
+    A **session lease** (``expires_in=None``) lives as long as the session of the backend that
+    acquired it. A **timed lease** (``expires_in=s``) outlives its process and ends ``s`` seconds
+    after it was acquired or last renewed. Either ends when it is released or when its posting is
+    removed. A lease that ended by itself counts a death, and the feed says EXPIRED.
+    """
+
+    @abc.abstractmethod
+    def acquire(
+        self, key: str, holder: str, claim_id: str, expires_in: float | None = None
+    ) -> Lease:
+        """Lease a live posting, due or not.
+
+        In one step: the posting is live and has no lease, or one that has ended; it gets a lease
+        with a token higher than any it had; ``attempts`` rises by one; the feed says CLAIMED
+        (after EXPIRED, for a lease that had ended unnoticed).
+
+        A repeat with the same ``claim_id`` while that lease is current answers with it and
+        changes nothing, ``expires_in`` included; a session lease is only found again within the
+        same session. A ``claim_id`` is guaranteed to be unique to one attempt at one posting.
+
+        Raises: ``LeaseHeld`` (leased by another claim; nothing changed, that lease's end
+        included), ``PostingNotFound``, ``SessionLost`` (a session lease was asked for and the
+        session has ended; nothing changed), ``Unavailable``, ``Indeterminate``,
+        ``AccessDenied``, ``BoardLost``, ``Closed``.
+        """
+
+    def acquire_next(
+        self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
+    ) -> Sequence[tuple[Posting, Lease]]:
+        """Lease the first postings of the order that are due and unleased, one for each claim id.
+
+        Each is leased as by :meth:`acquire`, in one step of its own; fewer are answered when there
+        are no more. The posting answered shows the lease. Callers that ask together get different
+        postings, and none is left out.
+
+        A repeat with the same claim ids answers first with the postings that they hold.
+
+        This fallback lists the shelf and acquires one by one: correct on every store, and as
+        slow as the board is long. A store with an index overrides it and declares
+        ``native_claim_next``.
+
+        Raises: ``SessionLost`` (nothing more was leased), ``Unavailable``, ``Indeterminate``,
+        ``AccessDenied``, ``BoardLost``, ``Closed``.
+        """
+        assert isinstance(self, PostingDirectory)
+        wanted = list(claim_ids)
+        won: list[tuple[Posting, Lease]] = []
+        postings = self.list(Shelf.LIVE).postings
+        for posting in postings:  # what a lost answer left to us comes first
+            lease = posting.lease
+            if lease is not None and lease.claim_id in wanted:
+                wanted.remove(lease.claim_id)
+                won.append((posting, lease))
+        for posting in postings:
+            if not wanted:
+                break
+            if posting.lease is not None or posting.due_in > 0:
+                continue
+            try:
+                lease = self.acquire(posting.key, holder, wanted[0], expires_in)
+            except (errors.LeaseHeld, errors.PostingNotFound):
+                continue
+            wanted.pop(0)
+            won.append(
+                (dataclasses.replace(posting, lease=lease, attempts=posting.attempts + 1), lease)
+            )
+        return won
+
+    @abc.abstractmethod
+    def renew(self, lease: Lease, expires_in: float) -> Lease:
+        """Let a timed lease end ``expires_in`` seconds from now, sooner or later than before.
+
+        In one step: the lease is current and has not ended, and its end is moved. A session lease
+        is checked and left as it is: its session is what keeps it. A repeat moves the end again.
+
+        Raises: ``LeaseLost`` (not current, or ended; nothing changed), ``PostingNotFound``,
+        ``Unavailable``, ``Indeterminate``, ``AccessDenied``, ``BoardLost``, ``Closed``.
+        """
+
+    @abc.abstractmethod
+    def release(self, lease: Lease, delay: float = 0.0) -> None:
+        """Give a lease back; the posting may be handed out again after ``delay`` seconds.
+
+        In one step: the lease is current and has not ended, it ends, the posting is due ``delay``
+        seconds from now, and the feed says RELEASED.
+
+        A repeat by the same backend does nothing where this very lease was released before, for
+        at least 60 seconds or, where the store has no memory of it, the life of the session.
+
+        Raises: ``LeaseLost`` (not current, or ended; nothing changed), ``PostingNotFound``,
+        ``Unavailable``, ``Indeterminate``, ``AccessDenied``, ``BoardLost``, ``Closed``.
+        """
+
+
+class ChangeFeed(abc.ABC):
+    """What happened on the live shelf of one board."""
+
+    @abc.abstractmethod
+    def changes(self, cursor: str | None, timeout: float) -> Changes:
+        """Return what happened since ``cursor``, waiting up to ``timeout`` seconds for something.
+
+        The first call passes None and is answered at once: no events, a cursor for "from now on",
+        and ``reset=True``. What is listed after that call and what later calls tell, together,
+        leave nothing out. Every change is told at least once, in the order in which it happened,
+        or the answer says ``reset``: after a reconnect, a restart or a failover of the store, a
+        history that was trimmed, or a reader that was too slow. A cursor that the backend does
+        not know, or can't continue from, is a reset and no error.
+
+        A change must not be told before :meth:`PostingDirectory.list` can show it. A change must
+        be told within moments of happening, without the caller polling. Leases that end by
+        themselves must be noticed while a reader waits here, whoever held them. The answer may
+        hold fewer events than there are; the next call goes on.
+
+        Any number of readers may wait at once, each with its own cursor, on one backend. A
+        waiting call must return, with ``Closed``, within 100 ms of :meth:`Backend.close`.
+
+        Raises: ``Unavailable`` (the same cursor may be used again), ``AccessDenied``,
+        ``BoardLost``, ``Closed``.
+        """
+
+
+class Backend(PostingDirectory, LeaseLock, ChangeFeed):
+    """The primitives of one store, connected to one board in it.
+
+    A backend is made from its settings, opened once, closed once. Making one does nothing: no
+    connection, no thread, no file. The class is registered under the entry point group
+    ``multiboard.backends``, once for each URL scheme that it answers to.
+    """
+
+    #: The options: a frozen dataclass that extends :class:`Settings`.
+    settings_class: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @classmethod
+    def from_url(cls, url: Url) -> Mapping[str, Any]:
+        """Return the settings that the scheme, the hosts, the user and the path of a URL mean.
+
+        The query (``?namespace=x&session_timeout=5``) is not this method's matter. Values need
+        not have their final type yet: strings are converted by the loader.
+
+        Raises: ``ConfigError`` for a part that the backend has no use for.
+        """
+        if url.hosts or url.username or url.password or url.path not in ("", "/"):
+            raise errors.ConfigError(f"{url.scheme}: takes no host, user or path")
+        return {}
+
+    @property
+    @abc.abstractmethod
+    def traits(self) -> Traits:
+        """What the backend declares about itself. May be asked before :meth:`open`."""
+
+    @property
+    @abc.abstractmethod
+    def incarnation(self) -> str:
+        """The id that the board got when it was made in the store.
+
+        A store that came back empty has another one, or none. From then on every verb raises
+        ``BoardLost`` instead of answering from the new board.
+        """
+
+    @abc.abstractmethod
+    def open(self) -> None:
+        """Connect to the store, within ``connect_timeout``, and make the board if there is none.
+
+        It starts no thread and no session that the store does not force on it: a board is opened
+        for a single posting.
+
+        Raises: ``Unavailable`` (naming host and cause, never a password), ``AccessDenied``,
+        ``Unsupported`` (the server is too old; the message names the version needed).
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """End the session, drop the connection, and wake whoever waits in :meth:`changes`.
+
+        Its session leases and entities end at once, as by death. It takes milliseconds, raises
+        nothing, and may be called again. Timed leases go on. After it, every verb raises
+        ``Closed``.
+        """
+
+    @abc.abstractmethod
+    def keepalive(self) -> float:
+        """Renew the session and return the seconds that it lasts from now without another renewal.
+
+        It begins a session where there is none. One call renews all session leases and entities
+        of this backend. The caller takes the time before the call as the beginning of those
+        seconds. Where the store's client renews by itself, this asks the store all the same: the
+        answer must be the store's, not a hope.
+
+        Raises: ``SessionLost`` (once; the session had ended and all that lived by it; the next
+        call begins a new one), ``Unavailable``, ``Indeterminate``, ``AccessDenied``,
+        ``BoardLost``, ``Closed``.
+        """
+
+    def facts(self) -> Mapping[str, str]:
+        """Return what an operator wants to know of the store: its name, version and warnings.
+
+        The key ``store`` names it, ``version`` is its version; a key that begins with ``warning``
+        holds a sentence about a setting of the store that endangers what the board promises.
+        Never a secret.
+        """
+        return {"store": type(self).__module__.rpartition(".")[2]}
