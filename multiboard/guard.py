@@ -53,9 +53,11 @@ class Guard(Backend):
     their own.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, patience: float | None = None) -> None:
+        """Guard a backend; ``patience`` takes the place of ``operation_timeout``, 0 is none."""
         super().__init__(backend.settings)
         self.backend = backend
+        self._patience = backend.settings.operation_timeout if patience is None else patience
         self._closing = threading.Event()
 
     @property
@@ -197,8 +199,10 @@ class Guard(Backend):
         try:
             return self._once(operation)  # no machinery on the way that nearly every call takes
         except (errors.Unavailable, errors.Indeterminate) as error:
+            if not self._patience:
+                raise
             first = error
-        LOG.warning("%s; trying again for up to %g s", first, self.settings.operation_timeout)
+        LOG.warning("%s; trying again for up to %g s", first, self._patience)
         in_doubt = isinstance(first, errors.Indeterminate)
 
         def note(state: tenacity.RetryCallState) -> None:
@@ -211,7 +215,7 @@ class Guard(Backend):
             retry=tenacity.retry_if_exception_type((errors.Unavailable, errors.Indeterminate)),
             wait=tenacity.wait_random_exponential(multiplier=0.02, max=1.0),
             stop=tenacity.stop_any(
-                tenacity.stop_after_delay(self.settings.operation_timeout),
+                tenacity.stop_after_delay(self._patience),
                 tenacity.stop_when_event_set(self._closing),
             ),
             sleep=tenacity.sleep_using_event(self._closing),

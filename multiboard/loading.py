@@ -13,7 +13,7 @@ import importlib
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -44,6 +44,28 @@ def load(spec: str, **overrides: Any) -> Backend:
     return cls(make_settings(cls, {**values, **overrides}))
 
 
+def backend_maker(conf: Mapping[str, Any], client: Backend | None) -> Callable[[], Backend]:
+    """Return what makes a backend for each connection of a board.
+
+    ``conf`` holds ``url`` and options by name; ``client`` is a backend whose settings to use in
+    its place. The key ``board``, by which TaskFlow finds the jobboard, is passed over.
+
+    Raises: ``ConfigError`` where there is no ``url``; for anything else, when it is called.
+    """
+    if client is not None:
+        if not isinstance(client, Backend):
+            raise errors.ConfigError(
+                f"client is {type(client).__name__}; it should be a multiboard backend, or None"
+            )
+        return lambda: type(client)(client.settings)
+    options = {name: value for name, value in conf.items() if name not in ("board", "url")}
+    if "url" not in conf:
+        raise errors.ConfigError(
+            "the configuration of a board names its store: {'url': 'sqlite:///path'}, for example"
+        )
+    return lambda: load(conf["url"], **options)
+
+
 def _read(spec: str) -> tuple[type[Backend], dict[str, Any]]:
     if not isinstance(spec, str) or not spec:
         raise errors.ConfigError(
@@ -56,6 +78,22 @@ def _read(spec: str) -> tuple[type[Backend], dict[str, Any]]:
     name, _, query = spec.partition("?")
     cls = _import_class(name) if ":" in name else backend_class(name)
     return cls, _parse_query(query)
+
+
+def spec_class(spec: str) -> type[Backend]:
+    """Return the backend class that a URL, a name or ``module:Class`` names.
+
+    Raises: as :func:`load`.
+    """
+    return _read(spec)[0]
+
+
+def given_options(spec: str) -> set[str]:
+    """Return the names of the settings that a URL gives by itself.
+
+    Raises: as :func:`load`.
+    """
+    return set(_read(spec)[1])
 
 
 def parse_url(text: str) -> tuple[Url, dict[str, str]]:

@@ -1,9 +1,10 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The primitives that a backend implements: directory, lock, feed, and the backend that joins them.
 
-This module speaks to the author of a backend. It imports the standard library and
-:mod:`multiboard.errors`, nothing else. ``must`` binds the implementer, ``is guaranteed`` binds the
-caller (:mod:`multiboard.guard` stands before every backend and checks arguments once for all).
+This module speaks to the author of a backend, who needs no other: the values and the settings are
+here by name too. It imports the standard library, the errors, the values and the settings.
+``must`` binds the implementer, ``is guaranteed`` binds the caller (:mod:`multiboard.guard` stands
+before every backend and checks arguments once for all).
 
 **One indivisible step.** Each verb below is one indivisible step in the store for each of its
 items: a script, a transaction, a conditional batch. Nobody sees half of it, and it survives the
@@ -30,258 +31,51 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import enum
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from multiboard import errors
+from multiboard.settings import Settings, Url, setting
+from multiboard.values import (
+    Change,
+    ChangeKind,
+    Changes,
+    Damage,
+    Lease,
+    NewPosting,
+    Page,
+    Posting,
+    Shelf,
+    Traits,
+)
+
+__all__ = [
+    "Backend",
+    "Change",
+    "ChangeFeed",
+    "ChangeKind",
+    "Changes",
+    "Damage",
+    "Lease",
+    "LeaseLock",
+    "NewPosting",
+    "Page",
+    "Posting",
+    "PostingDirectory",
+    "Settings",
+    "Shelf",
+    "Traits",
+    "Url",
+    "boottime",
+    "setting",
+]
 
 
 def boottime() -> float:
     """Return the seconds of this machine's clock that never jumps and counts suspended time."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)
-
-
-# -- values ----------------------------------------------------------------------------------
-
-
-class Shelf(enum.Enum):
-    """A part of a board."""
-
-    #: The postings that wait or are being worked on.
-    LIVE = "live"
-    #: The postings that were set aside, kept until they are restored or purged.
-    TRASH = "trash"
-    #: Who is present: each entry lives by the session that added it.
-    ENTITIES = "entities"
-
-
-class ChangeKind(enum.Enum):
-    """What happened to a posting on the live shelf."""
-
-    #: It was added.
-    POSTED = "posted"
-    #: It was leased.
-    CLAIMED = "claimed"
-    #: Its holder gave the lease back.
-    RELEASED = "released"
-    #: Its lease ended without being given back: the session died, or the time ran out.
-    EXPIRED = "expired"
-    #: It was removed for good: consumed.
-    REMOVED = "removed"
-    #: It was set aside on the trash shelf.
-    TRASHED = "trashed"
-    #: It came back from the trash shelf.
-    RESTORED = "restored"
-
-
-@dataclass(frozen=True, slots=True)
-class NewPosting:
-    """What a poster hands to :meth:`PostingDirectory.add`."""
-
-    #: Chosen by the poster, unique on the board; 1 to 128 characters of ``A-Z a-z 0-9 . _ -``,
-    #: the first one a letter or a digit. It is the identity that makes posting repeatable.
-    key: str
-    body: bytes
-    #: 0 to 99; a lower rank is handed out first.
-    rank: int = 0
-    #: Seconds until the posting may be handed out, from the instant the store adds it.
-    delay: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to work on one posting; the token is the proof."""
-
-    key: str
-    #: A label for people: names may be shared and reused.
-    holder: str
-    #: The client-chosen id of the attempt that won the lease.
-    claim_id: str
-    #: The fencing token: rises with every lease on this posting, whatever happens in between.
-    token: int
-    #: The id of the session by which the lease lives; None for a timed lease.
-    session: str | None
-    #: Seconds until a timed lease ends, as of the store's answer; None for a session lease.
-    ends_in: float | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Posting:
-    """A job as the store holds it."""
-
-    key: str
-    rank: int
-    #: Given by the store: of two postings of one rank the older has the lower serial.
-    serial: int
-    body: bytes
-    #: How often it was leased.
-    attempts: int
-    #: How many of those leases ended without being given back.
-    deaths: int
-    #: Seconds since the epoch, by the store's clock. Stays the same over trash and restore.
-    created_on: float
-    #: Seconds since the epoch, by the store's clock: the last add, acquire, release, expiry,
-    #: trash or restore. A renewal does not count.
-    modified_on: float
-    #: Seconds until it may be handed out, as of the store's answer; 0.0 when due.
-    due_in: float = field(default=0.0, compare=False)
-    lease: Lease | None = None
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """The posting's place in the order of its shelf: rank, then serial."""
-        return (self.rank, self.serial)
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """Something in the board's space that is not the board's, or that can't be read."""
-
-    #: Names the record for an operator, in the store's own terms (a key, a path, a row).
-    where: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A part of a shelf, in order."""
-
-    postings: Sequence[Posting]
-    #: Pass it as ``after`` to go on; None at the end.
-    after: tuple[int, int] | None = None
-    #: What was met and skipped on the way. It is left where it is.
-    damaged: Sequence[Damage] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One thing that happened on the live shelf."""
-
-    kind: ChangeKind
-    key: str
-    #: The token of the lease concerned, for CLAIMED, RELEASED and EXPIRED and for a REMOVED or
-    #: TRASHED that ended a lease, where the store tells it; None otherwise.
-    token: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """The answer of :meth:`ChangeFeed.changes`."""
-
-    events: Sequence[Change]
-    #: Pass it to the next call.
-    cursor: str
-    #: True: something may have been missed between the cursor given and ``events``; list again.
-    reset: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Traits:
-    """What a backend declares about itself. The suite tests each both ways.
-
-    Exclusion, atomicity, fencing, order and an honest feed are no traits: nothing opts out.
-    """
-
-    #: An acknowledged posting survives ``kill -9`` of every process that serves the store.
-    durable: bool
-    #: Processes of one machine can share a board.
-    cross_process: bool
-    #: Machines can share a board.
-    cross_host: bool
-    #: The largest body, in bytes.
-    max_body: int
-    #: Seconds by which the end of a dead session's leases may be later than its time-out.
-    lease_slack: float
-    #: ``acquire_next`` is the store's own step, not the fallback that lists the shelf.
-    native_claim_next: bool = False
-    #: Tokens keep rising when a replica that missed writes takes over.
-    fencing_survives_failover: bool = False
-
-
-# -- settings --------------------------------------------------------------------------------
-
-
-def setting(
-    default: Any,
-    *,
-    help: str,  # noqa: A002 - the word that every option library uses
-    secret: bool = False,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    choices: Sequence[str] | None = None,
-) -> Any:
-    """Declare one option of a :class:`Settings` class.
-
-    The URL parser, the oslo.config options, the command line and the documentation are all made
-    from this one declaration. A secret is left out of ``repr`` and of every log line and error.
-    """
-    return field(
-        default=default,
-        repr=not secret,
-        metadata={
-            "help": help,
-            "secret": secret,
-            "minimum": minimum,
-            "maximum": maximum,
-            "choices": None if choices is None else tuple(choices),
-        },
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The options that every backend has; a backend's own ``Settings`` extends this class.
-
-    A field's type is one of ``str``, ``int``, ``float``, ``bool``, ``str | None``, ``int | None``,
-    ``float | None`` or ``tuple[str, ...]``. Values are guaranteed to have that type, and to be
-    within ``minimum``, ``maximum`` and ``choices``, when a backend is made.
-    """
-
-    namespace: str = setting(
-        "default",
-        help="The board's name in the store: segments of letters, digits, '.', '_' and '-', "
-        "joined by '/'. Boards of different names share nothing.",
-    )
-    session_timeout: float = setting(
-        10.0,
-        help="Seconds without a sign of life after which the store ends a session and frees its "
-        "leases.",
-        minimum=0.5,
-        maximum=3600.0,
-    )
-    connect_timeout: float = setting(
-        5.0,
-        help="Seconds within which connecting must succeed or fail, by this machine's clock.",
-        minimum=0.05,
-        maximum=600.0,
-    )
-    operation_timeout: float = setting(
-        10.0,
-        help="Seconds for which one operation is tried and repeated while the store is away, by "
-        "this machine's clock.",
-        minimum=0.05,
-        maximum=600.0,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Url:
-    """A backend URL, split and unquoted; the query is taken care of by the loader."""
-
-    scheme: str
-    username: str | None
-    password: str | None = field(repr=False)
-    #: Each host with its port, or None where the URL names no port.
-    hosts: tuple[tuple[str, int | None], ...]
-    #: Begins with '/' unless it is empty.
-    path: str
-
-
-# -- the three primitives --------------------------------------------------------------------
 
 
 class PostingDirectory(abc.ABC):

@@ -1,0 +1,274 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Connections to one Redis server: made lazily, never shared, never retried.
+
+It knows the client library, the scripts' files and how a failure is told: nothing of boards. It
+imports the errors and ``redis``. The library's own client and pool are not used: they repeat
+commands, and hide whether one was sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import pathlib
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis import exceptions as native
+from redis.backoff import NoBackoff
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.retry import Retry
+
+from multiboard import errors
+
+_SCRIPTS = pathlib.Path(__file__).with_name("lua")
+
+_DENIED = (native.AuthenticationError, native.AuthorizationError, native.NoPermissionError)
+_DENIED_TEXT = re.compile(
+    r"\b(NOPERM|NOAUTH|WRONGPASS|DENIED)\b|can't run this command|can't access at least one"
+)
+#: The server refused before it ran anything. Scripts tell the code in the midst of their message.
+_REFUSED = (
+    native.BusyLoadingError,
+    native.ClusterError,
+    native.OutOfMemoryError,
+    native.ReadOnlyError,
+    native.TryAgainError,
+    native.AskError,
+    native.NoScriptError,
+)
+_REFUSED_TEXT = re.compile(
+    r"\b(BUSY|LOADING|MISCONF|MASTERDOWN|READONLY|OOM|NOREPLICAS|CLUSTERDOWN|CROSSSLOT|TRYAGAIN"
+    r"|MOVED|ASK|UNBLOCKED|UNKILLABLE)\b|max number of clients"
+)
+
+
+class WrongType(errors.BackendError):
+    """A key of the board holds something else than the board put there; nothing changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where the server is, and how to introduce oneself to it."""
+
+    host: str
+    port: int
+    socket: str | None
+    db: int
+    username: str | None
+    password: str | None = dataclasses.field(repr=False)
+    tls: bool
+    tls_ca: str | None
+    tls_cert: str | None
+    tls_key: str | None
+    tls_verify: bool
+
+    def __str__(self) -> str:
+        if self.socket is not None:
+            return f"unix://{self.socket}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}"
+
+    def connection(self, within: float) -> Any:
+        """Return a connection, not connected yet, that gives up after ``within`` seconds."""
+        common: dict[str, Any] = {
+            "db": self.db,
+            "username": self.username,
+            "password": self.password,
+            "socket_timeout": within,
+            "socket_connect_timeout": within,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,  # also rules out pushed maintenance notifications
+            "decode_responses": False,
+            "lib_name": None,  # each would cost a round trip for every connection
+            "lib_version": None,
+        }
+        if self.socket is not None:
+            return UnixDomainSocketConnection(path=self.socket, **common)
+        common.update(host=self.host, port=self.port)
+        if not self.tls:
+            return Connection(**common)
+        return SSLConnection(
+            ssl_ca_certs=self.tls_ca,
+            ssl_certfile=self.tls_cert,
+            ssl_keyfile=self.tls_key,
+            ssl_cert_reqs="required" if self.tls_verify else "none",
+            ssl_check_hostname=self.tls_verify,  # redis-py 5 does not, left to itself
+            **common,
+        )
+
+
+@dataclass(frozen=True)
+class Script:
+    """A step in the store."""
+
+    name: str
+    text: str
+    sha: str
+    #: It changes nothing: when its answer is lost, nothing is in doubt.
+    read_only: bool
+
+
+@functools.cache
+def script(name: str, flags: bool) -> Script:
+    """Return a script, with what stands before it; ``flags`` where the server knows them (7.0)."""
+    own = (_SCRIPTS / f"{name}.lua").read_text("utf-8")
+    found = re.search(r"^-- flags: (\S+)$", own, re.MULTILINE)
+    read_only = found is not None and found.group(1) == "no-writes"
+    parts = [] if name == "open" else [(_SCRIPTS / "_common.lua").read_text("utf-8")]
+    if name != "open" and not read_only:
+        parts.append((_SCRIPTS / "_writing.lua").read_text("utf-8"))
+    text = "\n".join([*parts, own])
+    # open.lua stands before what a server of unknown age may not understand.
+    if flags and name != "open":
+        text = f"#!lua flags={found.group(1)}\n{text}" if found else f"#!lua\n{text}"
+    return Script(name, text, hashlib.sha1(text.encode()).hexdigest(), read_only)
+
+
+class Connections:
+    """The connections of one backend in one process. Thread-safe.
+
+    A connection belongs to one call at a time. ``patience`` is how many seconds a call waits for
+    its answer.
+    """
+
+    def __init__(self, address: Address, patience: float) -> None:
+        self.address = address
+        self.patience = patience
+        self._lock = threading.Lock()
+        self._idle: list[Any] = []
+        self._waiting: set[Any] = set()
+        self.closed = False
+
+    def close(self) -> None:
+        """Drop what is idle, and wake who waits. A call that is under way ends as it will."""
+        with self._lock:
+            self.closed = True
+            idle, self._idle = self._idle, []
+            # Only the system call: the reader owns the connection and all that is above it.
+            for connection in self._waiting:
+                with contextlib.suppress(OSError, TypeError):
+                    socket.socket.shutdown(connection._sock, socket.SHUT_RDWR)
+        for connection in idle:
+            _drop(connection)
+
+    def run(
+        self, what: Script, keys: Sequence[str], args: Sequence[Any], within: float | None = None
+    ) -> Any:
+        """Run a script.
+
+        Raises: ``Unavailable``, ``Indeterminate`` (unless it changes nothing), ``AccessDenied``,
+        ``WrongType``.
+        """
+        with self._connected(within) as connection:
+            rest = (len(keys), *keys, *args)
+            try:
+                return self._exchange(connection, ("EVALSHA", what.sha, *rest), what.read_only)
+            except errors.Unavailable as error:
+                if not isinstance(error.__cause__, native.NoScriptError):
+                    raise
+            return self._exchange(connection, ("EVAL", what.text, *rest), what.read_only)
+
+    def ask(self, *command: Any, block: float = 0.0) -> Any:
+        """Run a command that changes nothing; it may block for ``block`` seconds in the server."""
+        with self._connected(None) as connection:
+            if not block:
+                return self._exchange(connection, command, read_only=True)
+            connection._sock.settimeout(block + self.patience)
+            with self._lock:
+                if self.closed:
+                    raise errors.Closed("the redis board was closed")
+                self._waiting.add(connection)
+            try:
+                return self._exchange(connection, command, read_only=True)
+            finally:
+                with self._lock:
+                    self._waiting.discard(connection)
+
+    # -- one connection ----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _connected(self, within: float | None) -> Iterator[Any]:
+        """Hold a connection that is connected; it goes back unless it broke."""
+        within = self.patience if within is None else within
+        give_up = time.monotonic() + within
+        with self._lock:
+            if self.closed:
+                raise errors.Closed("the redis board was closed")
+            connection = self._idle.pop() if self._idle else None
+        if connection is not None and not _usable(connection):
+            _drop(connection)
+            connection = None
+        if connection is None:
+            connection = self._connect(within)
+        try:
+            # One whose socket is gone (a fork of another thread, say) fails as lost, below.
+            with contextlib.suppress(AttributeError, OSError):
+                connection._sock.settimeout(max(0.001, give_up - time.monotonic()))
+            yield connection
+        finally:
+            with self._lock:
+                keep = not self.closed and connection._sock is not None
+                if keep:
+                    self._idle.append(connection)
+            if not keep:
+                _drop(connection)
+
+    def _connect(self, within: float) -> Any:
+        connection = None
+        try:
+            connection = self.address.connection(within)
+            connection.connect()
+        except Exception as error:
+            if connection is not None:
+                _drop(connection)
+            raise self._told(error, sent=False, read_only=True) from error
+        return connection
+
+    def _exchange(self, connection: Any, command: Sequence[Any], read_only: bool) -> Any:
+        try:
+            connection.send_command(*command)
+            return connection.read_response()
+        except native.ResponseError as error:
+            raise self._told(error, sent=True, read_only=read_only) from error
+        except Exception as error:
+            _drop(connection)
+            raise self._told(error, sent=True, read_only=read_only) from error
+        except BaseException:
+            _drop(connection)  # an answer to come would be taken for the next call's
+            raise
+
+    def _told(self, error: Exception, *, sent: bool, read_only: bool) -> errors.BackendError:
+        """Return what a native error means, with no password in its text."""
+        text = str(error) or type(error).__name__
+        if self.address.password:
+            text = text.replace(self.address.password, "***")
+        native_text, text = text, f"{self.address}: {text}"
+        if "WRONGTYPE" in native_text:
+            return WrongType(text)
+        if isinstance(error, _DENIED) or _DENIED_TEXT.search(native_text):
+            return errors.AccessDenied(text)
+        # redis-py takes the code off the message of an error that it knows: hence both.
+        if isinstance(error, _REFUSED) or _REFUSED_TEXT.search(native_text):
+            return errors.Unavailable(text)
+        return errors.Indeterminate(text) if sent and not read_only else errors.Unavailable(text)
+
+
+def _usable(connection: Any) -> bool:
+    """Return whether an idle connection is open, with nothing left to read in it."""
+    try:
+        return not connection.can_read(0)
+    except Exception:
+        return False
+
+
+def _drop(connection: Any) -> None:
+    with contextlib.suppress(Exception):
+        connection.disconnect()

@@ -1,0 +1,396 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Connections to one database file, for :mod:`multiboard.backends.sqlite`: what SQLite demands.
+
+Here are the connections and what a fork does to them, the transactions, the errors, and the file
+systems that are refused. It knows nothing of boards, and imports the errors only.
+
+**Forks.** SQLite keeps the locks of a file for the whole process in memory that a forked child
+inherits: a connection that the child opens believes it holds locks that only the parent has (the
+parent's close then deleted the write-ahead log under a child, whose commits were lost). So no
+connection may be open while the process forks: a hook closes them all just before, and each is
+opened again when it is next used, in the parent and in the child. Descriptors of the database are
+never opened or closed by hand: that would drop the locks of every connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sqlite3
+import threading
+import time
+import urllib.parse
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from multiboard import errors
+
+#: File systems whose locks or shared memory do not join all those that can open the file.
+NETWORK_FILE_SYSTEMS = frozenset(
+    "nfs nfs4 cifs smb3 smbfs 9p afs ceph lustre gfs2 ocfs2 gpfs beegfs glusterfs coda ncpfs pvfs2 "
+    "orangefs virtiofs vboxsf prl_fs davfs sshfs s3fs gcsfuse rclone goofys mfs moosefs "
+    "ceph-fuse davfs2 juicefs grpcfuse osxfs".split()
+)
+#: Seconds that a fork waits for operations under way to finish.
+FORK_PATIENCE = 15.0
+
+
+def file_system(path: str, mountinfo: str = "/proc/self/mountinfo") -> str | None:
+    """Return the type of the file system that holds ``path``; None where it can't be told."""
+    path = os.path.realpath(path)
+    best, kind = "", None
+    try:
+        with open(mountinfo, encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                mount, _, source = line.partition(" - ")
+                where = mount.split(" ")[4]
+                for escape, character in (("\\040", " "), ("\\011", "\t"), ("\\134", "\\")):
+                    where = where.replace(escape, character)
+                inside = path == where or path.startswith(where.rstrip("/") + "/")
+                if inside and len(where) >= len(best):  # of two mounts on one place the later
+                    best, kind = where, source.split(" ")[0]
+    except (OSError, IndexError):
+        return None
+    return kind
+
+
+def is_network(kind: str | None) -> bool:
+    """Tell whether a file system of this type is reached over a network or from another kernel."""
+    return kind is not None and kind.rpartition("fuse.")[2] in NETWORK_FILE_SYSTEMS
+
+
+# -- errors ----------------------------------------------------------------------------------
+
+
+def translate(error: sqlite3.Error, path: str) -> errors.BackendError:
+    """Return what an error means that was raised while nothing could have been applied."""
+    text = str(error)
+    if "readonly" in text or "permission" in text:
+        return errors.AccessDenied(f"{path} can't be written: {text}")
+    if "no such table" in text or "no such column" in text:
+        return errors.BoardLost(f"{path} no longer holds the board's tables: {text}")
+    if "not a database" in text or "malformed" in text or "encrypted" in text:
+        return errors.Unavailable(f"{path} is damaged or is no SQLite database: {text}")
+    if "locked" in text or "busy" in text:
+        return errors.Unavailable(f"{path} is busy: another process holds its write lock")
+    return errors.Unavailable(f"{path}: {text}")
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    text = str(error)
+    return "locked" in text or "busy" in text
+
+
+def patiently(
+    connection: sqlite3.Connection, sql: str, arguments: tuple[Any, ...], patience: float
+) -> sqlite3.Cursor:
+    """Run a statement, again and again while the file is busy, up to ``patience`` seconds.
+
+    SQLite's own busy handler sleeps up to 100 ms between its looks; the writers here hold the
+    lock for less than one.
+    """
+    give_up, pause = 0.0, 0.0001
+    while True:
+        try:
+            return connection.execute(sql, arguments)
+        except sqlite3.OperationalError as error:
+            now = time.monotonic()
+            give_up = give_up or now + patience
+            if not is_busy(error) or now >= give_up:
+                raise
+        time.sleep(pause * (0.5 + random.random()))
+        pause = min(pause * 1.5, 0.002)
+
+
+def commit(connection: sqlite3.Connection, path: str) -> None:
+    """Commit; after an error it is known whether the transaction may have been applied.
+
+    Raises: ``Unavailable`` (it was rolled back), ``Indeterminate``.
+    """
+    try:
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        undone = rollback(connection)
+        # A full disk takes no commit record. After any other failure of the disk the record may
+        # be there all the same, and be found when the log is next recovered.
+        if undone and (is_busy(error) or "full" in str(error)):
+            raise errors.Unavailable(f"{path}: the commit was rolled back: {error}") from error
+        raise errors.Indeterminate(f"{path}: the commit failed: {error}") from error
+
+
+def rollback(connection: sqlite3.Connection) -> bool:
+    """End a transaction, if there is one, without effect; False where that can't be said."""
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except sqlite3.Error:
+        return False
+    return True
+
+
+# -- connections -----------------------------------------------------------------------------
+
+
+class Hub:
+    """What the backends of this process that share a file have in common."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Forget the threads of a parent process, which may have held these for ever."""
+        #: Held for a write: threads queue here rather than race for the lock of the file.
+        self.writing = threading.Lock()
+        self._changed = threading.Condition()
+        self.generation = 0
+
+    def notify(self) -> None:
+        """Wake the waiting readers of this process."""
+        with self._changed:
+            self.generation += 1
+            self._changed.notify_all()
+
+    def wait(self, generation: int, timeout: float) -> None:
+        """Wait until somebody notifies, or has done so since ``generation``."""
+        with self._changed:
+            if self.generation == generation:
+                self._changed.wait(timeout)
+
+
+class Link:
+    """One connection, used by one thread at a time, opened when it is first used.
+
+    ``with link as connection:`` is the way in.
+    """
+
+    def __init__(self, path: str, identity: tuple[int, int], synchronous: str) -> None:
+        self._path = path
+        self._identity = identity
+        self._synchronous = synchronous
+        self._connection: sqlite3.Connection | None = None
+        self._lock = threading.Lock()
+        self._retired = False
+        #: How often it was opened: what one connection counts, another does not go on counting.
+        self.epoch = 0
+        _links[id(self)] = weakref.ref(self, lambda _, key=id(self): _links.pop(key, None))
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._lock.acquire()
+        try:
+            if self._retired:
+                raise errors.Closed("the SQLite board was closed")
+            if self._connection is None:
+                self._connection = self._connect()
+                self.epoch += 1
+            elif self._connection.in_transaction:  # an interrupt struck amid a transaction
+                rollback(self._connection)
+            return self._connection
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def _connect(self) -> sqlite3.Connection:
+        with _connecting:
+            if self._identity in _tainted:
+                raise errors.Unavailable(
+                    f"{self._path} was in use while this process was forked, and SQLite can't use "
+                    "it here: start the process afresh"
+                )
+            connection = connect(self._path, "rw")
+            try:
+                if identify(self._path) != self._identity:
+                    raise errors.BoardLost(f"{self._path} was deleted or replaced")
+                connection.execute(f"PRAGMA synchronous={self._synchronous}")
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+    def close(self) -> None:
+        """Close the connection for good."""
+        with self._lock:
+            self._retired = True
+            self._shut()
+
+    def _shut(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    # -- fork: the lock is held by the hook, from before the fork until after it --------------
+
+    def seize(self, timeout: float) -> bool:
+        if not self._lock.acquire(timeout=max(0.0, timeout)):
+            return False
+        self._shut()
+        return True
+
+    def let_go(self) -> None:
+        self._lock.release()
+
+    def start_anew(self) -> None:
+        if self._connection is not None:  # it could not be seized
+            _tainted.add(self._identity)
+            _never_closed.append(self._connection)
+            self._connection = None
+        self._lock = threading.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None
+
+
+def connect(path: str, mode: str) -> sqlite3.Connection:
+    """Open a connection. ``mode`` is ``rw``, or ``rwc`` to make the file where there is none."""
+    connection = sqlite3.connect(
+        f"file:{urllib.parse.quote(path)}?mode={mode}",
+        uri=True,
+        timeout=0,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=128,
+    )
+    # Text that is not UTF-8 is somebody's damage, not a reason to fail the whole statement.
+    connection.text_factory = _text
+    return connection
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
+
+
+@contextlib.contextmanager
+def connecting(path: str) -> Iterator[sqlite3.Connection]:
+    """Give a connection that may make the file, for the time of the block; no fork comes between."""
+    with _connecting:
+        connection = connect(path, "rwc")
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+def identify(path: str) -> tuple[int, int] | None:
+    """Return what tells this file from another one of the same name; None if it is missing."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino)
+
+
+def hub_of(identity: tuple[int, int]) -> Hub:
+    """Return the hub of a file in this process."""
+    return _hubs.setdefault(identity, Hub())
+
+
+def locate(path: str) -> str:
+    """Return the real path of a database that can be opened, and make the default's directory.
+
+    Raises: ``ConfigError``, ``Unavailable``, ``AccessDenied``, ``Unsupported``; each names it.
+    """
+    if path.startswith(":memory:") or "\0" in path:
+        raise errors.ConfigError(f"{path!r} is no file; for a board in memory use memory://")
+    if not path:
+        state = os.environ.get("XDG_STATE_HOME", "")
+        base = state if os.path.isabs(state) else os.path.expanduser("~/.local/state")
+        path = os.path.join(base, "multiboard", "multiboard.sqlite3")
+        try:
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise errors.AccessDenied(f"the default directory can't be made: {error}") from error
+    path = os.path.realpath(path)
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise errors.Unavailable(f"{path} can't be made: there is no directory {folder}")
+    if os.path.isdir(path):
+        raise errors.Unavailable(f"{path} is a directory, not a database file")
+    kind = file_system(path)
+    if is_network(kind):
+        raise errors.Unsupported(
+            f"{path} is on a network file system ({kind}), where SQLite's locks and its shared "
+            "memory do not work: use a local disk, or a store with a server"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise errors.AccessDenied(f"{path} can't be used: the directory {folder} is not writable")
+    if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
+        raise errors.AccessDenied(f"{path} can't be read and written by this process")
+    return path
+
+
+def check_process() -> None:
+    """Raise ``Unavailable`` in a child that was forked behind Python's back."""
+    if not usable():
+        raise errors.Unavailable(
+            "this process was forked without Python's fork hooks, and SQLite can't be used in it"
+        )
+
+
+def usable() -> bool:
+    """Tell whether the process was forked, if ever, with the hooks below."""
+    return os.getpid() == _pid
+
+
+_links: dict[int, weakref.ref[Link]] = {}
+_hubs: weakref.WeakValueDictionary[tuple[int, int], Hub] = weakref.WeakValueDictionary()
+_connecting = threading.Lock()
+_seized: list[Link] = []
+_prepared = False
+#: Files that can't be used in this process, and the inherited connections to them.
+_tainted: set[tuple[int, int]] = set()
+_never_closed: list[sqlite3.Connection] = []
+_pid = os.getpid()
+
+
+def _all_links() -> list[Link]:
+    return [link for reference in list(_links.values()) if (link := reference()) is not None]
+
+
+def _before_fork() -> None:
+    global _prepared
+    # Link first, then _connecting, as a thread that opens a connection takes them; hence the loop
+    # for a link that was opened in between.
+    give_up = time.monotonic() + FORK_PATIENCE
+    while True:
+        for link in _all_links():
+            if link not in _seized and link.seize(give_up - time.monotonic()):
+                _seized.append(link)
+        _prepared = _connecting.acquire(timeout=max(0.0, give_up - time.monotonic()))
+        if not _prepared:
+            return
+        missed = [link for link in _all_links() if link.is_open and link not in _seized]
+        if not missed or time.monotonic() >= give_up:
+            return
+        _connecting.release()
+
+
+def _after_fork_in_parent() -> None:
+    if _prepared:
+        _connecting.release()
+    while _seized:
+        _seized.pop().let_go()
+
+
+def _after_fork_in_child() -> None:
+    global _connecting, _pid
+    if _prepared:
+        _pid = os.getpid()
+    _connecting = threading.Lock()
+    _seized.clear()
+    for link in _all_links():
+        link.start_anew()
+    for hub in list(_hubs.values()):
+        hub.renew()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)

@@ -1,0 +1,38 @@
+-- Licensed under the Apache License, Version 2.0; see the file LICENSE.
+-- Stands before every script of the board except open.lua.
+--
+-- KEYS     every key of the board, in the order of the names below; all share one hash tag
+-- ARGV[1]  the incarnation of the board that the caller opened
+-- Replies  {'LOST'} where the store holds another board or none; otherwise as the script says
+--
+-- Times are microseconds since the epoch by this server's clock, read once for the whole script.
+-- A place (rank, serial) is kept as one score: rank * 2^46 + serial, exact in a double. Scores
+-- cope with whatever foreign members a sorted set holds; ZRANGEBYLEX would not.
+-- A posting's state is text: size, digest, created, attempts, deaths, modified, due, token, ends,
+-- session, the claim id's length, and the claim id and the holder run together. An unleased
+-- posting has neither end nor session ('0'), a timed lease an end, a session lease a session.
+
+local META, FEED, GONE, CONSUMED, SESSIONS, HELD, PRESENT, TIMED, FREE, DELAYED, CLAIMS,
+  LIVE, LIVE_STATE, LIVE_BODY, TRASH, TRASH_STATE, TRASH_BODY,
+  ENTITIES, ENTITIES_STATE, ENTITIES_BODY = unpack(KEYS)
+local SHELVES = {
+  live = {LIVE, LIVE_STATE, LIVE_BODY},
+  trash = {TRASH, TRASH_STATE, TRASH_BODY},
+  entities = {ENTITIES, ENTITIES_STATE, ENTITIES_BODY},
+}
+-- A reply goes on growing until it has this many bytes of bodies: one call must not block the
+-- server, nor fill its output buffer, however large the bodies are.
+local REPLY_BYTES = 4194304
+
+local call = redis.call
+local meta = call('HMGET', META, 'incarnation', 'serial', 'token', 'seq')
+if meta[1] ~= ARGV[1] then return {'LOST'} end
+
+local clock = call('TIME')
+local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
+
+-- Whether the session lives. A session past its deadline is dead, reaped or not.
+local function alive(session)
+  local deadline = call('ZSCORE', SESSIONS, session)
+  return deadline and tonumber(deadline) > now, deadline
+end

@@ -1,0 +1,236 @@
+-- Licensed under the Apache License, Version 2.0; see the file LICENSE.
+-- Stands, behind _common.lua, before every script that writes.
+--
+-- Every key is touched once before the first write: a key of the wrong type must fail the script
+-- while nothing has changed, since Redis takes nothing back. Within each step the first write is
+-- one that frees memory (ZREM, HDEL): servers before 7 judge maxmemory by a script's first write.
+
+local BATCH = 200 -- reaped or moved in one call: about 3 ms of the server's time
+local HISTORY = 50000 -- changes that a slow reader may be behind before it hears a reset
+local REPEAT_WINDOW = 300 * 1000000 -- how long a repeat is told from something new ...
+local REPEAT_COUNT = 250000 -- ... and how many are remembered: 60 s at 4,000 a second
+
+for _, key in ipairs({FEED, GONE, CONSUMED, HELD, PRESENT, TIMED, SESSIONS, FREE, DELAYED, CLAIMS,
+  LIVE, LIVE_STATE, LIVE_BODY, TRASH, TRASH_STATE, TRASH_BODY,
+  ENTITIES, ENTITIES_STATE, ENTITIES_BODY}) do
+  local probe = key == FEED and 'XLEN' or 'ZCARD'
+  if key == CONSUMED or key == CLAIMS or key == LIVE_STATE or key == LIVE_BODY
+    or key == TRASH_STATE or key == TRASH_BODY
+    or key == ENTITIES_STATE or key == ENTITIES_BODY then probe = 'HLEN' end
+  call(probe, key)
+end
+
+local serial = tonumber(meta[2]) or 0
+local token = tonumber(meta[3]) or 0
+local seq = tonumber(meta[4]) or 0
+
+-- Lua would print large numbers as 1.7e+15.
+local function int(number) return string.format('%.0f', number) end
+
+-- Keep the counters. Every script calls it behind its last change.
+local function save()
+  call('HSET', META, 'serial', int(serial), 'token', int(token), 'seq', int(seq))
+end
+
+-- Returns the next place of a rank. Serials come from the clock (tenths of a millisecond), so
+-- that they do not go back where a replica that missed writes takes over.
+local function place(rank)
+  serial = math.max(serial + 1, math.floor(now / 100))
+  return tonumber(rank) * 70368744177664 + serial
+end
+
+-- Tell the feed. Ids are gap-free in their first part, so that a reader sees every hole; the
+-- second part is the time, so that a rewritten history does not look like the one that was read.
+local function tell(kind, key, fence)
+  local function append()
+    seq = seq + 1
+    return redis.pcall('XADD', FEED, 'MAXLEN', '~', HISTORY, int(seq) .. '-' .. int(now),
+      'k', kind, 'j', key, 't', fence)
+  end
+  local reply = append()
+  if type(reply) == 'table' and reply.err then
+    -- Somebody else appended: go on behind it, and readers see a hole.
+    local info = call('XINFO', 'STREAM', FEED)
+    for i = 1, #info, 2 do
+      if info[i] == 'last-generated-id' then seq = tonumber(string.match(info[i + 1], '^%d+')) end
+    end
+    reply = append()
+    if type(reply) == 'table' and reply.err then
+      -- No id is left above the foreign one: a new history, and readers hear a reset.
+      call('DEL', FEED)
+      seq = tonumber(meta[4]) or 0
+      append()
+    end
+  end
+end
+
+local function read(hash, key)
+  local packed = call('HGET', hash, key)
+  local size, digest, created, attempts, deaths, modified, due, fence, ends, session, width, rest
+  if packed then
+    size, digest, created, attempts, deaths, modified, due, fence, ends, session, width, rest =
+      string.match(packed, '^(%d+) (%x+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (.*)$')
+  end
+  if not size then return nil end
+  width = tonumber(width)
+  return {
+    size = size, digest = digest, created = created, attempts = attempts, deaths = deaths,
+    modified = modified, due = due, token = fence, ends = ends, session = session,
+    claim = string.sub(rest, 1, width), holder = string.sub(rest, width + 1),
+  }
+end
+
+local function write(hash, key, p)
+  local packed = table.concat({
+    p.size, p.digest, p.created, p.attempts, p.deaths, p.modified, p.due, p.token, p.ends,
+    p.session, #p.claim, p.claim .. p.holder,
+  }, ' ')
+  call('HSET', hash, key, packed)
+  return packed
+end
+
+-- Returns a live posting and its score; nil where there is none, or a damaged one.
+local function find(key)
+  local score = call('ZSCORE', LIVE, key)
+  local p = score and read(LIVE_STATE, key)
+  if p and call('HSTRLEN', LIVE_BODY, key) == tonumber(p.size) then return p, score end
+end
+
+local function leased(p) return p.session ~= '0' or p.ends ~= '0' end
+
+local function over(p)
+  if p.session == '0' then return tonumber(p.ends) <= now end
+  return not alive(p.session)
+end
+
+local function current(p, fence) return p.token == fence and leased(p) and not over(p) end
+
+local function unlease(key, p)
+  call('ZREM', p.session == '0' and TIMED or HELD, key)
+  call('HDEL', CLAIMS, p.claim)
+  p.ends, p.session, p.claim, p.holder = '0', '0', '', ''
+end
+
+-- Let an unleased posting be handed out when it is due.
+local function offer(key, p, score)
+  if tonumber(p.due) > now then
+    call('ZADD', DELAYED, p.due, key)
+  else
+    call('ZADD', FREE, score, key)
+  end
+end
+
+-- End a lease that is over, as of when it was.
+local function expire(key, p, score)
+  local fence, ended = p.token, p.ends
+  if p.session ~= '0' then
+    local _, deadline = alive(p.session)
+    ended = int(math.min(tonumber(deadline) or now, now))
+  end
+  unlease(key, p)
+  p.deaths = tonumber(p.deaths) + 1
+  p.modified = ended
+  write(LIVE_STATE, key, p)
+  offer(key, p, score)
+  tell('expired', key, fence)
+end
+
+-- Returns the posting's state as packed.
+local function lease(key, p, session, expires, claim, holder)
+  call('ZREM', FREE, key)
+  call('ZREM', DELAYED, key)
+  -- From the clock too: over a failover that lost writes it still rises.
+  token = math.max(token + 1, now)
+  p.token, p.claim, p.holder = int(token), claim, holder
+  p.attempts, p.modified = tonumber(p.attempts) + 1, int(now)
+  if session == '0' then
+    p.ends = int(now + expires)
+    call('ZADD', TIMED, p.ends, key)
+  else
+    p.session = session
+    call('ZADD', HELD, session, key)
+  end
+  call('HSET', CLAIMS, claim, key)
+  local packed = write(LIVE_STATE, key, p)
+  tell('claimed', key, p.token)
+  return packed
+end
+
+-- Remember what a lease ended by, and forget what is old, two for one.
+local function remember(mark)
+  local drop = call('ZCARD', GONE) >= REPEAT_COUNT
+  local oldest = call('ZRANGE', GONE, 0, 1, 'WITHSCORES')
+  for i = 1, #oldest, 2 do
+    if drop or tonumber(oldest[i + 1]) < now - REPEAT_WINDOW then
+      call('ZREM', GONE, oldest[i])
+      local fence, key = string.match(oldest[i], '^removed (%d+) (.*)$')
+      if key then
+        local kept = call('HGET', CONSUMED, key)
+        if kept and string.sub(kept, 1, #fence + 1) == fence .. ' ' then
+          call('HDEL', CONSUMED, key)
+        end
+      end
+    end
+  end
+  call('ZADD', GONE, now, mark)
+end
+
+-- Whether something was remembered, and recently. What is forgotten late is not honoured late.
+local function remembered(mark)
+  local when = call('ZSCORE', GONE, mark)
+  return when and tonumber(when) >= now - REPEAT_WINDOW
+end
+
+-- A foreign member of an index would be met again and again: put it last. It is not deleted.
+local function set_aside(index, member) call('ZADD', index, '+inf', member) end
+
+-- End what is over, at most BATCH of it. Returns whether nothing is left that is over.
+local function reap()
+  local left = BATCH
+  for _, key in ipairs(call('ZRANGEBYSCORE', TIMED, '-inf', now, 'LIMIT', 0, left)) do
+    local p, score = find(key)
+    if not p or p.session ~= '0' or p.ends == '0' then
+      set_aside(TIMED, key)
+    elseif tonumber(p.ends) > now then
+      call('ZADD', TIMED, p.ends, key)
+    else
+      expire(key, p, score)
+    end
+    left = left - 1
+  end
+  for _, session in ipairs(call('ZRANGEBYSCORE', SESSIONS, '-inf', now, 'LIMIT', 0, BATCH)) do
+    if left <= 0 then return false end
+    if not string.match(session, '^%d+$') then
+      set_aside(SESSIONS, session)
+    else
+      for _, key in ipairs(call('ZRANGEBYSCORE', HELD, session, session, 'LIMIT', 0, left)) do
+        local p, score = find(key)
+        if p and p.session == session then
+          expire(key, p, score)
+        else
+          set_aside(HELD, key)
+        end
+        left = left - 1
+      end
+      for _, key in ipairs(call('ZRANGEBYSCORE', PRESENT, session, session, 'LIMIT', 0, left)) do
+        call('ZREM', PRESENT, key)
+        call('ZREM', ENTITIES, key)
+        call('HDEL', ENTITIES_STATE, key)
+        call('HDEL', ENTITIES_BODY, key)
+        left = left - 1
+      end
+      if left > 0 then call('ZREM', SESSIONS, session) end
+    end
+    left = left - 1
+  end
+  return left > 0
+end
+
+-- Whether the caller's session lives; begins it where it never was and begin is '1'.
+local function attend(session, begin, timeout)
+  local deadline = call('ZSCORE', SESSIONS, session)
+  if deadline then return tonumber(deadline) > now end
+  if begin ~= '1' then return false end
+  call('ZADD', SESSIONS, now + timeout, session)
+  return true
+end

@@ -1,0 +1,31 @@
+-- Licensed under the Apache License, Version 2.0; see the file LICENSE.
+-- flags: allow-oom
+-- Lease a posting. A board that is out of memory must still be worked off.
+--
+-- ARGV     2 session ('0' for a timed lease), 3 begin, 4 session time-out, 5 key, 6 holder,
+--          7 claim id, 8 length of a timed lease
+-- Replies  {'OK', now, token, end}, {'HELD', holder}, {'GONE'} where there is no such posting, or
+--          {'SESSION'} where the session has ended
+
+reap()
+local session, key, claim = ARGV[2], ARGV[5], ARGV[7]
+local function acquire()
+  if session ~= '0' and not attend(session, ARGV[3], ARGV[4]) then return {'SESSION'} end
+  local p, score = find(key)
+  if not p then return {'GONE'} end
+  if leased(p) then
+    if over(p) then
+      -- Beyond the batch that was reaped: the feed must say so before it says CLAIMED.
+      expire(key, p, score)
+    elseif p.claim == claim and p.session == session then
+      return {'OK', now, p.token, p.ends}
+    else
+      return {'HELD', p.holder}
+    end
+  end
+  lease(key, p, session, tonumber(ARGV[8]), claim, ARGV[6])
+  return {'OK', now, p.token, p.ends}
+end
+local answer = acquire()
+save()
+return answer

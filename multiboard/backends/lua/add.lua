@@ -1,0 +1,54 @@
+-- Licensed under the Apache License, Version 2.0; see the file LICENSE.
+-- Add postings to the live shelf, each in one step, in order.
+--
+-- ARGV     from 2, for each posting: key, rank, delay, digest of rank and body, body
+-- Replies  {'OK', now, {answer, ...}} with, for each posting,
+--          {'OK', score, state} where it was added or found, {'EXISTS'} where the key is taken,
+--          {'GONE'} where this posting was consumed
+
+reap()
+local answers = {}
+for i = 2, #ARGV, 5 do
+  local key, rank, delay, digest, body = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  local answer
+  for _, shelf in ipairs({SHELVES.live, SHELVES.trash}) do
+    local score = call('ZSCORE', shelf[1], key)
+    if score then
+      local p = read(shelf[2], key)
+      if not p or p.digest ~= digest then
+        answer = {'EXISTS'}
+      else
+        answer = {'OK', score, call('HGET', shelf[2], key)}
+      end
+      break
+    end
+  end
+  local consumed = not answer and call('HGET', CONSUMED, key)
+  if consumed then
+    local fence, known = string.match(consumed, '^(%d+) (%x+)$')
+    if fence and remembered('removed ' .. fence .. ' ' .. key) then
+      answer = {known == digest and 'GONE' or 'EXISTS'}
+    end
+  end
+  -- What stands in a hash without a place on the shelf is not ours to overwrite.
+  if not answer and (call('HSTRLEN', LIVE_STATE, key) > 0
+    or call('HSETNX', LIVE_BODY, key, body) == 0) then
+    answer = {'EXISTS'}
+  end
+  if not answer then
+    local score = place(rank)
+    local p = {
+      size = #body, digest = digest, created = int(now), attempts = 0, deaths = 0,
+      modified = int(now), due = int(now + delay), token = '0', ends = '0', session = '0',
+      claim = '', holder = '',
+    }
+    local packed = write(LIVE_STATE, key, p)
+    call('ZADD', LIVE, score, key)
+    offer(key, p, score)
+    tell('posted', key, '')
+    answer = {'OK', int(score), packed}
+  end
+  answers[#answers + 1] = answer
+end
+save()
+return {'OK', now, answers}

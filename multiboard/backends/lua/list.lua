@@ -1,0 +1,80 @@
+-- Licensed under the Apache License, Version 2.0; see the file LICENSE.
+-- flags: no-writes
+-- Read a shelf, in order, or some of its postings by key.
+--
+-- ARGV     2 shelf, 3 'after' or 'keys', then either a score ('' for the beginning) and a limit, or the keys
+-- Replies  {'OK', now, {key, score, state, body, ...}, {dead session, its deadline, ...}, next,
+--          {foreign name, why, ...}}
+--          A body or a state that is missing is false. The dead sessions are those that the rows
+--          name. next is how many rows were looked at where the reply was cut short or full, else
+--          0. Foreign names are looked for on a shelf's first page.
+
+local order, states, bodies = unpack(SHELVES[ARGV[2]])
+local keys, scores = {}, {}
+if ARGV[3] == 'keys' then
+  for i = 4, #ARGV do keys[i - 3] = ARGV[i] end
+  scores = call('ZMSCORE', order, unpack(keys))
+else
+  local from = ARGV[4] == '' and '-inf' or '(' .. ARGV[4]
+  local page = call('ZRANGEBYSCORE', order, from, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[5])
+  for i = 1, #page, 2 do
+    keys[#keys + 1] = page[i]
+    scores[#scores + 1] = page[i + 1]
+  end
+end
+
+local rows, dead, judged = {}, {}, {}
+local looked = #keys -- how many rows the reply covers
+if looked > 0 then
+  local packed = call('HMGET', states, unpack(keys))
+  local bytes, want = 0, {}
+  for i = 1, looked do
+    local state = packed[i]
+    local session = state and string.match(state, '^%d+ %x+ %d+ %d+ %d+ %d+ %d+ %d+ %d+ (%d+) ')
+    if session and session ~= '0' and not judged[session] then
+      judged[session] = true
+      local lives, deadline = alive(session)
+      if not lives then
+        dead[#dead + 1] = session
+        dead[#dead + 1] = deadline or ''
+      end
+    end
+    bytes = bytes + (tonumber(state and string.match(state, '^%d+')) or 0)
+    want[i] = keys[i]
+    if bytes > REPLY_BYTES then looked = i; break end
+  end
+  local content = call('HMGET', bodies, unpack(want))
+  for i = 1, looked do
+    local n = #rows
+    rows[n + 1], rows[n + 2], rows[n + 3], rows[n + 4] = keys[i], scores[i], packed[i], content[i]
+  end
+end
+
+local foreign = {}
+if ARGV[3] == 'after' and ARGV[4] == '' then
+  local placed = call('ZCARD', order)
+  for _, hash in ipairs({states, bodies}) do
+    local fields = call('HLEN', hash)
+    if fields > placed and fields > 5000 then
+      foreign[#foreign + 1] = hash
+      foreign[#foreign + 1] = 'holds fields that belong to no posting'
+    elseif fields > placed then
+      for _, field in ipairs(call('HKEYS', hash)) do
+        if not call('ZSCORE', order, field) and #foreign < 200 then
+          foreign[#foreign + 1] = hash .. ' ' .. field
+          foreign[#foreign + 1] = 'belongs to no posting'
+        end
+      end
+    end
+  end
+  if ARGV[2] == 'live' then
+    for _, index in ipairs({TIMED, DELAYED, FREE, SESSIONS, HELD}) do
+      for _, name in ipairs(call('ZRANGEBYSCORE', index, '+inf', '+inf', 'LIMIT', 0, 100)) do
+        foreign[#foreign + 1] = index .. ' ' .. name
+        foreign[#foreign + 1] = 'belongs to no posting'
+      end
+    end
+  end
+end
+local full = ARGV[3] == 'after' and looked == tonumber(ARGV[5])
+return {'OK', now, rows, dead, (looked < #keys or full) and looked or 0, foreign}

@@ -1,0 +1,25 @@
+-- Licensed under the Apache License, Version 2.0; see the file LICENSE.
+-- flags: allow-oom
+-- Give a lease back.
+--
+-- ARGV     2 key, 3 token, 4 delay
+-- Replies  {'OK'} where it was released, now or before, {'LEASE'} where it is not current, or
+--          {'GONE'} where there is no such posting
+
+reap()
+local key, fence = ARGV[2], ARGV[3]
+local mark = 'released ' .. fence .. ' ' .. key
+local p, score = find(key)
+local answer = {'OK'}
+if not (p and current(p, fence)) then
+  if not remembered(mark) then answer = {p and 'LEASE' or 'GONE'} end
+else
+  unlease(key, p)
+  p.modified, p.due = int(now), int(now + ARGV[4])
+  write(LIVE_STATE, key, p)
+  offer(key, p, score)
+  remember(mark)
+  tell('released', key, fence)
+end
+save()
+return answer

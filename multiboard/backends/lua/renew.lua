@@ -1,0 +1,29 @@
+-- Licensed under the Apache License, Version 2.0; see the file LICENSE.
+-- flags: allow-oom
+-- Move the end of a timed lease; check a session lease.
+--
+-- ARGV     2 key, 3 token, 4 length from now
+-- Replies  {'OK', now, end}, {'LEASE'} where it is not current, or {'GONE'} where there is no such
+--          posting
+
+reap()
+local key = ARGV[2]
+local p = find(key)
+local answer
+if not p then
+  answer = {'GONE'}
+elseif not current(p, ARGV[3]) then
+  answer = {'LEASE'}
+else
+  if p.session == '0' then
+    local before = tonumber(p.ends)
+    p.ends = int(now + ARGV[4])
+    write(LIVE_STATE, key, p)
+    call('ZADD', TIMED, p.ends, key)
+    -- Whoever waits for the end that was first now has an earlier one to wait for.
+    if tonumber(p.ends) < before then tell('nudge', '', '') end
+  end
+  answer = {'OK', now, p.ends}
+end
+save()
+return answer

@@ -1,0 +1,586 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The board in a Redis server, 6.2 or newer.
+
+Every verb is a Lua script (``lua/*.lua``), every key of a board has the same hash tag, and every
+judgement of time is the server's. It imports the primitives, the errors, and its connections.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import secrets
+import threading
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from multiboard import errors, primitives
+from multiboard.backends import _redis_values as values
+from multiboard.backends._redis_connection import Address, Connections, WrongType, script
+from multiboard.primitives import (
+    ChangeKind,
+    Changes,
+    Damage,
+    Lease,
+    NewPosting,
+    Page,
+    Posting,
+    Shelf,
+    Url,
+    boottime,
+)
+
+#: Of the keys and values in the store. Another version must refuse the board, not misread it.
+FORMAT = "1"
+#: What the scripts call unpack(KEYS), in their order, with the type of each.
+KEYS = {
+    "meta": "hash",
+    "feed": "stream",
+    "gone": "zset",
+    "consumed": "hash",
+    "sessions": "zset",
+    "held": "zset",
+    "present": "zset",
+    "timed": "zset",
+    "free": "zset",
+    "delayed": "zset",
+    "claims": "hash",
+    "live": "zset",
+    "live:state": "hash",
+    "live:body": "hash",
+    "trash": "zset",
+    "trash:state": "hash",
+    "trash:body": "hash",
+    "entities": "zset",
+    "entities:state": "hash",
+    "entities:body": "hash",
+}
+#: Postings or changes in one answer.
+PAGE = 1000
+#: Seconds for which a reader sleeps in the server before it looks whether its history still is.
+LONGEST_BLOCK = 3.0
+#: Seconds for which :meth:`RedisBackend.close` tries to end the session at once.
+FAREWELL = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedisSettings(primitives.Settings):
+    """The options of ``redis://``, ``rediss://`` and ``unix://``."""
+
+    hosts: tuple[str, ...] = primitives.setting(
+        ("localhost:6379",), help="The server, as host:port; an IPv6 address as [address]:port."
+    )
+    socket: str | None = primitives.setting(
+        None, help="Path of the server's Unix socket, used instead of a host."
+    )
+    db: int = primitives.setting(0, help="Number of the database.", minimum=0)
+    username: str | None = primitives.setting(None, help="The ACL user; none: the default user.")
+    password: str | None = primitives.setting(None, help="The user's password.", secret=True)
+    tls: bool = primitives.setting(False, help="Whether to connect with TLS.")
+    tls_ca: str | None = primitives.setting(
+        None, help="File with the certificates of the authorities to trust; none: the system's."
+    )
+    tls_cert: str | None = primitives.setting(None, help="File with the client's certificate.")
+    tls_key: str | None = primitives.setting(None, help="File with the client's private key.")
+    tls_verify: bool = primitives.setting(
+        True, help="Whether the server's certificate must be trusted and name the host."
+    )
+    prefix: str = primitives.setting(
+        "multiboard", help="What the name of every key in the server begins with."
+    )
+
+
+@dataclass
+class _Session:
+    """A session as this process knows it. The client names it, so that a repeat finds it."""
+
+    number: str
+    #: An answer showed that the store knows it: from then on, not being there means it ended.
+    begun: bool = False
+
+
+class _Process:
+    """What a backend has in one process; a forked child gets its own."""
+
+    def __init__(self, connections: Connections) -> None:
+        self.connections = connections
+        self.lock = threading.Lock()
+        self.session: _Session | None = None
+
+    def attend(self) -> _Session:
+        with self.lock:
+            if self.session is None:
+                # 52 bits: it also serves as the score in a sorted set, which is a double.
+                self.session = _Session(str(secrets.randbelow((1 << 52) - 1) + 1))
+            return self.session
+
+    def lose(self, session: _Session) -> None:
+        with self.lock:
+            if self.session is session:
+                self.session = None
+
+
+class RedisBackend(primitives.Backend):
+    """The primitives over one Redis server. See :class:`multiboard.primitives.Backend`."""
+
+    settings_class = RedisSettings
+    settings: RedisSettings
+
+    def __init__(self, settings: RedisSettings) -> None:
+        super().__init__(settings)
+        if "{" in settings.prefix or "}" in settings.prefix:
+            raise errors.ConfigError("redis: the prefix must not contain '{' or '}'")
+        self._address = _address(settings)
+        self._keys = [f"{settings.prefix}:{{{settings.namespace}}}:{name}" for name in KEYS]
+        #: By process id. An entry that a forked child inherited is kept and never touched:
+        #: dropping it would close the parent's connections.
+        self._processes: dict[int, _Process] = {}
+        self._incarnation: str | None = None
+        self._version = ""
+        self._durable = False
+
+    @classmethod
+    def from_url(cls, url: Url) -> Mapping[str, Any]:
+        found: dict[str, Any] = {"username": url.username or None, "password": url.password}
+        if url.scheme == "unix":
+            if url.hosts or url.path in ("", "/"):
+                raise errors.ConfigError("a unix URL is unix:///PATH/TO/SOCKET, with no host")
+            return {**found, "socket": url.path}
+        if len(url.hosts) > 1:
+            raise errors.ConfigError(f"a {url.scheme} URL names one host")
+        if url.hosts:
+            host, port = url.hosts[0]
+            host = f"[{host}]" if ":" in host else host
+            found["hosts"] = (f"{host}:{6379 if port is None else port}",)
+        if url.path not in ("", "/"):
+            if not re.fullmatch(r"/[0-9]+", url.path, re.ASCII):
+                raise errors.ConfigError(
+                    f"the path of a {url.scheme} URL is the number of a database, as in /0"
+                )
+            found["db"] = int(url.path[1:])
+        return {**found, "tls": url.scheme == "rediss"}
+
+    @property
+    def traits(self) -> primitives.Traits:
+        return primitives.Traits(
+            durable=self._durable,
+            cross_process=True,
+            cross_host=True,
+            max_body=8 * 1024 * 1024,
+            lease_slack=0.5,
+            native_claim_next=True,
+            fencing_survives_failover=True,
+        )
+
+    @property
+    def incarnation(self) -> str:
+        if self._incarnation is None:
+            raise errors.Closed("the redis board is not open")
+        return self._incarnation
+
+    def open(self) -> None:
+        if self._incarnation is not None:
+            return
+        # One call waits half as long as the whole may be tried: a lost answer gets a second try.
+        patience = min(self.settings.connect_timeout, self.settings.operation_timeout)
+        connections = Connections(self._address, patience)
+        try:
+            reply = self._checked(
+                connections,
+                "open",
+                (uuid.uuid4().hex, FORMAT),
+                within=self.settings.connect_timeout,
+            )
+        except errors.Indeterminate as error:  # a board was made, or not: it is found again
+            connections.close()
+            raise errors.Unavailable(str(error)) from error.__cause__
+        except BaseException:
+            connections.close()
+            raise
+        status, told = reply[0], reply[1].decode()
+        if status != b"OK":
+            connections.close()
+        if status == b"OLD":
+            raise errors.Unsupported(
+                f"{self._address}: Redis 6.2 or newer is needed, the server is {told}"
+            )
+        if status == b"DENIED":
+            raise errors.AccessDenied(f"{self._address}: the user may not {told} the board's keys")
+        if status == b"FORMAT":
+            raise errors.Unsupported(
+                f"{self._address}: the board {self.settings.namespace!r} has format {told!r}, this"
+                f" version of multiboard needs {FORMAT!r}"
+            )
+        self._version = reply[2].decode()
+        self._durable = reply[3] == b"1"
+        self._processes[os.getpid()] = _Process(connections)
+        self._incarnation = told
+
+    def close(self) -> None:
+        process = self._processes.pop(os.getpid(), None)
+        incarnation, self._incarnation = self._incarnation, None
+        if process is None:
+            return
+        session = process.session
+        if session is not None:
+            try:
+                what = script("close", self._flags)
+                args = (incarnation, session.number)
+                process.connections.run(what, self._keys, args, within=FAREWELL)
+            except errors.MultiboardError:
+                pass  # then it ends by its time-out
+        process.connections.close()
+
+    def facts(self) -> Mapping[str, str]:
+        facts = {"store": "redis", "address": str(self._address)}
+        if self._version:
+            facts["version"] = self._version
+        try:
+            text = self._process().connections.ask("INFO").decode("utf-8", "replace")
+        except (errors.AccessDenied, errors.Unavailable):
+            return facts
+        info = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        facts["version"] = info.get("redis_version", self._version)
+        policy = info.get("maxmemory_policy", "noeviction")
+        if info.get("aof_enabled") == "0":
+            facts["warning_persistence"] = (
+                "appendonly is off: postings acknowledged since the last snapshot are lost where"
+                " the server dies"
+            )
+        if policy != "noeviction":
+            facts["warning_eviction"] = (
+                f"maxmemory-policy is {policy}: the server may drop the board when memory is short"
+            )
+        if info.get("role") == "slave":
+            facts["warning_replica"] = "the server is a replica: it takes no writes"
+        return facts
+
+    # -- directory ---------------------------------------------------------------------------
+
+    def add(
+        self, postings: Sequence[NewPosting], shelf: Shelf = Shelf.LIVE
+    ) -> Sequence[Posting | errors.MultiboardError]:
+        answers: list[Posting | errors.MultiboardError] = []
+        for chunk in values.chunks(postings):
+            args: list[Any] = []
+            if shelf is Shelf.ENTITIES:
+                for new in chunk:
+                    args += (new.key, new.rank, new.body)
+                _, now, told = self._attended("enter", args)
+            else:
+                for new in chunk:
+                    args += (
+                        new.key,
+                        new.rank,
+                        values.micro(new.delay),
+                        values.digest(new),
+                        new.body,
+                    )
+                _, now, told = self._run("add", *args)
+            for new, answer in zip(chunk, told):
+                if answer[0] == b"OK":
+                    row = (new.key.encode(), answer[1], answer[2], new.body)
+                    answers.append(_sound(row, now, shelf))
+                elif answer[0] == b"GONE":
+                    answers.append(errors.PostingNotFound(new.key))
+                else:
+                    answers.append(errors.PostingExists(new.key))
+        return answers
+
+    def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
+        answers: list[Posting | None] = []
+        while len(answers) < len(keys):
+            chunk = keys[len(answers) : len(answers) + PAGE]
+            _, now, rows, dead, _, _ = self._run("list", "live", "keys", *chunk)
+            lost = values.pairs(dead)
+            for row in values.rows(rows):
+                try:
+                    answers.append(values.posting(row, now, lost))
+                except ValueError:  # there is none, or it is damaged
+                    answers.append(None)
+        return answers
+
+    def list(
+        self,
+        shelf: Shelf = Shelf.LIVE,
+        *,
+        after: tuple[int, int] | None = None,
+        limit: int | None = None,
+    ) -> Page:
+        postings: list[Posting] = []
+        damaged: list[Damage] = []
+        place: Any = "" if after is None else after[0] * values.SERIALS + after[1]
+        order = self._keys[list(KEYS).index(shelf.value)]
+        while limit is None or len(postings) <= limit:
+            count = PAGE if limit is None else min(PAGE, limit + 1 - len(postings))
+            _, now, rows, dead, looked, foreign = self._run(
+                "list", shelf.value, "after", place, count
+            )
+            lost = values.pairs(dead)
+            for name, why in values.pairs(foreign).items():
+                damaged.append(Damage(values.readable(name), why.decode()))
+            for row in values.rows(rows):
+                place = row[1]
+                try:
+                    posting = values.posting(row, now, lost, entity=shelf is Shelf.ENTITIES)
+                except ValueError as error:
+                    damaged.append(Damage(f"{order} {values.readable(row[0])}", str(error)))
+                else:
+                    if posting is not None:
+                        postings.append(posting)
+            if not looked:
+                return Page(postings, damaged=damaged)
+        return Page(postings[:limit], after=postings[limit - 1].place, damaged=damaged)
+
+    def count(self, shelf: Shelf = Shelf.LIVE) -> int:
+        return int(self._run("count", shelf.value)[1])
+
+    def remove(
+        self, leases: Sequence[Lease], to: Shelf | None = None
+    ) -> Sequence[errors.MultiboardError | None]:
+        kind = ChangeKind.REMOVED if to is None else ChangeKind.TRASHED
+        answers: list[errors.MultiboardError | None] = []
+        for chunk in values.chunks(leases):
+            args = [text for lease in chunk for text in (lease.key, lease.token)]
+            for lease, told in zip(chunk, self._run("remove", kind.value, *args)[1]):
+                if told == b"OK":
+                    answers.append(None)
+                elif told == b"LOST":
+                    answers.append(errors.LeaseLost(lease.key, lease.token))
+                else:
+                    answers.append(errors.PostingNotFound(lease.key))
+        return answers
+
+    def restore(self, key: str) -> Posting:
+        status, *told = self._run("restore", key)
+        if status == b"GONE":
+            raise errors.PostingNotFound(key, f"no posting {key!r} in the trash")
+        now, score, state, body = told
+        return _sound((key.encode(), score, state, body), now)
+
+    def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
+        answers: list[bool] = []
+        for chunk in values.chunks(keys):
+            answers += [told == 1 for told in self._run("purge", shelf.value, *chunk)[1]]
+        return answers
+
+    # -- lock --------------------------------------------------------------------------------
+
+    def acquire(
+        self, key: str, holder: str, claim_id: str, expires_in: float | None = None
+    ) -> Lease:
+        args = (
+            key,
+            values.encoded(holder),
+            values.encoded(claim_id),
+            values.micro(expires_in or 0),
+        )
+        reply, session = self._leasing("acquire", args, expires_in)
+        if reply[0] == b"GONE":
+            raise errors.PostingNotFound(key)
+        if reply[0] == b"HELD":
+            raise errors.LeaseHeld(key, values.decoded(reply[1]))
+        _, now, token, ends = reply
+        ends_in = None if session else max(0.0, (int(ends) - now) / 1e6)
+        return Lease(key, holder, claim_id, int(token), session, ends_in)
+
+    def acquire_next(
+        self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
+    ) -> Sequence[tuple[Posting, Lease]]:
+        kept: list[Posting] = []
+        won: list[Posting] = []
+        for chunk in values.chunks(claim_ids):
+            wanted, more = dict.fromkeys(chunk), 1
+            while wanted and more:
+                args = (
+                    values.encoded(holder),
+                    values.micro(expires_in or 0),
+                    *map(values.encoded, wanted),
+                )
+                reply, _ = self._leasing("acquire_next", args, expires_in)
+                _, now, old, more, new = reply
+                for rows, found in ((old, kept), (new, won)):
+                    for row in values.rows(rows):
+                        posting = _sound(row, now)
+                        if posting.lease is not None:
+                            wanted.pop(posting.lease.claim_id, None)
+                            found.append(posting)
+        kept.sort(key=lambda posting: posting.place)
+        return [(posting, posting.lease) for posting in (*kept, *won) if posting.lease]
+
+    def renew(self, lease: Lease, expires_in: float) -> Lease:
+        reply = self._leased(lease, "renew", values.micro(expires_in))
+        ends_in = None if lease.session else max(0.0, (int(reply[2]) - reply[1]) / 1e6)
+        return dataclasses.replace(lease, ends_in=ends_in)
+
+    def release(self, lease: Lease, delay: float = 0.0) -> None:
+        self._leased(lease, "release", values.micro(delay))
+
+    def keepalive(self) -> float:
+        self._attended("keepalive", ())
+        return self.settings.session_timeout
+
+    # -- feed --------------------------------------------------------------------------------
+
+    def changes(self, cursor: str | None, timeout: float) -> Changes:
+        give_up = boottime() + timeout
+        incarnation, _, seen = (cursor or "").rpartition(":")
+        if incarnation != self.incarnation or not re.fullmatch("[0-9]+-[0-9]+", seen, re.ASCII):
+            seen = ""
+        feed = self._keys[list(KEYS).index("feed")]
+        while True:
+            reply = self._run("changes", seen, PAGE)
+            if reply[1] == b"RESET":
+                return Changes((), f"{self.incarnation}:{reply[2].decode()}", reset=True)
+            _, _, entries, wait = reply
+            events = [change for _, fields in entries if (change := values.change(fields))]
+            seen = entries[-1][0].decode() if entries else seen
+            left = give_up - boottime()
+            if events or left <= 0:
+                return Changes(events, f"{self.incarnation}:{seen}")
+            nearest = LONGEST_BLOCK if wait < 0 else wait / 1e6
+            block = int(min(left, nearest, LONGEST_BLOCK) * 1000) + 1
+            if wait != 0 and not entries:
+                # What it returns is read again by the script, which sees holes in it.
+                command = ("XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", feed, seen)
+                self._asked(command, block / 1000)
+
+    def _asked(self, command: Sequence[Any], block: float) -> None:
+        process = self._process()
+        try:
+            process.connections.ask(*command, block=block)
+        except WrongType as error:
+            raise self._named(process.connections, error) from error.__cause__
+        except errors.BackendError as error:
+            if process.connections.closed:
+                raise errors.Closed("the redis board was closed") from error
+            raise
+
+    # -- calls -------------------------------------------------------------------------------
+
+    @property
+    def _flags(self) -> bool:
+        """Whether the server reads flags in a script's first line: from 7.0."""
+        return int(self._version.partition(".")[0] or 0) >= 7
+
+    def _process(self) -> _Process:
+        process = self._processes.get(os.getpid())
+        if process is not None:
+            return process
+        if self._incarnation is None:
+            raise errors.Closed("the redis board is not open")
+        # In a forked child: the board is the same, connections and session are not.
+        patience = min(self.settings.connect_timeout, self.settings.operation_timeout)
+        mine = _Process(Connections(self._address, patience))
+        return self._processes.setdefault(os.getpid(), mine)
+
+    def _run(self, name: str, *args: Any) -> Any:
+        """Run a script on the board that was opened.
+
+        Raises: what :meth:`Connections.run` raises, ``BoardLost``, ``Closed``.
+        """
+        connections = self._process().connections
+        reply = self._checked(connections, name, (self.incarnation, *args))
+        if reply[0] == b"LOST":
+            raise errors.BoardLost(
+                f"{self._address}: the board {self.settings.namespace!r} that was opened is gone:"
+                " the store came back empty, or was emptied"
+            )
+        return reply
+
+    def _checked(
+        self,
+        connections: Connections,
+        name: str,
+        args: Sequence[Any],
+        within: float | None = None,
+    ) -> Any:
+        try:
+            return connections.run(script(name, self._flags), self._keys, args, within)
+        except WrongType as error:
+            raise self._named(connections, error) from error.__cause__
+
+    def _named(self, connections: Connections, error: WrongType) -> errors.BackendError:
+        """Return the error that names the key in the way, where the server lets one look."""
+        try:
+            for key, due in zip(self._keys, KEYS.values()):
+                found = connections.ask("TYPE", key).decode()
+                if found not in (due, "none"):
+                    return WrongType(
+                        f"{self._address}: the key {key!r} holds a {found}, not the board's {due};"
+                        " nothing was changed"
+                    )
+        except errors.MultiboardError:
+            pass
+        return error
+
+    def _attended(self, name: str, args: Sequence[Any]) -> Any:
+        """Run a script under the session, which it begins where there is none."""
+        process = self._process()
+        session = process.attend()
+        timeout = values.micro(self.settings.session_timeout)
+        reply = self._run(name, session.number, int(not session.begun), timeout, *args)
+        if reply[0] == b"SESSION":
+            process.lose(session)
+            raise errors.SessionLost("the session ended: it was not renewed in time")
+        session.begun = True
+        return [*reply, session.number] if name.startswith("acquire") else reply
+
+    def _leasing(
+        self, name: str, args: Sequence[Any], expires_in: float | None
+    ) -> tuple[Any, str | None]:
+        """Run a script that leases; return its reply, and the session that it leased by."""
+        if expires_in is not None:
+            return self._run(name, 0, 0, 0, *args), None
+        *reply, session = self._attended(name, args)
+        return reply, session
+
+    def _leased(self, lease: Lease, name: str, span: int) -> Any:
+        reply = self._run(name, lease.key, lease.token, span)
+        if reply[0] == b"LEASE":
+            raise errors.LeaseLost(lease.key, lease.token)
+        if reply[0] == b"GONE":
+            raise errors.PostingNotFound(lease.key)
+        return reply
+
+
+def _sound(row: Any, now: int, shelf: Shelf = Shelf.LIVE) -> Posting:
+    """Return a posting that a script found sound and whose lease, if any, is current."""
+    posting = values.posting(row, now, {}, entity=shelf is Shelf.ENTITIES)
+    assert posting is not None
+    return posting
+
+
+def _address(settings: RedisSettings) -> Address:
+    """Return where the server is.
+
+    Raises: ``ConfigError``.
+    """
+    host, port = "", 0
+    if settings.socket is None:
+        if len(settings.hosts) != 1:
+            raise errors.ConfigError("redis: give one host, as host:port")
+        found = re.fullmatch(
+            r"(\[[^\]]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?", settings.hosts[0], re.ASCII
+        )
+        if found is None:
+            raise errors.ConfigError(
+                f"redis: {settings.hosts[0]!r} is not host:port (an IPv6 address: [address]:port)"
+            )
+        host, port = found.group(1).strip("[]"), int(found.group(2) or 6379)
+    return Address(
+        host=host,
+        port=port,
+        socket=settings.socket,
+        db=settings.db,
+        username=settings.username,
+        password=settings.password,
+        tls=settings.tls,
+        tls_ca=settings.tls_ca,
+        tls_cert=settings.tls_cert,
+        tls_key=settings.tls_key,
+        tls_verify=settings.tls_verify,
+    )

@@ -1,0 +1,533 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The board in an SQLite file: the embedded backend, for the processes of one machine.
+
+It imports the primitives, the errors, its sibling modules and the standard library's ``sqlite3``.
+The siblings: :mod:`._sqlite_file` (connections, forks, errors), :mod:`._sqlite_schema` (tables,
+rows, reboots), :mod:`._sqlite_sessions` (who lives), :mod:`._sqlite_step` (a writing transaction).
+
+Each verb that writes is one ``BEGIN IMMEDIATE`` transaction; a read is one snapshot, and filters
+what is over without writing. A backend has one connection, guarded by a lock: two writers of one
+process could only wait for each other anyway, and a read lasts microseconds. Each reader that
+waits in ``changes`` has a connection more, since it looks at SQLite's ``data_version``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from multiboard import errors, primitives
+from multiboard.backends import _sqlite_feed as feed
+from multiboard.backends import _sqlite_file as files
+from multiboard.backends import _sqlite_schema as schema
+from multiboard.backends._sqlite_sessions import SessionLocks
+from multiboard.backends._sqlite_step import Standing, Step
+from multiboard.primitives import (
+    ChangeKind,
+    Changes,
+    Damage,
+    Lease,
+    NewPosting,
+    Posting,
+    Shelf,
+    Url,
+    boottime,
+)
+
+#: Seconds between two looks of a waiting reader at the file.
+LOOK_EVERY = 0.005
+
+_AFTER = " AND (p.rank, p.serial) > (?, ?)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SQLiteSettings(primitives.Settings):
+    """The options of ``sqlite:///path``."""
+
+    path: str = primitives.setting(
+        "",
+        help="The database file, on a local disk. Empty: multiboard/multiboard.sqlite3 in "
+        "$XDG_STATE_HOME, or in ~/.local/state where that is not set.",
+    )
+    synchronous: str = primitives.setting(
+        "FULL",
+        help="FULL: what was acknowledged survives a power failure. NORMAL: it survives the death "
+        "of every process, but a power failure may undo the last moments; faster.",
+        choices=("FULL", "NORMAL"),
+    )
+    busy_timeout: float = primitives.setting(
+        2.0,
+        help="Seconds for which one attempt waits while other processes write to the file.",
+        minimum=0.05,
+        maximum=60.0,
+    )
+
+
+@dataclass(eq=False)
+class _Opening:
+    """What lasts from an ``open`` to its ``close``."""
+
+    path: str
+    identity: tuple[int, int]
+    standing: Standing
+    hub: files.Hub
+    link: files.Link
+    #: Connections for those who wait in ``changes``: the idle ones.
+    spare: list[files.Link] = field(default_factory=list)
+
+
+class SQLiteBackend(primitives.Backend):
+    """The primitives over an SQLite file. See :class:`multiboard.primitives.Backend`."""
+
+    settings_class = SQLiteSettings
+    settings: SQLiteSettings
+
+    def __init__(self, settings: primitives.Settings) -> None:
+        super().__init__(settings)
+        self._opening: _Opening | None = None
+
+    @classmethod
+    def from_url(cls, url: Url) -> Mapping[str, Any]:
+        if url.hosts or url.username or url.password:
+            raise errors.ConfigError(
+                "an SQLite URL is sqlite:///absolute/path, with three slashes and no host or user"
+            )
+        return {"path": "" if url.path == "/" else url.path}
+
+    @property
+    def traits(self) -> primitives.Traits:
+        return primitives.Traits(
+            durable=True,
+            cross_process=True,
+            cross_host=False,
+            max_body=16 * 1024 * 1024,
+            lease_slack=0.2,
+            native_claim_next=True,
+            fencing_survives_failover=True,
+        )
+
+    @property
+    def incarnation(self) -> str:
+        return self._opened().standing.incarnation
+
+    # -- opening -----------------------------------------------------------------------------
+
+    def open(self) -> None:
+        if self._opening is not None:
+            return
+        files.check_process()
+        path = files.locate(self.settings.path)
+        give_up = time.monotonic() + self.settings.connect_timeout
+        try:
+            with files.connecting(path) as connection:
+                board, incarnation = self._make_board(connection, path, give_up)
+                identity = files.identify(path)
+        except sqlite3.Error as error:
+            raise files.translate(error, path) from error
+        if identity is None:
+            raise errors.Unavailable(f"{path} was deleted while it was opened")
+        standing = Standing(
+            board, incarnation, self.settings.session_timeout, SessionLocks(f"{path}-sessions")
+        )
+        link = files.Link(path, identity, self.settings.synchronous)
+        self._opening = _Opening(path, identity, standing, files.hub_of(identity), link)
+
+    def _make_board(
+        self, connection: sqlite3.Connection, path: str, give_up: float
+    ) -> tuple[int, str]:
+        def patiently(sql: str) -> sqlite3.Cursor:
+            left = max(0.05, give_up - time.monotonic())
+            return files.patiently(connection, sql, (), left)
+
+        patiently("SELECT 1 FROM sqlite_master")
+        empty = schema.check_owner(connection, path)
+        (mode,) = patiently("PRAGMA journal_mode").fetchone()
+        if mode != "wal":
+            (mode,) = patiently("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise errors.Unsupported(f"{path}: SQLite can't keep a write-ahead log here")
+        namespace = self.settings.namespace
+        found = schema.look_up(connection, namespace, path)
+        if found is None:
+            patiently("BEGIN IMMEDIATE")
+            try:
+                if empty:
+                    connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+                schema.make(connection, namespace)
+                found = schema.look_up(connection, namespace, path)
+            except BaseException:
+                files.rollback(connection)
+                raise
+            files.commit(connection, path)
+        assert found is not None
+        return found
+
+    def close(self) -> None:
+        opening, self._opening = self._opening, None
+        if opening is None:
+            return
+        opening.hub.notify()
+        standing, ended = opening.standing, False
+        if files.usable() and standing.session is not None:
+            with contextlib.suppress(errors.MultiboardError):
+                with self._step(opening, patience=0.1) as step:
+                    if standing.session is not None and standing.locks.owns(standing.session):
+                        step.end_session(standing.session)
+                ended = True
+            # Where the file was busy the row stays, and everybody sees that its lock is gone.
+            session, standing.session = standing.session, None
+            if session is not None and standing.locks.owns(session):
+                standing.locks.end(session, forget=ended)
+        if files.usable():
+            opening.link.close()
+            while opening.spare:
+                opening.spare.pop().close()
+
+    def _opened(self) -> _Opening:
+        opening = self._opening
+        if opening is None:
+            raise errors.Closed("the SQLite board is not open")
+        files.check_process()
+        if files.identify(opening.path) != opening.identity:
+            raise errors.BoardLost(f"{opening.path} was deleted or replaced")
+        return opening
+
+    # -- transactions ------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _step(self, opening: _Opening, patience: float | None = None) -> Iterator[Step]:
+        """Give a writing transaction, which is committed at the end of the block.
+
+        It is committed, too, where the block raises one of our errors: a verb that refuses has
+        changed nothing, but what it found to be over is worth keeping.
+        """
+        patience = self.settings.busy_timeout if patience is None else patience
+        path, standing, hub = opening.path, opening.standing, opening.hub
+        step, committed, unknown = None, False, False
+        try:
+            with opening.link as connection:
+                if not hub.writing.acquire(timeout=patience):
+                    raise errors.Unavailable(f"{path} is busy: other threads are writing to it")
+                try:
+                    files.patiently(connection, "BEGIN IMMEDIATE", (), patience)
+                    step = Step(connection, standing)
+                    refusal = None
+                    try:
+                        yield step
+                    except errors.MultiboardError as error:
+                        refusal = error
+                    step.store()
+                    files.commit(connection, path)
+                    committed = True
+                    if refusal is not None:
+                        raise refusal
+                except errors.Indeterminate:
+                    unknown = True  # a session that began may be there, and is looked for
+                    raise
+                finally:
+                    if not committed:
+                        files.rollback(connection)
+                        if step is not None and step.began is not None and not unknown:
+                            standing.session = None
+                            standing.locks.end(step.began)
+                    hub.writing.release()
+        except sqlite3.Error as error:
+            raise files.translate(error, path) from error
+        if step.changed:
+            hub.notify()
+        for session in step.ended:
+            if not standing.locks.owns(session):
+                standing.locks.forget(session)
+
+    @contextlib.contextmanager
+    def _snapshot(self, opening: _Opening) -> Iterator[tuple[sqlite3.Connection, float]]:
+        """Give a connection that sees one instant of the board, and a time just before it."""
+        standing = opening.standing
+        try:
+            with opening.link as connection:
+                now = boottime()
+                connection.execute("BEGIN")
+                try:
+                    arguments = (standing.board, standing.incarnation)
+                    patience = self.settings.busy_timeout
+                    if not files.patiently(
+                        connection, schema.BOARD, arguments, patience
+                    ).fetchone():
+                        raise errors.BoardLost("the board's row is gone from the database")
+                    yield connection, now
+                finally:
+                    files.rollback(connection)
+        except sqlite3.Error as error:
+            raise files.translate(error, opening.path) from error
+
+    # -- directory ---------------------------------------------------------------------------
+
+    def add(
+        self, postings: Sequence[NewPosting], shelf: Shelf = Shelf.LIVE
+    ) -> Sequence[Posting | errors.MultiboardError]:
+        opening = self._opened()
+        with self._step(opening) as step:
+            step.reap()
+            if shelf is Shelf.ENTITIES:
+                session = step.session()
+                return [step.enter(new, session) for new in postings]
+            return [step.add(new) for new in postings]
+
+    def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
+        opening = self._opened()
+        alive = opening.standing.locks.memo()
+        found: list[Posting | None] = []
+        with self._snapshot(opening) as (connection, now):
+            for key in keys:
+                row = connection.execute(
+                    schema.POSTING + " WHERE p.board = ? AND p.key = ? AND p.shelf = 'live'",
+                    (opening.standing.board, key),
+                ).fetchone()
+                posting = None if row is None else schema.read_posting(row, now, alive)
+                found.append(posting if isinstance(posting, Posting) else None)
+        return found
+
+    def list(
+        self,
+        shelf: Shelf = Shelf.LIVE,
+        *,
+        after: tuple[int, int] | None = None,
+        limit: int | None = None,
+    ) -> primitives.Page:
+        opening = self._opened()
+        alive = opening.standing.locks.memo()
+        postings: list[Posting] = []
+        damaged: list[Damage] = []
+        board = opening.standing.board
+        is_entities = shelf is Shelf.ENTITIES
+        with self._snapshot(opening) as (connection, now):
+            if is_entities:
+                sql = schema.ENTITY + " WHERE e.board = ?" + ("" if after is None else _AFTER)
+                sql = sql.replace("p.", "e.") + " ORDER BY e.rank, e.serial"
+                rows = connection.execute(sql, (board, *(after or ())))
+            else:
+                sql = schema.POSTING + " WHERE p.board = ? AND p.shelf = ?"
+                sql += ("" if after is None else _AFTER) + " ORDER BY p.rank, p.serial"
+                rows = connection.execute(sql, (board, shelf.value, *(after or ())))
+            for row in rows:
+                read = schema.read_entity if is_entities else schema.read_posting
+                item = read(row, now, alive)
+                if isinstance(item, Damage):
+                    damaged.append(item)
+                elif item is not None:
+                    postings.append(item)
+                    if limit is not None and len(postings) > limit:
+                        break
+            rows.close()
+            if shelf is Shelf.LIVE and after is None:
+                damaged += schema.strays(connection, board)
+        if limit is None or len(postings) <= limit:
+            return primitives.Page(postings, damaged=tuple(damaged))
+        return primitives.Page(
+            postings[:limit], after=postings[limit - 1].place, damaged=tuple(damaged)
+        )
+
+    def count(self, shelf: Shelf = Shelf.LIVE) -> int:
+        if shelf is Shelf.ENTITIES:
+            return len(self.list(shelf).postings)
+        opening = self._opened()
+        with self._snapshot(opening) as (connection, _):
+            (number,) = connection.execute(
+                "SELECT count(*) FROM multiboard_postings WHERE board = ? AND shelf = ?",
+                (opening.standing.board, shelf.value),
+            ).fetchone()
+        return int(number)
+
+    def remove(
+        self, leases: Sequence[Lease], to: Shelf | None = None
+    ) -> Sequence[errors.MultiboardError | None]:
+        answers: list[errors.MultiboardError | None] = []
+        with self._step(self._opened()) as step:
+            step.reap()
+            for lease in leases:
+                try:
+                    step.remove(lease, to)
+                    answers.append(None)
+                except (errors.PostingNotFound, errors.LeaseLost) as error:
+                    repeated = (
+                        step.removed_by(lease)
+                        if to is None
+                        else step.has_ended(lease, ChangeKind.TRASHED)
+                    )
+                    answers.append(None if repeated else error)
+        return answers
+
+    def restore(self, key: str) -> Posting:
+        opening = self._opened()
+        with self._step(opening) as step:
+            step.reap()
+            row = step.execute(
+                schema.POSTING + " WHERE p.board = ? AND p.key = ?", (opening.standing.board, key)
+            ).fetchone()
+            posting = None if row is None else step.read(row)
+            if not isinstance(posting, Posting):
+                raise errors.PostingNotFound(key, f"no posting {key!r} in the trash")
+            if row[2] == Shelf.TRASH.value:
+                posting = replace(posting, serial=step.count(), modified_on=step.wall, due_in=0.0)
+                step.execute(
+                    "UPDATE multiboard_postings SET shelf = 'live', serial = ?, modified_on = ?,"
+                    " ready = 1, due_at = ?, due_on = ?, delay = 0 WHERE id = ?",
+                    (posting.serial, step.wall, step.now, step.wall, row[0]),
+                )
+                step.tell(ChangeKind.RESTORED, key)
+            return posting
+
+    def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
+        opening = self._opened()
+        board = opening.standing.board
+        with self._step(opening) as step:
+            step.reap()
+            if shelf is Shelf.ENTITIES:
+                sql = "DELETE FROM multiboard_entities WHERE board = ? AND key = ?"
+                return [step.execute(sql, (board, key)).rowcount > 0 for key in keys]
+            return [step.purge(key) for key in keys]
+
+    # -- lock --------------------------------------------------------------------------------
+
+    def acquire(
+        self, key: str, holder: str, claim_id: str, expires_in: float | None = None
+    ) -> Lease:
+        with self._step(self._opened()) as step:
+            step.reap()
+            session = step.session() if expires_in is None else None
+            row, posting = step.find(key)
+            held = posting.lease
+            if held is not None:
+                if held.claim_id == claim_id and held.session == session:
+                    return held
+                raise errors.LeaseHeld(key, held.holder)
+            if row[13] is not None:  # a lease that is over and that nobody has taken down
+                step.expire(row[0], key, row[11], row[10])
+            leased = step.grant(row[0], posting, holder, claim_id, session, expires_in)
+            assert leased.lease is not None
+            return leased.lease
+
+    def acquire_next(
+        self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
+    ) -> Sequence[tuple[Posting, Lease]]:
+        won: list[tuple[Posting, Lease]] = []
+        with self._step(self._opened()) as step:
+            step.reap()
+            session = step.session() if expires_in is None else None
+            unused = []
+            for claim_id in claim_ids:
+                held = step.held(claim_id, session)
+                won += held
+                if not held:
+                    unused.append(claim_id)
+            won.sort(key=lambda pair: pair[0].place)
+            if not unused:
+                return won
+            queue = step.first(len(unused))
+            if len(queue) < len(unused) and step.reap(probe=True):
+                queue = step.first(len(unused))
+            for claim_id, (row_id, posting) in zip(unused, queue):
+                leased = step.grant(row_id, posting, holder, claim_id, session, expires_in)
+                assert leased.lease is not None
+                won.append((leased, leased.lease))
+            return won
+
+    def renew(self, lease: Lease, expires_in: float) -> Lease:
+        opening = self._opened()
+        with self._step(opening) as step:
+            step.reap()
+            row_id, _, current = step.leased(lease)
+            if current.session is not None:
+                return current
+            span = float(expires_in)
+            step.execute(
+                "UPDATE multiboard_postings SET ends_at = ?, ends_on = ?, granted = ? WHERE id = ?",
+                (step.now + span, step.wall + span, span, row_id),
+            )
+            return replace(current, ends_in=span)
+
+    def release(self, lease: Lease, delay: float = 0.0) -> None:
+        with self._step(self._opened()) as step:
+            step.reap()
+            try:
+                step.release(lease, float(delay))
+            except (errors.PostingNotFound, errors.LeaseLost):
+                if not step.has_ended(lease, ChangeKind.RELEASED):
+                    raise
+
+    # -- feed --------------------------------------------------------------------------------
+
+    def changes(self, cursor: str | None, timeout: float) -> Changes:
+        opening = self._opened()
+        try:
+            link = opening.spare.pop()
+        except IndexError:
+            link = files.Link(opening.path, opening.identity, self.settings.synchronous)
+        try:
+            return self._await_changes(opening, link, cursor, boottime() + timeout)
+        except sqlite3.Error as error:
+            raise files.translate(error, opening.path) from error
+        finally:
+            if self._opening is opening:
+                opening.spare.append(link)
+            if self._opening is not opening:  # closed by now; who appended too late tidies up
+                with contextlib.suppress(ValueError):
+                    opening.spare.remove(link)
+                link.close()
+
+    def _await_changes(
+        self, opening: _Opening, link: files.Link, cursor: str | None, give_up: float
+    ) -> Changes:
+        seen: tuple[int, int] | None = None
+        look_at_ends = end = 0.0
+        patience = self.settings.busy_timeout
+        in_vain = 0
+        while True:
+            if self._opening is not opening:
+                raise errors.Closed("the SQLite board was closed")
+            generation = opening.hub.generation
+            over = False
+            with link as connection:
+                (version,) = connection.execute("PRAGMA data_version").fetchone()
+                if (link.epoch, version) != seen:
+                    seen = (link.epoch, version)
+                    answer = feed.read_log(connection, opening.standing, cursor, patience)
+                    if answer is not None:
+                        return answer
+                now = boottime()
+                if now >= look_at_ends or now >= end:
+                    self._opened()
+                    over, end, pause = feed.look_at_ends(connection, opening.standing, now)
+                    look_at_ends = now + pause
+            if over:
+                with self._step(opening) as step:
+                    in_vain = 0 if step.reap(probe=True) else in_vain + 1
+                if in_vain < 3:  # others may have been quicker
+                    continue
+                end = look_at_ends = now + 0.1  # somebody's garbage is over, and stays
+            if now >= give_up:
+                assert cursor is not None
+                return Changes((), cursor)
+            opening.hub.wait(generation, max(0.0, min(give_up, end, now + LOOK_EVERY) - now))
+
+    # -- session -----------------------------------------------------------------------------
+
+    def keepalive(self) -> float:
+        with self._step(self._opened()) as step:
+            step.reap()
+            step.renew_session()
+        return self.settings.session_timeout
+
+    def facts(self) -> Mapping[str, str]:
+        facts = {"store": "sqlite", "version": sqlite3.sqlite_version}
+        if self._opening is not None:
+            facts["path"] = self._opening.path
+        if self.settings.synchronous != "FULL":
+            facts["warning_synchronous"] = (
+                "synchronous is NORMAL: a power failure may undo the last acknowledged changes"
+            )
+        return facts

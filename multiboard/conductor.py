@@ -1,0 +1,116 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""A conductor woken by the change feed.
+
+TaskFlow's conductors list the board every half second and try to claim what they see. This one
+sleeps until there is work, takes the first of the order in one step, and stops the engine of a job
+whose claim it lost.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import futurist
+from taskflow import exceptions as excp
+from taskflow.conductors.backends import impl_executor
+from taskflow.utils import threading_utils
+
+from multiboard.board import JobBoard
+from multiboard.job import Job
+from multiboard.notifier import LEASE_LOST
+from multiboard.primitives import boottime
+
+
+class Conductor(impl_executor.ExecutorConductor):  # type: ignore[misc]
+    """Runs the flows of a multiboard board's jobs, ``max_simultaneous_jobs`` of them at once.
+
+    It takes TaskFlow's arguments, and ``expiry``: seconds after which a claim ends unless somebody
+    extends it; None, the default, for claims that live as long as this process does.
+
+    A job whose claim is lost (the store could not be reached in time, or this process was
+    suspended for too long) may be taken by another conductor at any moment: its engine is
+    suspended, after the tasks that are running, and the job is not consumed. On :meth:`stop`, jobs
+    under way are suspended and abandoned.
+
+    Raises: ``TypeError`` for a board that is not multiboard's.
+    """
+
+    #: As many threads as TaskFlow's nonblocking conductor has.
+    MAX_SIMULTANEOUS_JOBS = threading_utils.get_optimal_thread_count()
+    #: Seconds for which the feed is waited for at a time; bounds how long a stop may take.
+    WAIT_TIMEOUT = 0.5
+
+    def __init__(self, name: str, jobboard: JobBoard, **kwargs: Any) -> None:
+        if not isinstance(jobboard, JobBoard):
+            raise TypeError(
+                f"this conductor works on multiboard's JobBoard, not on {type(jobboard).__name__};"
+                " TaskFlow's 'blocking' and 'nonblocking' conductors work on any board"
+            )
+        self._expiry = kwargs.pop("expiry", None)
+        wanted = kwargs.pop("max_simultaneous_jobs", None) or self.MAX_SIMULTANEOUS_JOBS
+        super().__init__(name, jobboard, max_simultaneous_jobs=wanted, **kwargs)
+        self._engines: dict[Job, Any] = {}
+        self._free = threading.Semaphore(self._max_simultaneous_jobs)
+
+    def _executor_factory(self) -> futurist.ThreadPoolExecutor:
+        return futurist.ThreadPoolExecutor(max_workers=self._max_simultaneous_jobs)
+
+    def run(self, max_dispatches: int | None = None) -> None:
+        """Run jobs until :meth:`stop`, or until ``max_dispatches`` of them were dispatched."""
+        self._jobboard.notifier.register(LEASE_LOST, self._on_lease_lost)
+        try:
+            super().run(max_dispatches)
+        finally:
+            self._jobboard.notifier.deregister(LEASE_LOST, self._on_lease_lost)
+
+    def _run_until_dead(
+        self, executor: futurist.ThreadPoolExecutor, max_dispatches: int | None = None
+    ) -> None:
+        left = -1 if max_dispatches is None else max_dispatches
+        while left != 0 and not self._wait_timeout.is_stopped():
+            if not self._free.acquire(timeout=self.WAIT_TIMEOUT):
+                continue
+            job = self._take()
+            if job is None:
+                self._free.release()
+                continue
+            future = executor.submit(self._dispatch_job, job)
+            self._dispatched.add(future)
+            future.add_done_callback(lambda done, job=job: self._on_job_done(job, done))
+            left -= 1
+
+    def _take(self) -> Job | None:
+        asked_at = boottime()
+        try:
+            jobs = self._jobboard.claim_next(
+                self._name, timeout=self.WAIT_TIMEOUT, expiry=self._expiry
+            )
+        except excp.JobFailure:
+            self._log.warning("Taking the next job failed, trying again", exc_info=True)
+            self._wait_timeout.wait()
+            return None
+        if not jobs and boottime() - asked_at < self.WAIT_TIMEOUT / 2:
+            self._wait_timeout.wait()  # a board that answers at once must not be asked at once
+        return jobs[0] if jobs else None
+
+    def _engine_from_job(self, job: Job) -> Any:
+        engine = super()._engine_from_job(job)
+        self._engines[job] = engine
+        return engine
+
+    def _on_job_done(self, job: Job, future: Any) -> None:
+        try:
+            super()._on_job_done(job, future)
+        finally:
+            self._engines.pop(job, None)
+            self._free.release()
+
+    def _on_lease_lost(self, _event: str, details: Mapping[str, Any]) -> None:
+        engine = self._engines.get(details["job"])
+        if engine is not None:
+            self._log.warning(
+                "The claim on %s was lost (%s): suspending it", details["job"], details["reason"]
+            )
+            engine.suspend()

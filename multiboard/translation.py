@@ -1,0 +1,59 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Between two worlds: what the primitives raise, as what TaskFlow's users expect.
+
+One table, used by the board alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from taskflow import exceptions as excp
+
+from multiboard import errors
+
+if TYPE_CHECKING:
+    from multiboard.job import Job
+
+T = TypeVar("T")
+
+
+class RefusedJob(excp.JobFailure, ValueError):  # type: ignore[misc]
+    """A job, or what was asked of it, is refused before anything is sent; says what is wrong."""
+
+
+#: What the primitives raise, and what TaskFlow's users expect in its place.
+_TABLE: Sequence[tuple[type[errors.MultiboardError], Any]] = (
+    (errors.InvalidArgument, RefusedJob),
+    (errors.PostingTooLarge, RefusedJob),
+    (errors.PostingNotFound, excp.NotFound),
+    (errors.LeaseHeld, excp.UnclaimableJob),
+    (errors.MultiboardError, excp.JobFailure),
+)
+
+
+@contextlib.contextmanager
+def translated(doing: str, job: Job | None = None) -> Iterator[None]:
+    """Raise what TaskFlow's users expect in place of what the primitives raise."""
+    try:
+        yield
+    except errors.MultiboardError as error:
+        raise translate(doing if job is None else f"{doing} {job}", error) from error
+
+
+def translate(doing: str, error: Exception) -> Exception:
+    """Return what TaskFlow's users expect in place of an error; others stay as they are."""
+    if not isinstance(error, errors.MultiboardError):
+        return error
+    wanted = next(theirs for ours, theirs in _TABLE if isinstance(error, ours))
+    translation: Exception = wanted(f"can not {doing}: {error}", cause=error)
+    return translation
+
+
+def value_of(answer: T | errors.MultiboardError) -> T:
+    """Return an item's answer of a batch, or raise it where it is an error."""
+    if isinstance(answer, errors.MultiboardError):
+        raise answer
+    return answer
