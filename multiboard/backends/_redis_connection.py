@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import inspect
 import pathlib
 import re
 import socket
@@ -23,16 +24,28 @@ from typing import Any
 
 from redis import exceptions as native
 from redis.backoff import NoBackoff
-from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.retry import Retry
 
 from multiboard import errors
 
 _SCRIPTS = pathlib.Path(__file__).with_name("lua")
 
+#: Telling the server the library's name and version would cost two round trips a connection.
+_NAMELESS: dict[str, Any] = (
+    {"driver_info": None}  # redis-py 7.1
+    if "driver_info" in inspect.signature(AbstractConnection.__init__).parameters
+    else {"lib_name": None, "lib_version": None}
+)
+
 _DENIED = (native.AuthenticationError, native.AuthorizationError, native.NoPermissionError)
 _DENIED_TEXT = re.compile(
-    r"\b(NOPERM|NOAUTH|WRONGPASS|DENIED)\b|can't run this command|can't access at least one"
+    r"\b(NOPERM|NOAUTH|WRONGPASS|DENIED)\b|unauthenticated|can't run this command|can't access at least one"
 )
 #: The server refused before it ran anything. Scripts tell the code in the midst of their message.
 _REFUSED = (
@@ -87,15 +100,18 @@ class Address:
             "retry": Retry(NoBackoff(), 0),
             "protocol": 2,  # also rules out pushed maintenance notifications
             "decode_responses": False,
-            "lib_name": None,  # each would cost a round trip for every connection
-            "lib_version": None,
+            **_NAMELESS,
         }
+        make: Any  # the library is typed in parts
         if self.socket is not None:
-            return UnixDomainSocketConnection(path=self.socket, **common)
+            make = UnixDomainSocketConnection
+            return make(path=self.socket, **common)
         common.update(host=self.host, port=self.port)
         if not self.tls:
-            return Connection(**common)
-        return SSLConnection(
+            make = Connection
+            return make(**common)
+        make = SSLConnection
+        return make(
             ssl_ca_certs=self.tls_ca,
             ssl_certfile=self.tls_cert,
             ssl_keyfile=self.tls_key,
@@ -209,9 +225,7 @@ class Connections:
         if connection is None:
             connection = self._connect(within)
         try:
-            # One whose socket is gone (a fork of another thread, say) fails as lost, below.
-            with contextlib.suppress(AttributeError, OSError):
-                connection._sock.settimeout(max(0.001, give_up - time.monotonic()))
+            connection._sock.settimeout(max(0.001, give_up - time.monotonic()))
             yield connection
         finally:
             with self._lock:

@@ -66,12 +66,12 @@ def chunks(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
 def rows(flat: Sequence[Any]) -> Iterator[tuple[bytes, bytes | None, bytes | None, bytes | None]]:
     """Return key, score, state and body of each posting in a reply."""
     parts = iter(flat)
-    return zip(parts, parts, parts, parts)
+    return zip(parts, parts, parts, parts, strict=True)
 
 
 def pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
     """Return a reply of names and values as a mapping."""
-    return dict(zip(flat[::2], flat[1::2]))
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def change(fields: Sequence[bytes]) -> Change | None:

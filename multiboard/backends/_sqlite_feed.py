@@ -11,7 +11,8 @@ import sqlite3
 from multiboard import errors
 from multiboard.backends import _sqlite_file as files
 from multiboard.backends import _sqlite_schema as schema
-from multiboard.backends._sqlite_step import Standing, probe_pause
+from multiboard.backends._sqlite_opening import Opening
+from multiboard.backends._sqlite_sessions import probe_pause
 from multiboard.primitives import Change, ChangeKind, Changes
 
 #: The most events of one answer.
@@ -21,10 +22,10 @@ _KINDS = {kind.value: kind for kind in ChangeKind}
 
 
 def read_log(
-    connection: sqlite3.Connection, standing: Standing, cursor: str | None, patience: float
+    connection: sqlite3.Connection, opening: Opening, cursor: str | None, patience: float
 ) -> Changes | None:
     """Return what is new behind the cursor, or None."""
-    board, incarnation = standing.board, standing.incarnation
+    board, incarnation = opening.board, opening.incarnation
     connection.execute("BEGIN")
     try:
         row = files.patiently(connection, schema.BOARD, (board, incarnation), patience).fetchone()
@@ -65,13 +66,13 @@ def _events(
 
 
 def look_at_ends(
-    connection: sqlite3.Connection, standing: Standing, now: float
+    connection: sqlite3.Connection, opening: Opening, now: float
 ) -> tuple[bool, float, float]:
     """Return whether something is over, when the next thing will be, and the pause until then.
 
     The pause is the time until the lock files should be looked at again.
     """
-    board, end = standing.board, now + 3600.0
+    board, end = opening.board, now + 3600.0
     sessions = connection.execute(
         "SELECT id, ends_at FROM multiboard_sessions WHERE board = ?", (board,)
     ).fetchall()
@@ -83,6 +84,6 @@ def look_at_ends(
         if isinstance(moment, float):
             end = min(end, moment)
     dead = any(
-        isinstance(session, str) and not standing.locks.alive(session) for session, _ in sessions
+        isinstance(session, str) and not opening.locks.alive(session) for session, _ in sessions
     )
     return dead or end <= now, end, probe_pause(len(sessions))

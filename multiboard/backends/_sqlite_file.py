@@ -29,9 +29,12 @@ from multiboard import errors
 
 #: File systems whose locks or shared memory do not join all those that can open the file.
 NETWORK_FILE_SYSTEMS = frozenset(
-    "nfs nfs4 cifs smb3 smbfs 9p afs ceph lustre gfs2 ocfs2 gpfs beegfs glusterfs coda ncpfs pvfs2 "
-    "orangefs virtiofs vboxsf prl_fs davfs sshfs s3fs gcsfuse rclone goofys mfs moosefs "
-    "ceph-fuse davfs2 juicefs grpcfuse osxfs".split()
+    (
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "davfs", "davfs2", "sshfs", "rclone"),
+        *("afs", "coda", "ceph", "ceph-fuse", "lustre", "gfs2", "ocfs2", "gpfs", "beegfs", "pvfs2"),
+        *("glusterfs", "orangefs", "mfs", "moosefs", "juicefs", "s3fs", "gcsfuse", "goofys"),
+        *("9p", "virtiofs", "vboxsf", "prl_fs", "grpcfuse", "osxfs"),
+    )
 )
 #: Seconds that a fork waits for operations under way to finish.
 FORK_PATIENCE = 15.0
@@ -143,20 +146,27 @@ class Hub:
         """Forget the threads of a parent process, which may have held these for ever."""
         #: Held for a write: threads queue here rather than race for the lock of the file.
         self.writing = threading.Lock()
-        self._changed = threading.Condition()
-        self.generation = 0
+        self._alarms: dict[int, threading.Lock] = {}
+
+    @contextlib.contextmanager
+    def alarm(self) -> Iterator[threading.Lock]:
+        """Give a waiting reader a lock that it can't get until somebody notifies.
+
+        A condition variable would do, at twice the cost: a reader waits 200 times a second.
+        """
+        lock = threading.Lock()
+        lock.acquire()
+        self._alarms[id(lock)] = lock
+        try:
+            yield lock
+        finally:
+            self._alarms.pop(id(lock), None)
 
     def notify(self) -> None:
         """Wake the waiting readers of this process."""
-        with self._changed:
-            self.generation += 1
-            self._changed.notify_all()
-
-    def wait(self, generation: int, timeout: float) -> None:
-        """Wait until somebody notifies, or has done so since ``generation``."""
-        with self._changed:
-            if self.generation == generation:
-                self._changed.wait(timeout)
+        for lock in list(self._alarms.values()):
+            with contextlib.suppress(RuntimeError):  # it rings already
+                lock.release()
 
 
 class Link:
@@ -174,7 +184,8 @@ class Link:
         self._retired = False
         #: How often it was opened: what one connection counts, another does not go on counting.
         self.epoch = 0
-        _links[id(self)] = weakref.ref(self, lambda _, key=id(self): _links.pop(key, None))
+        key = id(self)
+        _links[key] = weakref.ref(self, lambda _: _links.pop(key, None) and None)
 
     def __enter__(self) -> sqlite3.Connection:
         self._lock.acquire()
@@ -267,7 +278,7 @@ def _text(value: bytes) -> str:
 
 @contextlib.contextmanager
 def connecting(path: str) -> Iterator[sqlite3.Connection]:
-    """Give a connection that may make the file, for the time of the block; no fork comes between."""
+    """Give a connection that may make the file; no fork comes between its begin and its end."""
     with _connecting:
         connection = connect(path, "rwc")
         try:
@@ -332,6 +343,11 @@ def check_process() -> None:
         )
 
 
+def keep(inherited: object) -> None:
+    """Let what was inherited over a fork never be closed by the garbage collector."""
+    _never_closed.append(inherited)
+
+
 def usable() -> bool:
     """Tell whether the process was forked, if ever, with the hooks below."""
     return os.getpid() == _pid
@@ -344,7 +360,7 @@ _seized: list[Link] = []
 _prepared = False
 #: Files that can't be used in this process, and the inherited connections to them.
 _tainted: set[tuple[int, int]] = set()
-_never_closed: list[sqlite3.Connection] = []
+_never_closed: list[object] = []
 _pid = os.getpid()
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from multiboard import errors
+from multiboard.backends import _sqlite_file as files
 from multiboard.primitives import Damage, Lease, Posting, boottime
 
 #: "MLTB", in files that were empty before us; a file with another one belongs to its application.
@@ -106,6 +107,38 @@ def check_owner(connection: sqlite3.Connection, path: str) -> bool:
         )
     found = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
     return application == 0 and found is None
+
+
+def open_board(path: str, namespace: str, timeout: float) -> tuple[int, str, tuple[int, int]]:
+    """Return a board's id, its incarnation, and the identity of the file; make what is missing."""
+    give_up = time.monotonic() + timeout
+
+    def patiently(sql: str) -> sqlite3.Cursor:
+        return files.patiently(connection, sql, (), max(0.05, give_up - time.monotonic()))
+
+    try:
+        with files.connecting(path) as connection:
+            patiently("SELECT 1 FROM sqlite_master").close()
+            empty = check_owner(connection, path)
+            (mode,) = patiently("PRAGMA journal_mode").fetchone()
+            if mode != "wal":
+                (mode,) = patiently("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise errors.Unsupported(f"{path}: SQLite can't keep a write-ahead log here")
+            found = look_up(connection, namespace, path)
+            if found is None:
+                patiently("BEGIN IMMEDIATE")
+                if empty:
+                    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                make(connection, namespace)
+                found = look_up(connection, namespace, path)
+                files.commit(connection, path)
+            identity = files.identify(path)
+    except sqlite3.Error as error:
+        raise files.translate(error, path) from error
+    if identity is None or found is None:
+        raise errors.Unavailable(f"{path} was deleted while it was opened")
+    return (*found, identity)
 
 
 def look_up(connection: sqlite3.Connection, namespace: str, path: str) -> tuple[int, str] | None:

@@ -7,16 +7,20 @@ how a lease begins and ends. It imports the primitives, the errors and its sibli
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import math
 import sqlite3
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from multiboard import errors
+from multiboard.backends import _sqlite_file as files
 from multiboard.backends import _sqlite_schema as schema
-from multiboard.backends._sqlite_sessions import SessionLocks
+from multiboard.backends._sqlite_opening import Opening
+from multiboard.backends._sqlite_sessions import probe_pause
 from multiboard.primitives import ChangeKind, Damage, Lease, NewPosting, Posting, Shelf, boottime
 
 #: Seconds for which a repeated removal, release or posting is told from a new one.
@@ -46,31 +50,14 @@ _END_LEASE = (
 )
 
 
-@dataclasses.dataclass
-class Standing:
-    """What an open backend is on its board."""
-
-    board: int
-    incarnation: str
-    session_timeout: float
-    locks: SessionLocks
-    #: This backend's session, or None; guarded by the connection that the steps share.
-    session: str | None = None
-
-
-def probe_pause(sessions: int) -> float:
-    """Return the seconds between two looks at the lock files, so that they cost 1 % of a core."""
-    return min(0.08, max(0.02, sessions * 0.0006))
-
-
 class Step:
     """A transaction under way: SQLite's write lock is held."""
 
-    def __init__(self, connection: sqlite3.Connection, standing: Standing) -> None:
-        self._standing = standing
-        self._board = standing.board
+    def __init__(self, connection: sqlite3.Connection, opening: Opening) -> None:
+        self._opening = opening
+        self._board = opening.board
         self.execute = connection.execute
-        row = self.execute(_LOAD, (standing.board, standing.incarnation)).fetchone()
+        row = self.execute(_LOAD, (opening.board, opening.incarnation)).fetchone()
         if row is None:
             raise errors.BoardLost("the board's row is gone from the database")
         self._counter, self.told, self._probed, self._session_end, self._lease_end = row
@@ -87,7 +74,7 @@ class Step:
 
     @property
     def changed(self) -> bool:
-        return self.told != self._loaded[1]
+        return bool(self._log)
 
     def store(self) -> None:
         """Write down what the step kept in memory; the last thing before the commit."""
@@ -136,27 +123,27 @@ class Step:
 
         Raises: ``SessionLost`` (it had ended).
         """
-        standing = self._standing
-        own = standing.session
-        if own is not None and not standing.locks.owns(own):  # it is the parent process's
-            own = standing.session = None
+        opening = self._opening
+        own = opening.session
+        if own is not None and not opening.locks.owns(own):  # it is the parent process's
+            own = opening.session = None
         if own is None:
-            own = self.began = standing.session = standing.locks.begin()
+            own = self.began = opening.session = opening.locks.begin()
             self.execute(
                 "INSERT INTO multiboard_sessions VALUES (?, ?, ?)",
-                (own, self._board, self.now + standing.session_timeout),
+                (own, self._board, self.now + opening.session_timeout),
             )
             self._tidy_locks()
         elif not self._has_row(own):
-            standing.session = None
-            standing.locks.end(own)
+            opening.session = None
+            opening.locks.end(own)
             raise errors.SessionLost("the session ended: it was not renewed in time")
         return own
 
     def renew_session(self) -> None:
         self.execute(
             "UPDATE multiboard_sessions SET ends_at = ? WHERE id = ?",
-            (self.now + self._standing.session_timeout, self.session()),
+            (self.now + self._opening.session_timeout, self.session()),
         )
 
     def end_session(self, session: str) -> None:
@@ -174,9 +161,9 @@ class Step:
         return found.fetchone() is not None
 
     def _tidy_locks(self) -> None:
-        for session in self._standing.locks.litter():
+        for session in self._opening.locks.litter():
             if not self._has_row(session):
-                self._standing.locks.forget(session)
+                self._opening.locks.forget(session)
 
     # -- what ends by itself -----------------------------------------------------------------
 
@@ -209,7 +196,7 @@ class Step:
             if probe or self.now >= probed + probe_pause(len(sessions)):
                 self._probed = self.now
                 for (session,) in sessions:
-                    if isinstance(session, str) and not self._standing.locks.alive(session):
+                    if isinstance(session, str) and not self._opening.locks.alive(session):
                         self.end_session(session)
         return self.told != told or bool(self.ended)
 
@@ -226,7 +213,7 @@ class Step:
     # -- postings and their leases -----------------------------------------------------------
 
     def read(self, row: schema.Row) -> Posting | Damage:
-        return schema.read_posting(row, self.now, self._standing.locks.alive)
+        return schema.read_posting(row, self.now, self._opening.locks.alive)
 
     def find(self, key: str) -> tuple[schema.Row, Posting]:
         """Return a live posting without its body, and its row.
@@ -280,7 +267,7 @@ class Step:
                 self.now + delay,
                 self.wall + delay,
                 delay,
-            ),  # fmt: skip
+            ),
         )
         self.execute("INSERT INTO multiboard_bodies VALUES (?, ?)", (inserted.lastrowid, new.body))
         self.tell(ChangeKind.POSTED, new.key)
@@ -418,6 +405,53 @@ class Step:
             (self._board, lease.key, lease.token),
         )
         return found.fetchone() is not None
+
+
+@contextlib.contextmanager
+def writing(opening: Opening, patience: float) -> Iterator[Step]:
+    """Give a writing transaction, which is committed at the end of the block.
+
+    It is committed, too, where the block raises one of our errors: a verb that refuses has changed
+    nothing, but what it found to be over is worth keeping.
+    """
+    path, locks = opening.path, opening.locks
+    step, committed, unknown = None, False, False
+    try:
+        with opening.link as connection:
+            if not opening.hub.writing.acquire(timeout=patience):
+                raise errors.Unavailable(f"{path} is busy: other threads are writing to it")
+            try:
+                files.patiently(connection, "BEGIN IMMEDIATE", (), patience)
+                step = Step(connection, opening)
+                refusal = None
+                try:
+                    yield step
+                except errors.MultiboardError as error:
+                    refusal = error
+                step.store()
+                files.commit(connection, path)
+                committed = True
+                if refusal is not None:
+                    raise refusal
+            except errors.Indeterminate:
+                unknown = True  # a session that began may be there, and is looked for
+                raise
+            finally:
+                if not committed:
+                    files.rollback(connection)
+                    if step is not None and step.began is not None and not unknown:
+                        opening.session = None
+                        locks.end(step.began)
+                opening.hub.writing.release()
+    except sqlite3.Error as error:
+        raise files.translate(error, path) from error
+    finally:
+        if step is not None and committed:
+            if step.changed:
+                opening.hub.notify()
+            for session in step.ended:
+                if not locks.owns(session):
+                    locks.forget(session)
 
 
 def _due(end: Any, now: float) -> bool:

@@ -8,18 +8,15 @@ judgement of time is the server's. It imports the primitives, the errors, and it
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import secrets
-import threading
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from multiboard import errors, primitives
 from multiboard.backends import _redis_values as values
-from multiboard.backends._redis_connection import Address, Connections, WrongType, script
+from multiboard.backends._redis_board import Board
+from multiboard.backends._redis_connection import Address
 from multiboard.primitives import (
     ChangeKind,
     Changes,
@@ -33,37 +30,10 @@ from multiboard.primitives import (
     boottime,
 )
 
-#: Of the keys and values in the store. Another version must refuse the board, not misread it.
-FORMAT = "1"
-#: What the scripts call unpack(KEYS), in their order, with the type of each.
-KEYS = {
-    "meta": "hash",
-    "feed": "stream",
-    "gone": "zset",
-    "consumed": "hash",
-    "sessions": "zset",
-    "held": "zset",
-    "present": "zset",
-    "timed": "zset",
-    "free": "zset",
-    "delayed": "zset",
-    "claims": "hash",
-    "live": "zset",
-    "live:state": "hash",
-    "live:body": "hash",
-    "trash": "zset",
-    "trash:state": "hash",
-    "trash:body": "hash",
-    "entities": "zset",
-    "entities:state": "hash",
-    "entities:body": "hash",
-}
 #: Postings or changes in one answer.
 PAGE = 1000
 #: Seconds for which a reader sleeps in the server before it looks whether its history still is.
 LONGEST_BLOCK = 3.0
-#: Seconds for which :meth:`RedisBackend.close` tries to end the session at once.
-FAREWELL = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,36 +63,6 @@ class RedisSettings(primitives.Settings):
     )
 
 
-@dataclass
-class _Session:
-    """A session as this process knows it. The client names it, so that a repeat finds it."""
-
-    number: str
-    #: An answer showed that the store knows it: from then on, not being there means it ended.
-    begun: bool = False
-
-
-class _Process:
-    """What a backend has in one process; a forked child gets its own."""
-
-    def __init__(self, connections: Connections) -> None:
-        self.connections = connections
-        self.lock = threading.Lock()
-        self.session: _Session | None = None
-
-    def attend(self) -> _Session:
-        with self.lock:
-            if self.session is None:
-                # 52 bits: it also serves as the score in a sorted set, which is a double.
-                self.session = _Session(str(secrets.randbelow((1 << 52) - 1) + 1))
-            return self.session
-
-    def lose(self, session: _Session) -> None:
-        with self.lock:
-            if self.session is session:
-                self.session = None
-
-
 class RedisBackend(primitives.Backend):
     """The primitives over one Redis server. See :class:`multiboard.primitives.Backend`."""
 
@@ -133,14 +73,10 @@ class RedisBackend(primitives.Backend):
         super().__init__(settings)
         if "{" in settings.prefix or "}" in settings.prefix:
             raise errors.ConfigError("redis: the prefix must not contain '{' or '}'")
-        self._address = _address(settings)
-        self._keys = [f"{settings.prefix}:{{{settings.namespace}}}:{name}" for name in KEYS]
-        #: By process id. An entry that a forked child inherited is kept and never touched:
-        #: dropping it would close the parent's connections.
-        self._processes: dict[int, _Process] = {}
-        self._incarnation: str | None = None
-        self._version = ""
-        self._durable = False
+        # A call waits for at most half of what a whole operation may take: a lost answer gets a
+        # second try.
+        patience = min(settings.connect_timeout, settings.operation_timeout / 2)
+        self._board = Board(_address(settings), settings.prefix, settings.namespace, patience)
 
     @classmethod
     def from_url(cls, url: Url) -> Mapping[str, Any]:
@@ -166,7 +102,7 @@ class RedisBackend(primitives.Backend):
     @property
     def traits(self) -> primitives.Traits:
         return primitives.Traits(
-            durable=self._durable,
+            durable=self._board.appends,
             cross_process=True,
             cross_host=True,
             max_body=8 * 1024 * 1024,
@@ -177,73 +113,24 @@ class RedisBackend(primitives.Backend):
 
     @property
     def incarnation(self) -> str:
-        if self._incarnation is None:
-            raise errors.Closed("the redis board is not open")
-        return self._incarnation
+        return self._board.incarnation
 
     def open(self) -> None:
-        if self._incarnation is not None:
-            return
-        # One call waits half as long as the whole may be tried: a lost answer gets a second try.
-        patience = min(self.settings.connect_timeout, self.settings.operation_timeout)
-        connections = Connections(self._address, patience)
-        try:
-            reply = self._checked(
-                connections,
-                "open",
-                (uuid.uuid4().hex, FORMAT),
-                within=self.settings.connect_timeout,
-            )
-        except errors.Indeterminate as error:  # a board was made, or not: it is found again
-            connections.close()
-            raise errors.Unavailable(str(error)) from error.__cause__
-        except BaseException:
-            connections.close()
-            raise
-        status, told = reply[0], reply[1].decode()
-        if status != b"OK":
-            connections.close()
-        if status == b"OLD":
-            raise errors.Unsupported(
-                f"{self._address}: Redis 6.2 or newer is needed, the server is {told}"
-            )
-        if status == b"DENIED":
-            raise errors.AccessDenied(f"{self._address}: the user may not {told} the board's keys")
-        if status == b"FORMAT":
-            raise errors.Unsupported(
-                f"{self._address}: the board {self.settings.namespace!r} has format {told!r}, this"
-                f" version of multiboard needs {FORMAT!r}"
-            )
-        self._version = reply[2].decode()
-        self._durable = reply[3] == b"1"
-        self._processes[os.getpid()] = _Process(connections)
-        self._incarnation = told
+        self._board.open(self.settings.connect_timeout)
 
     def close(self) -> None:
-        process = self._processes.pop(os.getpid(), None)
-        incarnation, self._incarnation = self._incarnation, None
-        if process is None:
-            return
-        session = process.session
-        if session is not None:
-            try:
-                what = script("close", self._flags)
-                args = (incarnation, session.number)
-                process.connections.run(what, self._keys, args, within=FAREWELL)
-            except errors.MultiboardError:
-                pass  # then it ends by its time-out
-        process.connections.close()
+        self._board.close()
 
     def facts(self) -> Mapping[str, str]:
-        facts = {"store": "redis", "address": str(self._address)}
-        if self._version:
-            facts["version"] = self._version
+        facts = {"store": "redis", "address": str(self._board.address)}
+        if self._board.version:
+            facts["version"] = self._board.version
         try:
-            text = self._process().connections.ask("INFO").decode("utf-8", "replace")
+            text = self._board.ask("INFO").decode("utf-8", "replace")
         except (errors.AccessDenied, errors.Unavailable):
             return facts
         info = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-        facts["version"] = info.get("redis_version", self._version)
+        facts["version"] = info.get("redis_version", self._board.version)
         policy = info.get("maxmemory_policy", "noeviction")
         if info.get("aof_enabled") == "0":
             facts["warning_persistence"] = (
@@ -269,7 +156,7 @@ class RedisBackend(primitives.Backend):
             if shelf is Shelf.ENTITIES:
                 for new in chunk:
                     args += (new.key, new.rank, new.body)
-                _, now, told = self._attended("enter", args)
+                (_, now, told), _ = self._attended("enter", args)
             else:
                 for new in chunk:
                     args += (
@@ -279,8 +166,8 @@ class RedisBackend(primitives.Backend):
                         values.digest(new),
                         new.body,
                     )
-                _, now, told = self._run("add", *args)
-            for new, answer in zip(chunk, told):
+                _, now, told = self._board.run("add", *args)
+            for new, answer in zip(chunk, told, strict=True):
                 if answer[0] == b"OK":
                     row = (new.key.encode(), answer[1], answer[2], new.body)
                     answers.append(_sound(row, now, shelf))
@@ -294,7 +181,7 @@ class RedisBackend(primitives.Backend):
         answers: list[Posting | None] = []
         while len(answers) < len(keys):
             chunk = keys[len(answers) : len(answers) + PAGE]
-            _, now, rows, dead, _, _ = self._run("list", "live", "keys", *chunk)
+            _, now, rows, dead, _, _ = self._board.run("list", "live", "keys", *chunk)
             lost = values.pairs(dead)
             for row in values.rows(rows):
                 try:
@@ -313,10 +200,10 @@ class RedisBackend(primitives.Backend):
         postings: list[Posting] = []
         damaged: list[Damage] = []
         place: Any = "" if after is None else after[0] * values.SERIALS + after[1]
-        order = self._keys[list(KEYS).index(shelf.value)]
+        order = self._board.keys[shelf.value]
         while limit is None or len(postings) <= limit:
             count = PAGE if limit is None else min(PAGE, limit + 1 - len(postings))
-            _, now, rows, dead, looked, foreign = self._run(
+            _, now, rows, dead, looked, foreign = self._board.run(
                 "list", shelf.value, "after", place, count
             )
             lost = values.pairs(dead)
@@ -336,7 +223,7 @@ class RedisBackend(primitives.Backend):
         return Page(postings[:limit], after=postings[limit - 1].place, damaged=damaged)
 
     def count(self, shelf: Shelf = Shelf.LIVE) -> int:
-        return int(self._run("count", shelf.value)[1])
+        return int(self._board.run("count", shelf.value)[1])
 
     def remove(
         self, leases: Sequence[Lease], to: Shelf | None = None
@@ -345,7 +232,9 @@ class RedisBackend(primitives.Backend):
         answers: list[errors.MultiboardError | None] = []
         for chunk in values.chunks(leases):
             args = [text for lease in chunk for text in (lease.key, lease.token)]
-            for lease, told in zip(chunk, self._run("remove", kind.value, *args)[1]):
+            for lease, told in zip(
+                chunk, self._board.run("remove", kind.value, *args)[1], strict=True
+            ):
                 if told == b"OK":
                     answers.append(None)
                 elif told == b"LOST":
@@ -355,7 +244,7 @@ class RedisBackend(primitives.Backend):
         return answers
 
     def restore(self, key: str) -> Posting:
-        status, *told = self._run("restore", key)
+        status, *told = self._board.run("restore", key)
         if status == b"GONE":
             raise errors.PostingNotFound(key, f"no posting {key!r} in the trash")
         now, score, state, body = told
@@ -364,7 +253,7 @@ class RedisBackend(primitives.Backend):
     def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
         answers: list[bool] = []
         for chunk in values.chunks(keys):
-            answers += [told == 1 for told in self._run("purge", shelf.value, *chunk)[1]]
+            answers += [told == 1 for told in self._board.run("purge", shelf.value, *chunk)[1]]
         return answers
 
     # -- lock --------------------------------------------------------------------------------
@@ -430,9 +319,13 @@ class RedisBackend(primitives.Backend):
         incarnation, _, seen = (cursor or "").rpartition(":")
         if incarnation != self.incarnation or not re.fullmatch("[0-9]+-[0-9]+", seen, re.ASCII):
             seen = ""
-        feed = self._keys[list(KEYS).index("feed")]
+        feed = self._board.keys["feed"]
         while True:
-            reply = self._run("changes", seen, PAGE)
+            try:
+                reply = self._board.run("changes", seen, PAGE)
+            except errors.Indeterminate as error:
+                # It ended what was over, or did not: no reader has to know.
+                raise errors.Unavailable(str(error)) from error.__cause__
             if reply[1] == b"RESET":
                 return Changes((), f"{self.incarnation}:{reply[2].decode()}", reset=True)
             _, _, entries, wait = reply
@@ -446,100 +339,23 @@ class RedisBackend(primitives.Backend):
             if wait != 0 and not entries:
                 # What it returns is read again by the script, which sees holes in it.
                 command = ("XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", feed, seen)
-                self._asked(command, block / 1000)
+                self._board.ask(*command, block=block / 1000)
 
-    def _asked(self, command: Sequence[Any], block: float) -> None:
-        process = self._process()
-        try:
-            process.connections.ask(*command, block=block)
-        except WrongType as error:
-            raise self._named(process.connections, error) from error.__cause__
-        except errors.BackendError as error:
-            if process.connections.closed:
-                raise errors.Closed("the redis board was closed") from error
-            raise
+    # -- sessions and leases -----------------------------------------------------------------
 
-    # -- calls -------------------------------------------------------------------------------
-
-    @property
-    def _flags(self) -> bool:
-        """Whether the server reads flags in a script's first line: from 7.0."""
-        return int(self._version.partition(".")[0] or 0) >= 7
-
-    def _process(self) -> _Process:
-        process = self._processes.get(os.getpid())
-        if process is not None:
-            return process
-        if self._incarnation is None:
-            raise errors.Closed("the redis board is not open")
-        # In a forked child: the board is the same, connections and session are not.
-        patience = min(self.settings.connect_timeout, self.settings.operation_timeout)
-        mine = _Process(Connections(self._address, patience))
-        return self._processes.setdefault(os.getpid(), mine)
-
-    def _run(self, name: str, *args: Any) -> Any:
-        """Run a script on the board that was opened.
-
-        Raises: what :meth:`Connections.run` raises, ``BoardLost``, ``Closed``.
-        """
-        connections = self._process().connections
-        reply = self._checked(connections, name, (self.incarnation, *args))
-        if reply[0] == b"LOST":
-            raise errors.BoardLost(
-                f"{self._address}: the board {self.settings.namespace!r} that was opened is gone:"
-                " the store came back empty, or was emptied"
-            )
-        return reply
-
-    def _checked(
-        self,
-        connections: Connections,
-        name: str,
-        args: Sequence[Any],
-        within: float | None = None,
-    ) -> Any:
-        try:
-            return connections.run(script(name, self._flags), self._keys, args, within)
-        except WrongType as error:
-            raise self._named(connections, error) from error.__cause__
-
-    def _named(self, connections: Connections, error: WrongType) -> errors.BackendError:
-        """Return the error that names the key in the way, where the server lets one look."""
-        try:
-            for key, due in zip(self._keys, KEYS.values()):
-                found = connections.ask("TYPE", key).decode()
-                if found not in (due, "none"):
-                    return WrongType(
-                        f"{self._address}: the key {key!r} holds a {found}, not the board's {due};"
-                        " nothing was changed"
-                    )
-        except errors.MultiboardError:
-            pass
-        return error
-
-    def _attended(self, name: str, args: Sequence[Any]) -> Any:
-        """Run a script under the session, which it begins where there is none."""
-        process = self._process()
-        session = process.attend()
-        timeout = values.micro(self.settings.session_timeout)
-        reply = self._run(name, session.number, int(not session.begun), timeout, *args)
-        if reply[0] == b"SESSION":
-            process.lose(session)
-            raise errors.SessionLost("the session ended: it was not renewed in time")
-        session.begun = True
-        return [*reply, session.number] if name.startswith("acquire") else reply
+    def _attended(self, name: str, args: Sequence[Any]) -> tuple[Any, str]:
+        return self._board.attended(name, values.micro(self.settings.session_timeout), args)
 
     def _leasing(
         self, name: str, args: Sequence[Any], expires_in: float | None
     ) -> tuple[Any, str | None]:
         """Run a script that leases; return its reply, and the session that it leased by."""
         if expires_in is not None:
-            return self._run(name, 0, 0, 0, *args), None
-        *reply, session = self._attended(name, args)
-        return reply, session
+            return self._board.run(name, 0, 0, 0, *args), None
+        return self._attended(name, args)
 
     def _leased(self, lease: Lease, name: str, span: int) -> Any:
-        reply = self._run(name, lease.key, lease.token, span)
+        reply = self._board.run(name, lease.key, lease.token, span)
         if reply[0] == b"LEASE":
             raise errors.LeaseLost(lease.key, lease.token)
         if reply[0] == b"GONE":

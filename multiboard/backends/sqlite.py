@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from multiboard import errors, primitives
 from multiboard.backends import _sqlite_feed as feed
 from multiboard.backends import _sqlite_file as files
 from multiboard.backends import _sqlite_schema as schema
+from multiboard.backends._sqlite_opening import Opening, reading
 from multiboard.backends._sqlite_sessions import SessionLocks
-from multiboard.backends._sqlite_step import Standing, Step
+from multiboard.backends._sqlite_step import Step, writing
 from multiboard.primitives import (
     ChangeKind,
     Changes,
@@ -39,7 +40,7 @@ from multiboard.primitives import (
 )
 
 #: Seconds between two looks of a waiting reader at the file.
-LOOK_EVERY = 0.005
+LOOK_EVERY = 0.008
 
 _AFTER = " AND (p.rank, p.serial) > (?, ?)"
 
@@ -67,19 +68,6 @@ class SQLiteSettings(primitives.Settings):
     )
 
 
-@dataclass(eq=False)
-class _Opening:
-    """What lasts from an ``open`` to its ``close``."""
-
-    path: str
-    identity: tuple[int, int]
-    standing: Standing
-    hub: files.Hub
-    link: files.Link
-    #: Connections for those who wait in ``changes``: the idle ones.
-    spare: list[files.Link] = field(default_factory=list)
-
-
 class SQLiteBackend(primitives.Backend):
     """The primitives over an SQLite file. See :class:`multiboard.primitives.Backend`."""
 
@@ -88,7 +76,7 @@ class SQLiteBackend(primitives.Backend):
 
     def __init__(self, settings: primitives.Settings) -> None:
         super().__init__(settings)
-        self._opening: _Opening | None = None
+        self._opening: Opening | None = None
 
     @classmethod
     def from_url(cls, url: Url) -> Mapping[str, Any]:
@@ -112,7 +100,7 @@ class SQLiteBackend(primitives.Backend):
 
     @property
     def incarnation(self) -> str:
-        return self._opened().standing.incarnation
+        return self._opened().incarnation
 
     # -- opening -----------------------------------------------------------------------------
 
@@ -121,73 +109,44 @@ class SQLiteBackend(primitives.Backend):
             return
         files.check_process()
         path = files.locate(self.settings.path)
-        give_up = time.monotonic() + self.settings.connect_timeout
-        try:
-            with files.connecting(path) as connection:
-                board, incarnation = self._make_board(connection, path, give_up)
-                identity = files.identify(path)
-        except sqlite3.Error as error:
-            raise files.translate(error, path) from error
-        if identity is None:
-            raise errors.Unavailable(f"{path} was deleted while it was opened")
-        standing = Standing(
-            board, incarnation, self.settings.session_timeout, SessionLocks(f"{path}-sessions")
+        settings = self.settings
+        board, incarnation, identity = schema.open_board(
+            path, settings.namespace, settings.connect_timeout
         )
-        link = files.Link(path, identity, self.settings.synchronous)
-        self._opening = _Opening(path, identity, standing, files.hub_of(identity), link)
-
-    def _make_board(
-        self, connection: sqlite3.Connection, path: str, give_up: float
-    ) -> tuple[int, str]:
-        def patiently(sql: str) -> sqlite3.Cursor:
-            left = max(0.05, give_up - time.monotonic())
-            return files.patiently(connection, sql, (), left)
-
-        patiently("SELECT 1 FROM sqlite_master")
-        empty = schema.check_owner(connection, path)
-        (mode,) = patiently("PRAGMA journal_mode").fetchone()
-        if mode != "wal":
-            (mode,) = patiently("PRAGMA journal_mode = WAL").fetchone()
-            if mode != "wal":
-                raise errors.Unsupported(f"{path}: SQLite can't keep a write-ahead log here")
-        namespace = self.settings.namespace
-        found = schema.look_up(connection, namespace, path)
-        if found is None:
-            patiently("BEGIN IMMEDIATE")
-            try:
-                if empty:
-                    connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-                schema.make(connection, namespace)
-                found = schema.look_up(connection, namespace, path)
-            except BaseException:
-                files.rollback(connection)
-                raise
-            files.commit(connection, path)
-        assert found is not None
-        return found
+        self._opening = Opening(
+            path,
+            identity,
+            board,
+            incarnation,
+            settings.session_timeout,
+            SessionLocks(f"{path}-sessions"),
+            files.hub_of(identity),
+            files.Link(path, identity, settings.synchronous),
+        )
 
     def close(self) -> None:
         opening, self._opening = self._opening, None
         if opening is None:
             return
         opening.hub.notify()
-        standing, ended = opening.standing, False
-        if files.usable() and standing.session is not None:
-            with contextlib.suppress(errors.MultiboardError):
+        if not files.usable():
+            files.keep(opening)
+            return
+        ended = opening.session
+        if ended is not None and opening.locks.owns(ended):
+            try:
                 with self._step(opening, patience=0.1) as step:
-                    if standing.session is not None and standing.locks.owns(standing.session):
-                        step.end_session(standing.session)
-                ended = True
-            # Where the file was busy the row stays, and everybody sees that its lock is gone.
-            session, standing.session = standing.session, None
-            if session is not None and standing.locks.owns(session):
-                standing.locks.end(session, forget=ended)
-        if files.usable():
-            opening.link.close()
-            while opening.spare:
-                opening.spare.pop().close()
+                    step.end_session(ended)
+            except errors.MultiboardError:
+                ended = None  # the row stays, and everybody sees that its lock is gone
+        opening.link.close()  # from here on no verb that is under way can begin a session
+        session, opening.session = opening.session, None
+        if session is not None and opening.locks.owns(session):
+            opening.locks.end(session, forget=session == ended)
+        while opening.spare:
+            opening.spare.pop().close()
 
-    def _opened(self) -> _Opening:
+    def _opened(self) -> Opening:
         opening = self._opening
         if opening is None:
             raise errors.Closed("the SQLite board is not open")
@@ -198,71 +157,15 @@ class SQLiteBackend(primitives.Backend):
 
     # -- transactions ------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _step(self, opening: _Opening, patience: float | None = None) -> Iterator[Step]:
-        """Give a writing transaction, which is committed at the end of the block.
+    def _step(
+        self, opening: Opening, patience: float | None = None
+    ) -> contextlib.AbstractContextManager[Step]:
+        return writing(opening, self.settings.busy_timeout if patience is None else patience)
 
-        It is committed, too, where the block raises one of our errors: a verb that refuses has
-        changed nothing, but what it found to be over is worth keeping.
-        """
-        patience = self.settings.busy_timeout if patience is None else patience
-        path, standing, hub = opening.path, opening.standing, opening.hub
-        step, committed, unknown = None, False, False
-        try:
-            with opening.link as connection:
-                if not hub.writing.acquire(timeout=patience):
-                    raise errors.Unavailable(f"{path} is busy: other threads are writing to it")
-                try:
-                    files.patiently(connection, "BEGIN IMMEDIATE", (), patience)
-                    step = Step(connection, standing)
-                    refusal = None
-                    try:
-                        yield step
-                    except errors.MultiboardError as error:
-                        refusal = error
-                    step.store()
-                    files.commit(connection, path)
-                    committed = True
-                    if refusal is not None:
-                        raise refusal
-                except errors.Indeterminate:
-                    unknown = True  # a session that began may be there, and is looked for
-                    raise
-                finally:
-                    if not committed:
-                        files.rollback(connection)
-                        if step is not None and step.began is not None and not unknown:
-                            standing.session = None
-                            standing.locks.end(step.began)
-                    hub.writing.release()
-        except sqlite3.Error as error:
-            raise files.translate(error, path) from error
-        if step.changed:
-            hub.notify()
-        for session in step.ended:
-            if not standing.locks.owns(session):
-                standing.locks.forget(session)
-
-    @contextlib.contextmanager
-    def _snapshot(self, opening: _Opening) -> Iterator[tuple[sqlite3.Connection, float]]:
-        """Give a connection that sees one instant of the board, and a time just before it."""
-        standing = opening.standing
-        try:
-            with opening.link as connection:
-                now = boottime()
-                connection.execute("BEGIN")
-                try:
-                    arguments = (standing.board, standing.incarnation)
-                    patience = self.settings.busy_timeout
-                    if not files.patiently(
-                        connection, schema.BOARD, arguments, patience
-                    ).fetchone():
-                        raise errors.BoardLost("the board's row is gone from the database")
-                    yield connection, now
-                finally:
-                    files.rollback(connection)
-        except sqlite3.Error as error:
-            raise files.translate(error, opening.path) from error
+    def _snapshot(
+        self, opening: Opening
+    ) -> contextlib.AbstractContextManager[tuple[sqlite3.Connection, float]]:
+        return reading(opening, self.settings.busy_timeout)
 
     # -- directory ---------------------------------------------------------------------------
 
@@ -279,13 +182,13 @@ class SQLiteBackend(primitives.Backend):
 
     def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
         opening = self._opened()
-        alive = opening.standing.locks.memo()
+        alive = opening.locks.memo()
         found: list[Posting | None] = []
         with self._snapshot(opening) as (connection, now):
             for key in keys:
                 row = connection.execute(
                     schema.POSTING + " WHERE p.board = ? AND p.key = ? AND p.shelf = 'live'",
-                    (opening.standing.board, key),
+                    (opening.board, key),
                 ).fetchone()
                 posting = None if row is None else schema.read_posting(row, now, alive)
                 found.append(posting if isinstance(posting, Posting) else None)
@@ -299,10 +202,10 @@ class SQLiteBackend(primitives.Backend):
         limit: int | None = None,
     ) -> primitives.Page:
         opening = self._opened()
-        alive = opening.standing.locks.memo()
+        alive = opening.locks.memo()
         postings: list[Posting] = []
         damaged: list[Damage] = []
-        board = opening.standing.board
+        board = opening.board
         is_entities = shelf is Shelf.ENTITIES
         with self._snapshot(opening) as (connection, now):
             if is_entities:
@@ -338,7 +241,7 @@ class SQLiteBackend(primitives.Backend):
         with self._snapshot(opening) as (connection, _):
             (number,) = connection.execute(
                 "SELECT count(*) FROM multiboard_postings WHERE board = ? AND shelf = ?",
-                (opening.standing.board, shelf.value),
+                (opening.board, shelf.value),
             ).fetchone()
         return int(number)
 
@@ -366,7 +269,7 @@ class SQLiteBackend(primitives.Backend):
         with self._step(opening) as step:
             step.reap()
             row = step.execute(
-                schema.POSTING + " WHERE p.board = ? AND p.key = ?", (opening.standing.board, key)
+                schema.POSTING + " WHERE p.board = ? AND p.key = ?", (opening.board, key)
             ).fetchone()
             posting = None if row is None else step.read(row)
             if not isinstance(posting, Posting):
@@ -383,7 +286,7 @@ class SQLiteBackend(primitives.Backend):
 
     def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
         opening = self._opened()
-        board = opening.standing.board
+        board = opening.board
         with self._step(opening) as step:
             step.reap()
             if shelf is Shelf.ENTITIES:
@@ -430,7 +333,7 @@ class SQLiteBackend(primitives.Backend):
             queue = step.first(len(unused))
             if len(queue) < len(unused) and step.reap(probe=True):
                 queue = step.first(len(unused))
-            for claim_id, (row_id, posting) in zip(unused, queue):
+            for claim_id, (row_id, posting) in zip(unused, queue, strict=False):
                 leased = step.grant(row_id, posting, holder, claim_id, session, expires_in)
                 assert leased.lease is not None
                 won.append((leased, leased.lease))
@@ -468,7 +371,8 @@ class SQLiteBackend(primitives.Backend):
         except IndexError:
             link = files.Link(opening.path, opening.identity, self.settings.synchronous)
         try:
-            return self._await_changes(opening, link, cursor, boottime() + timeout)
+            with opening.hub.alarm() as alarm:
+                return self._await_changes(opening, link, alarm, cursor, boottime() + timeout)
         except sqlite3.Error as error:
             raise files.translate(error, opening.path) from error
         finally:
@@ -480,7 +384,12 @@ class SQLiteBackend(primitives.Backend):
                 link.close()
 
     def _await_changes(
-        self, opening: _Opening, link: files.Link, cursor: str | None, give_up: float
+        self,
+        opening: Opening,
+        link: files.Link,
+        alarm: threading.Lock,
+        cursor: str | None,
+        give_up: float,
     ) -> Changes:
         seen: tuple[int, int] | None = None
         look_at_ends = end = 0.0
@@ -489,19 +398,18 @@ class SQLiteBackend(primitives.Backend):
         while True:
             if self._opening is not opening:
                 raise errors.Closed("the SQLite board was closed")
-            generation = opening.hub.generation
             over = False
             with link as connection:
                 (version,) = connection.execute("PRAGMA data_version").fetchone()
                 if (link.epoch, version) != seen:
                     seen = (link.epoch, version)
-                    answer = feed.read_log(connection, opening.standing, cursor, patience)
+                    answer = feed.read_log(connection, opening, cursor, patience)
                     if answer is not None:
                         return answer
                 now = boottime()
                 if now >= look_at_ends or now >= end:
                     self._opened()
-                    over, end, pause = feed.look_at_ends(connection, opening.standing, now)
+                    over, end, pause = feed.look_at_ends(connection, opening, now)
                     look_at_ends = now + pause
             if over:
                 with self._step(opening) as step:
@@ -512,7 +420,7 @@ class SQLiteBackend(primitives.Backend):
             if now >= give_up:
                 assert cursor is not None
                 return Changes((), cursor)
-            opening.hub.wait(generation, max(0.0, min(give_up, end, now + LOOK_EVERY) - now))
+            alarm.acquire(timeout=max(0.0, min(give_up, end, now + LOOK_EVERY) - now))
 
     # -- session -----------------------------------------------------------------------------
 

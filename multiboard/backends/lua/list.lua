@@ -27,23 +27,26 @@ local rows, dead, judged = {}, {}, {}
 local looked = #keys -- how many rows the reply covers
 if looked > 0 then
   local packed = call('HMGET', states, unpack(keys))
-  local bytes, want = 0, {}
+  local bytes = 0
   for i = 1, looked do
-    local state = packed[i]
-    local session = state and string.match(state, '^%d+ %x+ %d+ %d+ %d+ %d+ %d+ %d+ %d+ (%d+) ')
-    if session and session ~= '0' and not judged[session] then
-      judged[session] = true
-      local lives, deadline = alive(session)
-      if not lives then
-        dead[#dead + 1] = session
-        dead[#dead + 1] = deadline or ''
-      end
+    local size, session
+    if packed[i] then
+      size, session = string.match(packed[i], '^(%d+) %x+ %d+ %d+ %d+ %d+ %d+ %d+ %d+ (%d+) ')
     end
-    bytes = bytes + (tonumber(state and string.match(state, '^%d+')) or 0)
-    want[i] = keys[i]
-    if bytes > REPLY_BYTES then looked = i; break end
+    if size then
+      if session ~= '0' and not judged[session] then
+        judged[session] = true
+        local lives, deadline = alive(session)
+        if not lives then
+          dead[#dead + 1] = session
+          dead[#dead + 1] = deadline or ''
+        end
+      end
+      bytes = bytes + tonumber(size)
+      if bytes > REPLY_BYTES then looked = i; break end
+    end
   end
-  local content = call('HMGET', bodies, unpack(want))
+  local content = call('HMGET', bodies, unpack(keys, 1, looked))
   for i = 1, looked do
     local n = #rows
     rows[n + 1], rows[n + 2], rows[n + 3], rows[n + 4] = keys[i], scores[i], packed[i], content[i]
@@ -52,9 +55,13 @@ end
 
 local foreign = {}
 if ARGV[3] == 'after' and ARGV[4] == '' then
-  local placed = call('ZCARD', order)
-  for _, hash in ipairs({states, bodies}) do
-    local fields = call('HLEN', hash)
+  -- More fields than members that have them: some belong to nothing. Members whose fields are
+  -- missing would hide that, so those of this page are taken off.
+  for offset, hash in ipairs({states, bodies}) do
+    local fields, placed = call('HLEN', hash), call('ZCARD', order)
+    for i = 1, looked do
+      if not rows[4 * i - 2 + offset] then placed = placed - 1 end
+    end
     if fields > placed and fields > 5000 then
       foreign[#foreign + 1] = hash
       foreign[#foreign + 1] = 'holds fields that belong to no posting'

@@ -1,0 +1,68 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+#
+#   make demo [URL=redis://...] [DIR=...]   see it work: workers, a kill -9, a takeover
+#   make test                               lint, unit tests, conformance: on real servers
+#   make test-full                          the installed package, from outside this folder
+#   make bench                              against TaskFlow's own boards
+#
+# The first run makes .venv and installs into it; `make test` also installs the servers.
+
+PYTHON ?= python3
+URL ?=
+DIR ?=
+# More words for pytest: make test ARGS='-k redis -x'
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-full bench docs lint format servers venv clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(STAMP): setup.cfg pyproject.toml
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+venv: $(STAMP)
+
+servers:
+	tools/install-servers
+
+demo: venv
+	$(BIN)/multiboard demo $(if $(URL),--url '$(URL)') $(if $(DIR),--directory '$(DIR)')
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy tools/servers.py
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: venv servers lint
+	$(BIN)/python -m pytest $(ARGS)
+
+test-full: venv servers docs
+	$(BIN)/reno lint
+	tools/try-installed $(PYTHON)
+
+bench: venv servers
+	$(BIN)/python tools/servers.py redis zookeeper -- $(BIN)/python -m benchmarks $(ARGS)
+
+docs: venv
+	$(BIN)/sphinx-build -W --keep-going -q -b html doc/source doc/build/html
+	@echo "documentation: doc/build/html/index.html"
+
+clean:
+	rm -rf $(VENV) build dist doc/build .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,296 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Checks of errors: which, when, and that what failed or is repeated leaves no trace."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from multiboard import errors
+from multiboard.primitives import (
+    Backend,
+    ChangeKind,
+    Lease,
+    NewPosting,
+    Shelf,
+    boottime,
+)
+from multiboard_conformance.boards import (
+    Board,
+    Store,
+    address_settings,
+    heard,
+    listed,
+    look,
+    name_of,
+    post,
+    raised,
+    snapshot,
+    take,
+)
+from multiboard_conformance.feeds import Reader
+from multiboard_conformance.guarantees import guarantee
+from multiboard_conformance.harness import Harness
+from multiboard_conformance.plugin import need, not_exercised
+
+LEASE = Lease("k", "me", "c", 1, None, 1.0)
+VERBS: dict[str, Callable[[Backend], object]] = {
+    "add": lambda b: b.add([NewPosting("k", b"")]),
+    "add entity": lambda b: b.add([NewPosting("k", b"")], Shelf.ENTITIES),
+    "get": lambda b: b.get(["k"]),
+    "list": lambda b: b.list(),
+    "count": lambda b: b.count(),
+    "remove": lambda b: b.remove([LEASE]),
+    "restore": lambda b: b.restore("k"),
+    "purge": lambda b: b.purge(["k"]),
+    "acquire": lambda b: b.acquire("k", "me", "c"),
+    "acquire_next": lambda b: b.acquire_next("me", ["c"]),
+    "renew": lambda b: b.renew(LEASE, 1.0),
+    "release": lambda b: b.release(LEASE),
+    "changes": lambda b: b.changes(None, 0.0),
+    "keepalive": lambda b: b.keepalive(),
+}
+
+
+@guarantee("ERR-1")
+def check_backend_that_was_not_opened(board: Board) -> None:
+    """Before open every verb raises Closed."""
+    backend = board.make()
+    assert {verb: heard(lambda: call(backend)) for verb, call in VERBS.items()} == dict.fromkeys(  # noqa: B023
+        VERBS, "Closed"
+    )
+
+
+@guarantee("ERR-1")
+def check_backend_that_was_closed(board: Board) -> None:
+    """After close every verb raises Closed, and nothing was done."""
+    backend, other = board.open(), board.open()
+    backend.close()
+    assert {verb: heard(lambda: call(backend)) for verb, call in VERBS.items()} == dict.fromkeys(  # noqa: B023
+        VERBS, "Closed"
+    )
+    assert listed(other) == []
+
+
+@guarantee("ERR-1")
+def check_close_may_be_repeated(board: Board) -> None:
+    """close raises nothing: not again, not before open, not with leases held."""
+    unopened, backend = board.make(), board.open()
+    post(backend, "k")
+    take(backend, "k")
+    backend.keepalive()
+    for one in (unopened, backend, backend):
+        one.close()
+    assert heard(backend.list) == "Closed"
+
+
+@guarantee("ERR-1")
+def check_making_a_backend_does_nothing(board: Board) -> None:
+    """A backend that is made and not opened tells its traits, and needs no close."""
+    traits = board.make().traits
+    assert traits == board.traits
+    assert traits.max_body > 0
+    assert traits.lease_slack >= 0
+
+
+@guarantee("ERR-1")
+def check_facts_name_the_store(board: Board) -> None:
+    """facts tells the store's name, as strings."""
+    facts = board.open().facts()
+    assert "store" in facts
+    assert {type(value) for value in facts.values()} == {str}
+
+
+@guarantee("ERR-1")
+def check_incarnation_is_the_boards(board: Board) -> None:
+    """All backends of one board see one incarnation, also after everybody left."""
+    first = board.open()
+    incarnation = first.incarnation
+    second = board.open()
+    post(first, "k")
+    seen = [incarnation, second.incarnation]
+    first.close()
+    second.close()
+    assert {*seen, board.open().incarnation} == {incarnation}
+    assert incarnation
+
+
+@guarantee("ERR-1")
+def check_unreachable_store(board: Board, store: Store) -> None:
+    """open of a store that is not there raises Unavailable in time, with host and cause only."""
+    if store.address() is None:
+        not_exercised("the store has no single server that could be away")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    backend = board.make()
+    settings = address_settings(backend, ("127.0.0.1", port))
+    if "password" in {field.name for field in dataclasses.fields(backend.settings)}:
+        settings["password"] = "s3cret"
+    backend = board.make(connect_timeout=1.5, **settings)
+    began = boottime()
+    error = raised(backend.open)
+    took = boottime() - began
+    assert name_of(error) == "Unavailable"
+    assert "127.0.0.1" in str(error)
+    assert "s3cret" not in f"{error!r} {error.__cause__!r} {backend.settings!r}"
+    assert error.__cause__ is not None
+    assert took < 1.5 + 1.5
+
+
+@guarantee("ERR-1")
+def check_silent_store(board: Board, store: Store) -> None:
+    """open of a server that accepts and says nothing raises Unavailable within connect_timeout."""
+    if store.address() is None:
+        not_exercised("the store has no single server that could be silent")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        settings = address_settings(board.make(), mute.getsockname())
+        backend = board.make(connect_timeout=1.0, **settings)
+        began = boottime()
+        answer = heard(backend.open)
+        took = boottime() - began
+    assert answer == "Unavailable"
+    assert took < 1.0 + 1.5
+
+
+@guarantee("ERR-1")
+def check_board_that_was_wiped(board: Board, harness: Harness) -> None:
+    """When the store lost the board every verb of an open backend raises BoardLost."""
+    need(harness, "wipe")
+    backend = board.open()
+    post(backend, "k")
+    lease = take(backend, "k", 60.0)
+    harness.wipe(board.namespace)
+    answers = {
+        "get": heard(lambda: backend.get(["k"])),
+        "list": heard(backend.list),
+        "add": heard(lambda: backend.add([NewPosting("k", b"")])),
+        "acquire": heard(lambda: take(backend, "k")),
+        "remove": heard(lambda: backend.remove([lease])),
+        "changes": heard(lambda: backend.changes(None, 0.0)),
+    }
+    assert answers == dict.fromkeys(answers, "BoardLost")
+    assert listed(board.open()) == []
+
+
+# -- ERR-2: failed operations ----------------------------------------------------------------
+
+
+@guarantee("ERR-2")
+def check_what_failed_changed_nothing(board: Board) -> None:
+    """After every refusal the board is as it was and the feed has nothing to tell."""
+    backend, other = board.open(), board.open()
+    post(backend, "held", "free")
+    held = take(backend, "held", 60.0)
+    lost = dataclasses.replace(held, token=held.token + 5)
+    reader = Reader(other).start()
+    before = snapshot(backend)
+    told = [
+        heard(lambda: take(other, "held")),
+        heard(lambda: take(other, "none")),
+        heard(lambda: other.renew(lost, 30.0)),
+        heard(lambda: other.release(lost)),
+        name_of(other.remove([lost])[0]),
+        name_of(other.remove([dataclasses.replace(held, key="none")])[0]),
+        heard(lambda: other.restore("none")),
+        name_of(other.add([NewPosting("free", b"other")])[0]),
+        other.purge(["free"])[0],
+    ]
+    assert told == [
+        "LeaseHeld", "PostingNotFound", "LeaseLost", "LeaseLost", "LeaseLost", "PostingNotFound",
+        "PostingNotFound", "PostingExists", False,
+    ]  # fmt: skip
+    assert snapshot(backend) == before
+    post(backend, "last")
+    assert reader.hears(ChangeKind.POSTED, "last")
+    assert [change.key for change in reader.heard] == ["last"]
+
+
+# -- ERR-2: repeated operations --------------------------------------------------------------
+
+
+@guarantee("ERR-2")
+@pytest.mark.parametrize("to", [None, Shelf.TRASH], ids=["remove", "trash"])
+def check_repeated_removal(board: Board, to: Shelf | None) -> None:
+    """A removal that is repeated answers None again, and is told once."""
+    backend = board.open()
+    post(backend, "k")
+    reader = Reader(backend).start()
+    lease = take(backend, "k")
+    assert [list(backend.remove([lease], to)) for _ in range(3)] == [[None]] * 3
+    post(backend, "last")
+    assert reader.hears(ChangeKind.POSTED, "last")
+    end = ChangeKind.REMOVED if to is None else ChangeKind.TRASHED
+    assert reader.story("k") == [ChangeKind.CLAIMED, end]
+
+
+@guarantee("ERR-2")
+def check_repeated_release(board: Board) -> None:
+    """A release that is repeated does nothing: no error, no second delay, told once."""
+    backend = board.open()
+    post(backend, "k")
+    reader = Reader(backend).start()
+    lease = take(backend, "k")
+    backend.release(lease, 60.0)
+    before = look(backend, "k")
+    assert [heard(lambda: backend.release(lease, 600.0)) for _ in range(2)] == [None, None]
+    assert (look(backend, "k"), look(backend, "k").due_in <= 60.0) == (before, True)
+    post(backend, "last")
+    assert reader.hears(ChangeKind.POSTED, "last")
+    assert reader.story("k") == [ChangeKind.CLAIMED, ChangeKind.RELEASED]
+
+
+@guarantee("ERR-2")
+def check_repeated_restore(board: Board) -> None:
+    """A restore that is repeated finds the posting live and answers with it as it is."""
+    backend = board.open()
+    post(backend, "k", "l")
+    backend.remove([take(backend, "k")], Shelf.TRASH)
+    reader = Reader(backend).start()
+    first = backend.restore("k")
+    assert backend.restore("k") == first
+    lease = take(backend, "k", 60.0)
+    assert backend.restore("k").lease == lease
+    assert reader.tale("k", 2) == [ChangeKind.RESTORED, ChangeKind.CLAIMED]
+
+
+@guarantee("ERR-2")
+def check_repeated_trashing_after_restore(board: Board) -> None:
+    """A trashing that is repeated after the restore does not trash the posting again."""
+    backend = board.open()
+    post(backend, "k")
+    lease = take(backend, "k")
+    backend.remove([lease], Shelf.TRASH)
+    backend.restore("k")
+    name_of(backend.remove([lease], Shelf.TRASH)[0])
+    assert (listed(backend), listed(backend, Shelf.TRASH)) == (["k"], [])
+
+
+@guarantee("ERR-2")
+def check_removal_of_another_kind_is_no_repeat(board: Board) -> None:
+    """A lease that trashed its posting can't remove it for good as well, nor give it back."""
+    backend = board.open()
+    post(backend, "k")
+    lease = take(backend, "k")
+    backend.remove([lease], Shelf.TRASH)
+    answers = [name_of(backend.remove([lease])[0]), heard(lambda: backend.release(lease))]
+    assert answers == ["PostingNotFound", "PostingNotFound"]
+    assert listed(backend, Shelf.TRASH) == ["k"]
+
+
+@guarantee("ERR-1")
+def check_errors_tell_what_they_are_about(board: Board) -> None:
+    """Errors carry the key, the token and the holder that they are about."""
+    backend = board.open()
+    post(backend, "k")
+    lease = take(backend, "k", 60.0, holder="somebody")
+    held = raised(lambda: take(backend, "k"))
+    forged = dataclasses.replace(lease, token=lease.token + 7)
+    lost, missing = raised(lambda: backend.renew(forged, 1.0)), raised(lambda: take(backend, "no"))
+    (exists,) = backend.add([NewPosting("k", b"other")])
+    assert isinstance(exists, errors.PostingExists)
+    assert (held.key, held.holder) == ("k", "somebody")
+    assert (lost.key, lost.token) == ("k", lease.token + 7)
+    assert (missing.key, exists.key) == ("no", "k")

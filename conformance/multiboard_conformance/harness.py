@@ -1,0 +1,68 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What the suite can't guess about a store: how to restart its server, how to write garbage.
+
+Give one as ``--harness module:Class``. Every hook is optional: a check whose hook is missing is
+listed as "not exercised", apart from what passed. Imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+
+class Harness:
+    """The hooks, each of them unsupported here. Extend this class and override what you can.
+
+    It is made with the target that the command was given and is closed at the end of the run. A
+    hook that is not overridden is taken for one that you can't provide.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+
+    def write_garbage(self, namespace: str) -> Mapping[str, object]:
+        """Write foreign records into the board's space, of every sort that a stranger could.
+
+        They must be outside any posting: a key, a path or a row that is not the board's, a name
+        or a value that can't be read. Return what was written, by a name of your choice.
+        """
+        raise NotImplementedError
+
+    def read_garbage(self, namespace: str) -> Mapping[str, object]:
+        """Return what is left of what :meth:`write_garbage` wrote, as the store holds it now."""
+        raise NotImplementedError
+
+    def damage(self, namespace: str, key: str) -> None:
+        """Make the record of one live posting unreadable."""
+        raise NotImplementedError
+
+    def restart(self) -> None:
+        """Stop the server the hard way (SIGKILL) and start it again with the data that it kept."""
+        raise NotImplementedError
+
+    def wipe(self, namespace: str) -> None:
+        """Let the store come back without the board, as after the loss of its data."""
+        raise NotImplementedError
+
+    def address(self) -> tuple[str, int]:
+        """Return the server's host and port, where the target does not say them."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release what the harness holds."""
+
+
+def provides(harness: Harness, hook: str) -> bool:
+    """Tell whether a harness overrides a hook."""
+    return getattr(type(harness), hook) is not getattr(Harness, hook)
+
+
+def load(name: str | None, target: str) -> Harness:
+    """Make the harness that ``module:Class`` names; without a name, one that provides nothing."""
+    if name is None:
+        return Harness(target)
+    module, _, cls = name.partition(":")
+    made: Any = getattr(importlib.import_module(module), cls)(target)
+    return cast(Harness, made)

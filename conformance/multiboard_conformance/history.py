@@ -1,0 +1,175 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What every process invoked and what it heard: the record, and the table that a failure prints.
+
+An operation is ``ok``, ``failed`` (surely without effect) or ``unknown`` (it may have had its
+effect: the answer was lost, or its process was killed). Times are those of
+:func:`multiboard.primitives.boottime`, which all processes of a machine share. Imports the
+primitives and the errors only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from multiboard import errors
+from multiboard.primitives import (
+    Change,
+    Changes,
+    Lease,
+    NewPosting,
+    Page,
+    Posting,
+    Shelf,
+    boottime,
+)
+
+
+@dataclass(slots=True)
+class Operation:
+    """One operation as its caller saw it."""
+
+    number: int
+    who: str
+    verb: str
+    args: Mapping[str, Any]
+    began: float
+    ended: float | None = None
+    #: ok, failed or unknown; unknown until the answer came.
+    outcome: str = "unknown"
+    answer: Any = None
+    #: The error was none of multiboard's.
+    native: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether its effect is certain."""
+        return self.outcome == "ok"
+
+
+class History:
+    """The operations of one check, of all its actors, in the order in which they began."""
+
+    def __init__(self, told: Callable[[str, Operation], None] | None = None) -> None:
+        self._lock = threading.Lock()
+        self._operations: list[Operation] = []
+        self._told = told
+        self._number = 0
+
+    def invoke(self, who: str, verb: str, args: Mapping[str, Any]) -> Operation:
+        """Note that an operation begins."""
+        with self._lock:
+            self._number += 1
+            operation = Operation(self._number, who, verb, args, boottime())
+            if self._told is None:
+                self._operations.append(operation)
+        if self._told is not None:
+            self._told("invoke", operation)
+        return operation
+
+    def conclude(self, operation: Operation, answer: Any) -> None:
+        """Note what an operation answered or raised."""
+        operation.answer = answer
+        operation.outcome = outcome_of(answer)
+        operation.native = isinstance(answer, BaseException) and not isinstance(
+            answer, errors.MultiboardError
+        )
+        operation.ended = boottime()
+        if self._told is not None:
+            self._told("conclude", operation)
+
+    def adopt(self, operation: Operation) -> None:
+        """Take in an operation that another process noted."""
+        with self._lock:
+            self._operations.append(operation)
+
+    def operations(self, *verbs: str) -> Sequence[Operation]:
+        """Return the operations, all or those of some verbs, by the time they began."""
+        with self._lock:
+            chosen = [op for op in self._operations if not verbs or op.verb in verbs]
+        return sorted(chosen, key=lambda op: op.began)
+
+    def native_errors(self) -> Sequence[Operation]:
+        """Return the operations that let a foreign error escape."""
+        return [op for op in self.operations() if op.native]
+
+    def table(self, last: int = 25) -> str:
+        """Return the last operations as a table: who, when, what, outcome."""
+        operations = self.operations()
+        if not operations:
+            return "(no operation was begun)"
+        zero = operations[0].began
+        rows = [("when", "took", "who", "what", "outcome")]
+        for op in operations[-last:]:
+            took = "-" if op.ended is None else f"{(op.ended - op.began) * 1000:.1f} ms"
+            rows.append((f"{op.began - zero:8.3f} s", took, op.who, _what(op), _heard(op)))
+        widths = [max(len(row[n]) for row in rows) for n in range(4)]
+        lines = ["  ".join([*map(str.ljust, row[:4], widths), row[4]]).rstrip() for row in rows]
+        hidden = len(operations) - min(last, len(operations))
+        if hidden:
+            lines.insert(1, f"(... {hidden} earlier operations)")
+        return "\n".join(lines)
+
+
+def outcome_of(answer: Any) -> str:
+    """Return ok, failed or unknown for what a verb answered or raised."""
+    if isinstance(answer, errors.MultiboardError):
+        return "unknown" if isinstance(answer, errors.Indeterminate) else "failed"
+    return "unknown" if isinstance(answer, BaseException) else "ok"
+
+
+# -- the words of the table ------------------------------------------------------------------
+
+
+def _what(op: Operation) -> str:
+    said = ", ".join(
+        f"{name}={_short(value)}" if name not in ("key", "keys", "postings", "lease", "leases")
+        else _short(value)
+        for name, value in op.args.items()
+        if value is not None
+    )  # fmt: skip
+    return f"{op.verb}({said})"[:110]
+
+
+def _heard(op: Operation) -> str:
+    if op.ended is None:
+        return "unknown: no answer came"
+    if isinstance(op.answer, BaseException):
+        return f"{op.outcome}: {type(op.answer).__name__}: {op.answer}"[:160]
+    return f"ok: {_short(op.answer)}"[:160]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Posting):
+        held = "" if value.lease is None else f" {_short(value.lease)}"
+        tried = f" tried {value.attempts}" if value.attempts else ""
+        return f"{value.key}@{value.rank}.{value.serial}{tried}{held}"
+    if isinstance(value, Lease):
+        end = "" if value.session is not None else f" ends in {value.ends_in}"
+        return f"<{value.key} #{value.token} {value.holder}{end}>"
+    if isinstance(value, NewPosting):
+        return f"{value.key}@{value.rank} {len(value.body)} B"
+    if isinstance(value, Page):
+        damaged = f" damaged {len(value.damaged)}" if value.damaged else ""
+        return f"{_short(value.postings)}{damaged}"
+    if isinstance(value, Change):
+        return f"{value.kind.name} {value.key}"
+    if isinstance(value, Changes):
+        return f"{'RESET ' if value.reset else ''}{_short(value.events)}"
+    if isinstance(value, errors.MultiboardError):
+        return type(value).__name__
+    if isinstance(value, Shelf):
+        return value.name
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, (list, tuple)):
+        return _short_items(value)
+    return repr(value) if not isinstance(value, str) else value
+
+
+def _short_items(values: Iterable[Any]) -> str:
+    items = list(values)
+    more = f", +{len(items) - 6}" if len(items) > 6 else ""
+    return "[" + ", ".join(_short(item) for item in items[:6]) + more + "]"

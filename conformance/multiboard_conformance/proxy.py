@@ -1,0 +1,156 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""A TCP proxy between a backend and its server, in this process, for faults of the network.
+
+It knows no protocol: it passes bytes, or does with them what its mode says. Imports the suite's
+own store only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+from multiboard_conformance.boards import Store, address_settings
+
+
+class Mode(enum.Enum):
+    """What happens to bytes and connections from now on."""
+
+    PASS = "pass"
+    #: Every chunk is passed after :attr:`Proxy.delay` seconds.
+    DELAY = "delay"
+    #: The next request is not passed: its connection is cut instead.
+    CUT_REQUEST = "cut request"
+    #: The next request is passed; its reply is not, and its connection is cut.
+    SWALLOW_REPLY = "swallow reply"
+    #: Nothing is passed, nothing is closed; new connections are accepted and hear nothing.
+    BLACK_HOLE = "black hole"
+    #: Connections are cut, new ones are closed at once.
+    REFUSE = "refuse"
+
+
+class Proxy:
+    """A proxy on a free loopback port before one server."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._server = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address: tuple[str, int] = self._listener.getsockname()
+        self.delay = 0.0
+        self.mode = Mode.PASS
+        #: How often a fault that waits for a request or a reply has struck.
+        self.struck = 0
+        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> Proxy:
+        self._thread(self._accept)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.set(Mode.PASS)
+        self.cut()
+
+    def set(self, mode: Mode, delay: float = 0.0) -> None:
+        """Behave like this from now on."""
+        with self._changed:
+            self.mode, self.delay = mode, delay
+            self._changed.notify_all()
+        if mode is Mode.REFUSE:
+            self.cut()
+
+    def heal(self) -> None:
+        """Pass everything again."""
+        self.set(Mode.PASS)
+
+    def cut(self) -> None:
+        """Cut all connections that there are; new ones are served."""
+        with self._lock:
+            pairs, self._pairs = self._pairs, set()
+        for pair in pairs:
+            _cut(*pair)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _thread(self, target: Any, *args: Any) -> None:
+        threading.Thread(target=target, args=args, name="conformance-proxy", daemon=True).start()
+
+    def _accept(self) -> None:
+        while not self._closed:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self.mode is Mode.REFUSE:
+                _cut(client)
+                continue
+            try:
+                server = socket.create_connection(self._server, timeout=5.0)
+            except OSError:
+                _cut(client)
+                continue
+            server.settimeout(None)
+            for end in (client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._lock:
+                self._pairs.add((client, server))
+            self._thread(self._pump, client, server, True)
+            self._thread(self._pump, server, client, False)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, request: bool) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                data = source.recv(65536)
+                if not data or not self._may_pass(request):
+                    break
+                sink.sendall(data)
+        _cut(source, sink)
+
+    def _may_pass(self, request: bool) -> bool:
+        """Do what the mode asks; return False where the connection is to be cut."""
+        with self._changed:
+            while self.mode is Mode.BLACK_HOLE and not self._closed:
+                self._changed.wait()
+            mode, delay = self.mode, self.delay
+            struck = (mode is Mode.CUT_REQUEST and request) or (
+                mode is Mode.SWALLOW_REPLY and not request
+            )
+            if struck:
+                self.struck += 1
+                self.mode = Mode.PASS
+                return False
+        if mode is Mode.DELAY:
+            time.sleep(delay)
+        return not self._closed
+
+
+def _cut(*ends: socket.socket) -> None:
+    for end in ends:
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            end.close()
+
+
+class ProxiedStore(Store):
+    """The same store, reached through a proxy by the backends of this process."""
+
+    def __init__(self, store: Store, proxy: Proxy) -> None:
+        super().__init__(store.target)
+        self._settings = {**store.settings(), **address_settings(store.load(), proxy.address)}

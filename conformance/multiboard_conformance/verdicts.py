@@ -1,0 +1,142 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""From the outcomes of checks to a verdict for each guarantee, and to the report.
+
+Imports the suite's guarantees only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from multiboard_conformance.guarantees import GUARANTEES
+
+#: The version of the report's schema.
+SCHEMA = "multiboard-conformance/1"
+
+PASSED, FAILED, WAIVED = "passed", "failed", "waived"
+NOT_EXERCISED, NOT_RUN = "not exercised", "not run"
+
+
+@dataclass
+class Outcome:
+    """What became of one check."""
+
+    check: str
+    ids: tuple[str, ...]
+    verdict: str
+    seconds: float = 0.0
+    #: Why it failed, was waived, or was not exercised.
+    why: str = ""
+
+
+@dataclass
+class Verdicts:
+    """All outcomes of a run, and what the waivers make of them."""
+
+    #: Guarantee ids or names of checks, each with a reason.
+    waivers: Mapping[str, str] = field(default_factory=dict)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+
+    def waiver(self, check: str, ids: Sequence[str]) -> str | None:
+        """Return why a failure of this check is waived: by its name, or all of its ids are."""
+        if check in self.waivers:
+            return self.waivers[check]
+        reasons = [self.waivers[name] for name in ids if name in self.waivers]
+        return reasons[0] if reasons and len(reasons) == len(ids) else None
+
+    def note(self, outcome: Outcome) -> None:
+        """Take an outcome in; of the phases of one check the worst one counts."""
+        order = (PASSED, NOT_EXERCISED, WAIVED, FAILED)
+        known = self.outcomes.get(outcome.check)
+        if known is None:
+            self.outcomes[outcome.check] = outcome
+            return
+        known.seconds += outcome.seconds
+        known.ids = tuple(dict.fromkeys(known.ids + outcome.ids))
+        if order.index(outcome.verdict) > order.index(known.verdict):
+            known.verdict, known.why = outcome.verdict, outcome.why
+
+    def of(self, guarantee: str) -> str:
+        """Return the verdict on a guarantee."""
+        verdicts = {o.verdict for o in self.outcomes.values() if guarantee in o.ids}
+        for worst in (FAILED, WAIVED, PASSED, NOT_EXERCISED):
+            if worst in verdicts:
+                return worst
+        return NOT_RUN
+
+    def needless_waivers(self) -> list[str]:
+        """Return the waivers of which nothing failed, though it ran."""
+        needless = []
+        for name in self.waivers:
+            concerned = [o for o in self.outcomes.values() if name == o.check or name in o.ids]
+            ran = [o for o in concerned if o.verdict != NOT_EXERCISED]
+            if ran and not any(o.verdict in (WAIVED, FAILED) for o in ran):
+                needless.append(name)
+        return needless
+
+    def ran(self) -> bool:
+        """Tell whether anything was judged at all."""
+        return any(o.verdict != NOT_EXERCISED for o in self.outcomes.values())
+
+    def result(self) -> str:
+        """Return conformant, partial, failed, or nothing run."""
+        if not self.ran():
+            return "nothing run"
+        verdicts = [self.of(name) for name in GUARANTEES]
+        if FAILED in verdicts or self.needless_waivers():
+            return FAILED
+        if any(o.verdict == FAILED for o in self.outcomes.values()):
+            return FAILED
+        return "conformant" if set(verdicts) == {PASSED} else "partial"
+
+    def report(self, **about: Any) -> dict[str, Any]:
+        """Return the report, to be written as JSON."""
+        return {
+            "schema": SCHEMA,
+            "result": self.result(),
+            **about,
+            "guarantees": {
+                name: {
+                    "verdict": self.of(name),
+                    "sentence": promise.sentence,
+                    "checks": {
+                        o.check: o.verdict for o in self.outcomes.values() if name in o.ids
+                    },
+                }
+                for name, promise in GUARANTEES.items()
+            },
+            "failures": {o.check: o.why for o in self._all(FAILED)},
+            "waived": {o.check: o.why for o in self._all(WAIVED)},
+            "not_exercised": {o.check: o.why for o in self._all(NOT_EXERCISED)},
+            "needless_waivers": self.needless_waivers(),
+        }
+
+    def _all(self, verdict: str) -> list[Outcome]:
+        return [o for o in self.outcomes.values() if o.verdict == verdict]
+
+    def table(self) -> list[str]:
+        """Return the lines that end a run: a verdict for each guarantee, and what was left out."""
+        lines = []
+        for name, promise in GUARANTEES.items():
+            outcomes = [o for o in self.outcomes.values() if name in o.ids]
+            passed = sum(o.verdict == PASSED for o in outcomes)
+            count = f"{passed}/{len(outcomes)}"
+            lines.append(f"{name:<8} {self.of(name):<14} {count:>6}  {promise.sentence}")
+        for title, verdict in (("Waived", WAIVED), ("Not exercised", NOT_EXERCISED)):
+            chosen = self._all(verdict)
+            if chosen:
+                lines += ["", f"{title}:"]
+                lines += [f"  {o.check} ({', '.join(o.ids)}): {o.why}" for o in chosen]
+        for name in self.needless_waivers():
+            lines += ["", f"The waiver of {name} is needless: nothing of it failed. Remove it."]
+        return lines
+
+
+def write(path: str, report: Mapping[str, Any]) -> None:
+    """Write a report as JSON."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(report, file, indent=2)
+        file.write("\n")

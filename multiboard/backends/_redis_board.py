@@ -1,0 +1,225 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""One board in a Redis server, as scripts that can be called.
+
+It opens the board, keeps what each process has of it (connections and a session), and tells the
+failures that concern the whole board. It imports the errors and the connections.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from multiboard import errors
+from multiboard.backends._redis_connection import Address, Connections, WrongType, script
+
+#: Of the keys and values in the store. Another version must refuse the board, not misread it.
+FORMAT = "1"
+#: What the scripts call unpack(KEYS), in their order, with the type of each.
+KEYS = {
+    "meta": "hash",
+    "feed": "stream",
+    "gone": "zset",
+    "consumed": "hash",
+    "sessions": "zset",
+    "held": "zset",
+    "present": "zset",
+    "timed": "zset",
+    "free": "zset",
+    "delayed": "zset",
+    "claims": "hash",
+    "live": "zset",
+    "live:state": "hash",
+    "live:body": "hash",
+    "trash": "zset",
+    "trash:state": "hash",
+    "trash:body": "hash",
+    "entities": "zset",
+    "entities:state": "hash",
+    "entities:body": "hash",
+}
+#: Seconds for which :meth:`RedisBackend.close` tries to end the session at once.
+FAREWELL = 0.25
+
+
+@dataclass
+class _Session:
+    """A session as this process knows it. The client names it, so that a repeat finds it."""
+
+    number: str
+    #: An answer showed that the store knows it: from then on, not being there means it ended.
+    begun: bool = False
+
+
+class _Process:
+    """What a backend has in one process; a forked child gets its own."""
+
+    def __init__(self, connections: Connections) -> None:
+        self.connections = connections
+        self.lock = threading.Lock()
+        self.session: _Session | None = None
+
+    def attend(self) -> _Session:
+        with self.lock:
+            if self.session is None:
+                # 52 bits: it also serves as the score in a sorted set, which is a double.
+                self.session = _Session(str(secrets.randbelow((1 << 52) - 1) + 1))
+            return self.session
+
+    def lose(self, session: _Session) -> None:
+        with self.lock:
+            if self.session is session:
+                self.session = None
+
+
+class Board:
+    """The scripts of one board. Thread-safe and fork-safe."""
+
+    def __init__(self, address: Address, prefix: str, namespace: str, patience: float) -> None:
+        self.address = address
+        self.keys = {name: f"{prefix}:{{{namespace}}}:{name}" for name in KEYS}
+        self._namespace = namespace
+        self._patience = patience
+        #: By process id. An entry that a forked child inherited is kept and never touched:
+        #: dropping it would close the parent's connections.
+        self._processes: dict[int, _Process] = {}
+        self._incarnation: str | None = None
+        #: Known once it was opened; empty and False where the server does not tell.
+        self.version = ""
+        self.appends = False
+
+    @property
+    def incarnation(self) -> str:
+        if self._incarnation is None:
+            raise errors.Closed("the redis board is not open")
+        return self._incarnation
+
+    def open(self, within: float) -> None:
+        """Find the board or make it: connecting, and one call."""
+        if self._incarnation is not None:
+            return
+        connections = Connections(self.address, self._patience)
+        try:
+            reply = self._checked(connections, "open", (uuid.uuid4().hex, FORMAT), within)
+            self._judge(reply)
+        except errors.Indeterminate as error:  # a board was made, or not: it is found again
+            connections.close()
+            raise errors.Unavailable(str(error)) from error.__cause__
+        except BaseException:
+            connections.close()
+            raise
+        self.version = reply[2].decode()
+        self.appends = reply[3] == b"1"
+        self._processes[os.getpid()] = _Process(connections)
+        self._incarnation = reply[1].decode()
+
+    def _judge(self, reply: Sequence[bytes]) -> None:
+        status, told = reply[0], reply[1].decode()
+        if status == b"OLD":
+            raise errors.Unsupported(
+                f"{self.address}: Redis 6.2 or newer is needed, the server is {told}"
+            )
+        if status == b"DENIED":
+            raise errors.AccessDenied(
+                f"{self.address}: the user has no right to {told} on the board's keys"
+            )
+        if status == b"FORMAT":
+            raise errors.Unsupported(
+                f"{self.address}: the board {self._namespace!r} has format {told!r}, this version"
+                f" of multiboard needs {FORMAT!r}"
+            )
+
+    def close(self) -> None:
+        """End this process's session, as far as that is quick, and drop its connections."""
+        process = self._processes.pop(os.getpid(), None)
+        incarnation, self._incarnation = self._incarnation, None
+        if process is None:
+            return
+        if process.session is not None:
+            args = (incarnation, process.session.number)
+            with contextlib.suppress(errors.MultiboardError):  # then it ends by its time-out
+                self._checked(process.connections, "close", args, FAREWELL)
+        process.connections.close()
+
+    def run(self, name: str, *args: Any) -> Any:
+        """Run a script on the board that was opened; return its whole reply.
+
+        Raises: what :meth:`Connections.run` raises, ``BoardLost``, ``Closed``.
+        """
+        incarnation = self.incarnation
+        reply = self._checked(self._process().connections, name, (incarnation, *args))
+        if reply[0] == b"LOST":
+            raise errors.BoardLost(
+                f"{self.address}: the board {self._namespace!r} that was opened is gone: the store"
+                " came back empty, or was emptied"
+            )
+        return reply
+
+    def attended(self, name: str, timeout: int, args: Sequence[Any]) -> tuple[Any, str]:
+        """Run a script under the session, begun where there is none; return its number too.
+
+        Raises: ``SessionLost``, and what :meth:`run` raises.
+        """
+        process = self._process()
+        session = process.attend()
+        reply = self.run(name, session.number, int(not session.begun), timeout, *args)
+        if reply[0] == b"SESSION":
+            process.lose(session)
+            raise errors.SessionLost("the session ended: it was not renewed in time")
+        session.begun = True
+        return reply, session.number
+
+    def ask(self, *command: Any, block: float = 0.0) -> Any:
+        """Run a command that changes nothing; it may block for ``block`` seconds in the server."""
+        connections = self._process().connections
+        try:
+            return connections.ask(*command, block=block)
+        except WrongType as error:
+            raise self._named(connections, error) from error.__cause__
+        except errors.BackendError as error:
+            if connections.closed:
+                raise errors.Closed("the redis board was closed") from error
+            raise
+
+    def _process(self) -> _Process:
+        process = self._processes.get(os.getpid())
+        if process is not None:
+            return process
+        if self._incarnation is None:
+            raise errors.Closed("the redis board is not open")
+        # In a forked child: the board is the same, connections and session are its own.
+        mine = _Process(Connections(self.address, self._patience))
+        return self._processes.setdefault(os.getpid(), mine)
+
+    def _checked(
+        self,
+        connections: Connections,
+        name: str,
+        args: Sequence[Any],
+        within: float | None = None,
+    ) -> Any:
+        # A server reads flags in a script's first line from 7.0; one that hides its version is
+        # older, since from then on scripts know it.
+        flags = int(self.version.partition(".")[0] or 0) >= 7
+        try:
+            return connections.run(script(name, flags), tuple(self.keys.values()), args, within)
+        except WrongType as error:
+            raise self._named(connections, error) from error.__cause__
+
+    def _named(self, connections: Connections, error: WrongType) -> errors.BackendError:
+        """Return the error that names the key in the way, where the server lets one look."""
+        with contextlib.suppress(errors.MultiboardError):
+            for name, key in self.keys.items():
+                found = connections.ask("TYPE", key).decode()
+                if found not in (KEYS[name], "none"):
+                    return WrongType(
+                        f"{self.address}: the key {key!r} holds a {found}, not the board's"
+                        f" {KEYS[name]}; nothing was changed"
+                    )
+        return error

@@ -1,0 +1,55 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""An open backend's share of a database file, for :mod:`multiboard.backends.sqlite`.
+
+It imports the primitives, the errors and its sibling modules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sqlite3
+from collections.abc import Iterator
+
+from multiboard import errors
+from multiboard.backends import _sqlite_file as files
+from multiboard.backends import _sqlite_schema as schema
+from multiboard.backends._sqlite_sessions import SessionLocks
+from multiboard.primitives import boottime
+
+
+@dataclasses.dataclass(eq=False)
+class Opening:
+    """What lasts from an ``open`` of a backend to its ``close``."""
+
+    path: str
+    identity: tuple[int, int]
+    board: int
+    incarnation: str
+    session_timeout: float
+    locks: SessionLocks
+    hub: files.Hub
+    #: The one connection for everything but waiting.
+    link: files.Link
+    #: Connections for those who wait in ``changes``: the idle ones.
+    spare: list[files.Link] = dataclasses.field(default_factory=list)
+    #: This backend's session, or None. Guarded by ``link``.
+    session: str | None = None
+
+
+@contextlib.contextmanager
+def reading(opening: Opening, patience: float) -> Iterator[tuple[sqlite3.Connection, float]]:
+    """Give a connection that sees one instant of the board, and a time just before it."""
+    try:
+        with opening.link as connection:
+            now = boottime()
+            connection.execute("BEGIN")
+            try:
+                arguments = (opening.board, opening.incarnation)
+                if not files.patiently(connection, schema.BOARD, arguments, patience).fetchone():
+                    raise errors.BoardLost("the board's row is gone from the database")
+                yield connection, now
+            finally:
+                files.rollback(connection)
+    except sqlite3.Error as error:
+        raise files.translate(error, opening.path) from error

@@ -1,0 +1,393 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""A board in ZooKeeper as one backend sees it: its connection, its time, its reads, its memory.
+
+This module imports the primitives, the errors and its own siblings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import threading
+import uuid
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kazoo import exceptions as kz
+from kazoo.protocol import serialization as wire
+
+from multiboard import errors, primitives
+from multiboard.backends import _zookeeper_client as client
+from multiboard.backends import _zookeeper_layout as layout
+from multiboard.primitives import Damage, NewPosting, Posting, boottime
+
+#: Seconds for which a repeated posting, removal or release is told from a new one.
+REPEAT_WINDOW = 300.0
+#: Seconds for which the server's clock is reckoned on from one look at it.
+CLOCK_WINDOW = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A posting that this backend added, without its body."""
+
+    rank: int
+    digest: bytes
+    serial: int
+    created: float
+
+    def matches(self, new: NewPosting) -> bool:
+        """Tell whether it is the very same posting."""
+        return (self.rank, self.digest) == (new.rank, hashlib.sha256(new.body).digest())
+
+    def posting(self, new: NewPosting) -> Posting:
+        """Return the posting as it was added."""
+        when = self.created
+        return Posting(new.key, new.rank, self.serial, new.body, 0, 0, when, when)
+
+
+class Memory:
+    """What this backend did, and what it does not know whether it did."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._done: OrderedDict[tuple[Any, ...], tuple[float, Any]] = OrderedDict()
+        self._doubts: OrderedDict[tuple[Any, ...], tuple[float, client.Doubt]] = OrderedDict()
+
+    def evidence(self, what: str, key: str) -> bytes:
+        """Return evidence for one write; no other write of this backend has the same."""
+        return f"{next(self._numbers)} {what} {key}".encode()
+
+    def done(self, what: tuple[Any, ...]) -> Any:
+        """Return what was noted of an act that was done; None where nothing was."""
+        with self._lock:
+            return self._done.get(what, (0.0, None))[1]
+
+    def note(self, what: tuple[Any, ...], value: Any = True) -> None:
+        """Note that something was done."""
+        with self._lock:
+            self._doubts.pop(what, None)
+            self._done.pop(what, None)
+            self._done[what] = (boottime(), value)
+            for memory in (self._done, self._doubts):
+                while memory and next(iter(memory.values()))[0] < boottime() - REPEAT_WINDOW:
+                    memory.popitem(last=False)  # type: ignore[attr-defined]
+
+    def doubt(self, what: tuple[Any, ...], doubt: client.Doubt) -> None:
+        """Note that something may have been done."""
+        with self._lock:
+            self._doubts[what] = (boottime(), doubt)
+
+    def resolve(self, what: tuple[Any, ...], link: client.Link) -> bool | None:
+        """Tell whether something was done that was in doubt; None where that can't be known."""
+        with self._lock:
+            noted = self._doubts.get(what)
+        if noted is None:
+            return False
+        applied = link.was_applied(noted[1])
+        if applied is not None:
+            with self._lock:
+                self._doubts.pop(what, None)
+        return applied
+
+
+class Board:
+    """The connection of one backend to one board, made anew as sessions come and go."""
+
+    def __init__(
+        self,
+        *,
+        dial: Callable[[], client.Link],
+        root: str,
+        namespace: str,
+        patience: float,
+        name: str,
+    ) -> None:
+        self._dial = dial
+        self._root = root
+        self._top = layout.Paths.board(root, namespace)
+        self._patience = patience
+        self._name = name
+        self._paths: layout.Paths | None = None
+        self.incarnation = ""
+        self._begin()
+        _boards.add(self)
+
+    def _begin(self) -> None:
+        """Forget all that can't outlive the process: a forked child begins here too."""
+        self.memory = Memory()
+        self._lock = threading.Lock()
+        self._link: client.Link | None = None
+        self._owed = False
+        self._lost = False
+        self._sample = (0.0, 0.0, float("-inf"))
+        self.closed = False
+
+    def forked(self) -> None:
+        """Become like newly opened, without a look at what was inherited."""
+        _inherited.append((self._link, self._lock, self.memory))
+        closed = self.closed
+        self._begin()
+        self.closed = closed
+
+    @property
+    def paths(self) -> layout.Paths:
+        """Where the board's nodes are."""
+        if self._paths is None:
+            raise errors.Closed("the ZooKeeper board was not opened")
+        return self._paths
+
+    # -- the link ------------------------------------------------------------------------------
+
+    def link(self, wait: float | None = None) -> client.Link:
+        """Return a link that is connected now; it may be one of a new session.
+
+        Raises: ``Unavailable``, ``AccessDenied``, ``BoardLost``, ``Closed``.
+        """
+        deadline = boottime() + (self._patience if wait is None else min(wait, self._patience))
+        while True:
+            link = self._current()
+            try:
+                link.wait(deadline)
+                return link
+            except client.SessionOver:
+                self._drop(link)
+            except client.Refused:
+                self._probe(deadline)
+
+    def _current(self) -> client.Link:
+        with self._lock:
+            if self.closed:
+                raise errors.Closed("the ZooKeeper board was closed")
+            if self._lost:
+                raise errors.BoardLost(f"the board {self._top} is no longer in ZooKeeper")
+            if self._link is None:
+                self._link = self._dial()
+                if self._paths is not None:
+                    self._link.slots_path = self._paths.slots
+            return self._link
+
+    def _drop(self, link: client.Link) -> None:
+        with self._lock:
+            if self._link is link:
+                self._link = None
+                self._owed = self._owed or link.used
+        link.close()
+
+    def _probe(self, deadline: float) -> None:
+        """Look with new eyes: a store that came back empty refuses those who saw more than it."""
+        if self._paths is None:
+            return
+        probe = self._dial()
+        try:
+            probe.wait(min(deadline, boottime() + self._patience / 2))
+            self.confirm(probe)
+        except (client.SessionOver, client.Refused, errors.Unavailable):
+            pass  # it is just starting; the real link goes on trying
+        finally:
+            probe.close()
+
+    def session(self) -> client.Link:
+        """Return a link whose session something is going to live by.
+
+        Raises: ``SessionLost``, once for each session that ended and was relied on; and as
+        :meth:`link`.
+        """
+        link = self.link()
+        with self._lock:
+            owed, self._owed = self._owed, False
+        if owed:
+            raise errors.SessionLost(f"the session with {self._name} ended")
+        link.used = True
+        return link
+
+    def session_over(self, link: client.Link) -> None:
+        """Raise ``SessionLost`` where the session of ``link`` has ended."""
+        if link.ended and not self.closed:
+            self._drop(link)
+            with self._lock:
+                self._owed = False
+            raise errors.SessionLost(f"the session with {self._name} ended")
+
+    def confirm(self, link: client.Link) -> None:
+        """Raise ``BoardLost`` where the board is gone: what is absent then means nothing."""
+        if link.ask([wire.Sync(self.paths.base), wire.Exists(self.paths.clock, None)])[1] is None:
+            self.lose()
+
+    def lose(self) -> None:
+        """Raise ``BoardLost``, now and from now on."""
+        self._lost = True
+        raise errors.BoardLost(f"the board {self._top} is no longer in ZooKeeper")
+
+    def close(self) -> None:
+        """End the session and drop the connection."""
+        with self._lock:
+            self.closed = True
+            link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    # -- making the board ------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Connect, and make the board where there is none."""
+        self._begin()
+        try:
+            self._make(self.link())
+        except BaseException:
+            self.close()
+            raise
+
+    def _make(self, link: client.Link) -> None:
+        for _ in range(10):
+            found = link.ask([wire.Sync(self._top), wire.GetData(self._top, None)])[1]
+            new = not isinstance(found, Exception)
+            incarnation = self._read_incarnation(found[0]) if new else ""
+            self._paths = layout.Paths(self._top, incarnation)
+            if incarnation and link.ask([wire.Exists(self._paths.clock, None)])[0] is not None:
+                link.slots_path = self._paths.slots
+                self.incarnation = incarnation
+                return
+            self._paths = layout.Paths(self._top, uuid.uuid4().hex[:16])
+            base = self._paths.base
+            record = json.dumps({"v": 1, "incarnation": base.rpartition("/")[2]}).encode()
+            if not new:
+                self._make_parents(link)
+            head = (
+                wire.SetData(self._top, record, found[1].version)
+                if new
+                else link.create(self._top, record)
+            )
+            folders = [link.create(f"{base}/{name}", b"") for name in layout.Paths.FOLDERS]
+            outcome = link.commit([([head, link.create(base, b""), *folders], None)])[0]
+            if isinstance(outcome.error, errors.AccessDenied):
+                raise outcome.error
+            # Whatever else happened, and whoever was faster: the next look tells.
+        raise errors.Unavailable(f"the board {self._top} could not be made")
+
+    def _read_incarnation(self, data: bytes) -> str:
+        try:
+            record = json.loads(data)
+            incarnation = record["incarnation"]
+            if record["v"] == 1 and isinstance(incarnation, str) and "/" not in incarnation:
+                return incarnation
+        except (ValueError, TypeError, KeyError):
+            pass
+        raise errors.Unsupported(f"the node {self._top} holds no board that is known here")
+
+    def _make_parents(self, link: client.Link) -> None:
+        path = ""
+        for part in self._root.strip("/").split("/"):
+            path = f"{path}/{part}" if part else ""
+            if path and link.ask([wire.Exists(path, None)])[0] is None:
+                error = link.commit([([link.create(path, b"")], None)])[0].error
+                if error is not None and not isinstance(error, errors.Indeterminate):
+                    raise error
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def now(self, link: client.Link) -> layout.Now:
+        """Return what the server's clock shows: it is asked by a write, there is no other way."""
+        stamp, sent, got = self._sample
+        if boottime() - got > CLOCK_WINDOW:
+            sent = boottime()
+            outcome = link.commit([([wire.SetData(self.paths.clock, b"", -1)], None)])[0]
+            if outcome.results is None:
+                if outcome.refused is not None:
+                    self.confirm(link)
+                raise errors.Unavailable("the server's clock could not be read") from outcome.error
+            stamp, got = float(outcome.results[0].mtime), boottime()
+            self._sample = (stamp, sent, got)
+        current = boottime()
+        return layout.Now(stamp + (current - got) * 1000, stamp + 1 + (current - sent) * 1000)
+
+    def time_for(self, link: client.Link, seen: Iterable[Any]) -> layout.Now:
+        """Return the time, where it matters to one of the postings."""
+        matters = any(isinstance(one, layout.Seen) and one.needs_time for one in seen)
+        return self.now(link) if matters else layout.NO_MATTER
+
+    def look(self, link: client.Link, keys: Sequence[str]) -> list[layout.Seen | Damage | None]:
+        """Read live postings with all that belongs to them, each as of one instant."""
+        found: dict[str, layout.Seen | Damage | None] = {}
+        left = list(dict.fromkeys(keys))
+        while left:
+            requests: list[Any] = []
+            for key in left:
+                # The state first: what it says is true of the posting read after it, if that was
+                # there before it.
+                requests.append(wire.GetData(f"{self.paths.states}/{key}", None))
+                requests.append(wire.GetData(f"{self.paths.live}/{key}", None))
+            answers = iter(link.ask(requests))
+            for key in left:
+                found[key] = self._seen(key, next(answers), next(answers))
+            left = self._look_at_leases(link, [found[key] for key in left])
+        return [found[key] for key in keys]
+
+    def _seen(self, key: str, state: Any, live: Any) -> layout.Seen | Damage | None:
+        if isinstance(live, Exception):
+            return None
+        path = f"{self.paths.live}/{key}"
+        try:
+            seen = layout.Seen(key, layout.Job.decode(live[0]), live[1])
+            if not isinstance(state, Exception):
+                path = f"{self.paths.states}/{key}"
+                seen.state_stat = state[1]
+                # An older one was left behind by an earlier posting of that key.
+                if state[1].mzxid >= live[1].czxid and state[0] != layout.GONE:
+                    seen.state = layout.State.decode(state[0])
+        except ValueError as error:
+            return Damage(path, str(error))
+        return seen
+
+    def _look_at_leases(self, link: client.Link, found: Iterable[Any]) -> list[str]:
+        """Read the leases; return the keys whose state went on meanwhile."""
+        leased = [s for s in found if isinstance(s, layout.Seen) and s.lease_name is not None]
+        leases = f"{self.paths.leases}/"
+        answers = link.ask(wire.GetData(leases + str(seen.lease_name), None) for seen in leased)
+        over = []
+        for seen, answer in zip(leased, answers):
+            if isinstance(answer, Exception) or answer[0] == layout.GONE:
+                over.append(seen)
+                continue
+            seen.hold_stat = answer[1]
+            try:
+                seen.hold = layout.Hold.decode(answer[0])
+            except ValueError:
+                # Somebody overwrote it, and yet it is the lease: it keeps others away.
+                seen.hold = layout.Hold("", "", None)
+        # Gone for ever: a lease's name is never used again. Where the state still names it, its
+        # holder died; otherwise it was given back, or removed, since the state was read.
+        states = link.ask(wire.Exists(f"{self.paths.states}/{seen.key}", None) for seen in over)
+        return [
+            seen.key
+            for seen, stat in zip(over, states)
+            if stat is None or stat.mzxid != seen.state_stat.mzxid
+        ]
+
+
+_boards: weakref.WeakSet[Board] = weakref.WeakSet()
+#: Kept so that a forked child does not close what belongs to its parent.
+_inherited: list[Any] = []
+
+
+def _after_fork() -> None:
+    for board in list(_boards):
+        board.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def node_is(answer: Exception, kind: type[Exception]) -> bool:
+    """Tell what an answer about a node says, without importing kazoo for it."""
+    return isinstance(answer, kind)
+
+
+NoNode: type[Exception] = kz.NoNodeError
+NodeExists: type[Exception] = kz.NodeExistsError

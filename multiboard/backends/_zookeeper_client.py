@@ -1,0 +1,516 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""One ZooKeeper session: the only place that touches kazoo's internals.
+
+A :class:`Link` is one session and never becomes another one: where kazoo would quietly begin a new
+session after an expiry, the link ends, so that nothing is ever done in a session that the caller
+did not mean. Every answer says whether the store applied what was asked. This module imports
+kazoo, the errors and the clock of the primitives.
+
+What is taken from kazoo's inside, and why: requests are queued directly (one hop between threads
+less, and ``addWatch``, which kazoo 2.x lacks); the queue of unsent requests is flushed apart from
+the sent ones (not applied, and unknown); the answer to the handshake is read (the granted
+time-out); watch events are seen as they arrive.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import select
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kazoo import exceptions as kz
+from kazoo import security
+from kazoo.client import KazooClient
+from kazoo.handlers.threading import KazooTimeoutError, SequentialThreadingHandler
+from kazoo.protocol import serialization as wire
+from kazoo.protocol.connection import ConnectionHandler
+from kazoo.protocol.states import KeeperState
+from kazoo.retry import KazooRetry
+
+from multiboard import errors
+from multiboard.primitives import boottime
+
+LOG = logging.getLogger(__name__)
+#: Requests under way at once in a pipeline.
+READ_WINDOW = 200
+WRITE_WINDOW = 64
+#: Handshakes that the server broke off before the board's presence is looked into.
+REFUSALS = 2
+#: Seconds for which closing waits for the server to end the session.
+FAREWELL = 1.0
+#: The answers that speak of nodes: they are the caller's matter, and nothing was applied.
+ABOUT_NODES = (
+    kz.NoNodeError,
+    kz.NodeExistsError,
+    kz.BadVersionError,
+    kz.NotEmptyError,
+    kz.NoChildrenForEphemeralsError,
+    kz.UnimplementedError,
+)
+#: The server refused it, or it was never sent: surely not applied.
+_NOT_APPLIED = (
+    kz.SessionExpiredError,
+    kz.SessionMovedError,
+    kz.NotReadOnlyCallError,
+    kz.ThrottledOpError if hasattr(kz, "ThrottledOpError") else kz.SessionMovedError,
+)
+_DENIED = (kz.NoAuthError, kz.AuthFailedError, kz.InvalidACLError)
+
+
+class SessionOver(Exception):
+    """The link's session has ended; a new link is needed."""
+
+
+class Refused(Exception):
+    """Servers accept the connection and break it off: they may not know what this client saw."""
+
+
+class _NotSent(kz.ConnectionLoss):  # type: ignore[misc]
+    """The connection was lost while the request was still waiting to be sent."""
+
+
+class AddWatch(collections.namedtuple("AddWatch", "path mode")):
+    """The request ``addWatch`` of ZooKeeper 3.6; mode 1 is persistent and recursive."""
+
+    type = 106
+
+    def serialize(self) -> bytes:
+        """Return the request's body."""
+        packed: bytes = wire.write_string(self.path) + wire.int_struct.pack(self.mode)
+        return packed
+
+    @classmethod
+    def deserialize(cls, _bytes: bytes, _offset: int) -> bool:
+        """Return True: the answer has no content."""
+        return True
+
+
+class _Quiet:
+    """A logger that leaves out what kazoo says of requests: they hold bodies and passwords."""
+
+    def log(self, *_args: Any, **_kwargs: Any) -> None:
+        """Drop it."""
+
+    debug = log
+
+    def info(self, message: str, *args: Any, **_kwargs: Any) -> None:
+        """Pass on what tells of connections, at a level where it does not disturb."""
+        LOG.debug(message, *args)
+
+    warn = warning = error = info
+
+    def exception(self, message: str, *_args: Any, **_kwargs: Any) -> None:
+        """Pass on the message without its arguments: kazoo puts the request there."""
+        LOG.warning("%s", message, exc_info=True)
+
+
+class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
+    """Runs callbacks at once, on the connection's thread, and so needs no threads of its own."""
+
+    def __init__(self, dial_timeout: float) -> None:
+        super().__init__()
+        self.dial_timeout = dial_timeout
+        self.failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Start nothing."""
+
+    def stop(self) -> None:
+        """Stop nothing."""
+
+    def dispatch_callback(self, callback: Any) -> None:
+        """Run a watch's callback; ours never block."""
+        callback.func(*callback.args)
+
+    def create_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """Dial, for a shorter time than kazoo's whole session time-out."""
+        kwargs["timeout"] = min(kwargs.get("timeout") or self.dial_timeout, self.dial_timeout)
+        try:
+            return super().create_connection(*args, **kwargs)
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def select(
+        self, readers: Sequence[Any], writers: Sequence[Any], _errors: Any, timeout: Any = None
+    ) -> tuple[list[Any], list[Any], list[Any]]:
+        """Wait by poll: kazoo makes and closes an epoll for each wait, at twice the cost."""
+        poll = select.poll()
+        for reader in readers:
+            poll.register(reader, select.POLLIN)
+        for writer in writers:
+            poll.register(writer, select.POLLOUT)
+        ready = {fd for fd, _ in poll.poll(None if timeout is None else max(0.0, timeout) * 1000)}
+        return (
+            [reader for reader in readers if reader.fileno() in ready],
+            [writer for writer in writers if writer.fileno() in ready],
+            [],
+        )
+
+
+class _Connection(ConnectionHandler):  # type: ignore[misc]
+    """kazoo's connection, with an ear at the handshake and at the watch events."""
+
+    def _invoke(self, timeout: float, request: Any, xid: Any = None) -> Any:
+        if not isinstance(request, wire.Connect):
+            return super()._invoke(timeout, request, xid)
+        link: Link = self.client.link
+        try:
+            answer = super()._invoke(min(timeout, link.dial_timeout), request, xid)
+        except kz.ConnectionDropped:
+            link.refusals += 1
+            raise
+        if answer[0].time_out > 0:
+            link.granted = answer[0].time_out / 1000.0
+        return answer
+
+    def _read_watch_event(self, buffer: bytes, offset: int) -> None:
+        event, _ = wire.Watch.deserialize(buffer, offset)
+        self.client.link.on_event(event.type, event.path)
+        super()._read_watch_event(buffer, offset)
+
+    def _read_response(self, header: Any, buffer: bytes, offset: int) -> Any:
+        # An error code that kazoo does not know would end its thread, and the session with it.
+        if header.err and header.err not in kz.EXCEPTIONS:
+            header = header._replace(err=kz.SystemZookeeperError.code)
+        return super()._read_response(header, buffer, offset)
+
+
+class _Client(KazooClient):  # type: ignore[misc]
+    def __init__(self, link: Link, **kwargs: Any) -> None:
+        self.link = link
+        super().__init__(**kwargs)
+        self._connection = _Connection(self, self._conn_retry.copy(), logger=self.logger)
+
+    def _session_callback(self, state: Any) -> None:
+        before = self._state
+        super()._session_callback(state)
+        if state != before:
+            self.link.state_changed(state)
+
+    def _notify_pending(self, state: Any) -> None:
+        # What still waits in the queue was not sent as a whole: the server can't have applied it.
+        while True:
+            try:
+                _, result = self._queue.popleft()
+            except IndexError:
+                break
+            if result is not None:
+                result.set_exception(_NotSent())
+        super()._notify_pending(state)
+
+
+@dataclass
+class Doubt:
+    """A write whose answer was lost, and where its evidence would be."""
+
+    link: Link
+    slot: int
+    evidence: bytes
+
+
+@dataclass
+class Outcome:
+    """What became of one write."""
+
+    #: Of the evidence's node, written in the same transaction: its ``mzxid`` and ``mtime`` are the
+    #: transaction's own.
+    stat: Any = None
+    results: Sequence[Any] | None = None
+    #: Which operation the server refused, and how; nothing was applied.
+    refused: tuple[int, Exception] | None = None
+    error: errors.MultiboardError | None = None
+    doubt: Doubt | None = None
+
+
+class Link:
+    """One connection to ZooKeeper that lives as long as its session."""
+
+    def __init__(
+        self,
+        *,
+        hosts: Sequence[str],
+        session_timeout: float,
+        patience: float,
+        credentials: tuple[str, str] | None = None,
+        woken: Callable[[], None] = lambda: None,
+        gone: bytes = b"",
+    ) -> None:
+        self.hosts = ",".join(hosts)
+        #: Seconds that any wait for the server may take.
+        self.patience = patience
+        self.dial_timeout = max(0.05, patience / max(1, len(hosts)))
+        self.granted = session_timeout
+        self.refusals = 0
+        self.id = ""
+        #: How often it was connected: watches do not survive from one to the next.
+        self.epoch = 0
+        self.connected = self.ended = self.closing = False
+        #: Something lives by this session, or somebody relies on it.
+        self.used = False
+        self.on_event: Callable[[int, str], None] = lambda kind, path: None
+        self.acl = security.CREATOR_ALL_ACL if credentials else security.OPEN_ACL_UNSAFE
+        #: Where the evidence nodes are; the board's path is known only after the first reads.
+        self.slots_path = ""
+        self._gone = gone
+        self._woken = woken
+        self._denied = False
+        self._down_since = boottime()
+        self._changed = threading.Condition()
+        self._free_slots: list[int] = []
+        self._slots = 0
+        self._made_slots: set[int] = set()
+        self._handler = _Handler(self.dial_timeout)
+        self._client = _Client(
+            self,
+            hosts=self.hosts,
+            timeout=session_timeout,
+            handler=self._handler,
+            logger=_Quiet(),
+            auth_data=[("digest", ":".join(credentials))] if credentials else None,
+            connection_retry=KazooRetry(max_tries=-1, delay=0.05, backoff=1.5, max_delay=0.5),
+            command_retry=KazooRetry(max_tries=0),
+        )
+        self._client.start_async()
+
+    # -- the state of the connection -----------------------------------------------------------
+
+    def state_changed(self, state: Any) -> None:
+        """Note what kazoo says of the connection; runs on kazoo's thread."""
+        with self._changed:
+            was_connected, self.connected = self.connected, state == KeeperState.CONNECTED
+            if self.connected:
+                self.id = format(self._client._session_id & (2**64 - 1), "x")
+                self.epoch += 1
+                self.refusals = 0
+            elif was_connected:
+                self._down_since = boottime()
+            if state == KeeperState.AUTH_FAILED:
+                self._denied = True
+            if state in (KeeperState.EXPIRED_SESSION, KeeperState.CLOSED, KeeperState.AUTH_FAILED):
+                self.ended = True
+                self._client._stopped.set()  # or kazoo would begin another session by itself
+            self._changed.notify_all()
+        self._woken()
+
+    def wait(self, deadline: float) -> None:
+        """Return once connected; raise ``Unavailable`` when that takes longer than allowed."""
+        with self._changed:
+            while not self.connected:
+                left = deadline - boottime()
+                if self.closing:
+                    raise errors.Closed("the ZooKeeper board was closed")
+                if self._denied:
+                    raise errors.AccessDenied(f"ZooKeeper at {self.hosts} refused the credentials")
+                if self.ended:
+                    raise SessionOver
+                if self.epoch and boottime() - self._down_since > self.granted:
+                    # By now the server ended the session too; a wiped one would refuse us for ever.
+                    break
+                if self.refusals >= REFUSALS:
+                    self.refusals = 0
+                    raise Refused
+                if left <= 0:
+                    raise errors.Unavailable(self._unreachable()) from self._handler.failure
+                self._changed.wait(min(left, 0.1))
+            else:
+                return
+        self.close()
+        raise SessionOver
+
+    def _unreachable(self) -> str:
+        cause = self._handler.failure
+        why = "no answer" if cause is None else str(cause) or type(cause).__name__
+        return f"ZooKeeper at {self.hosts} can't be reached: {why}"
+
+    def close(self) -> None:
+        """End the session and free all resources; where the server is slow, behind our back."""
+        with self._changed:
+            if self.closing:
+                return
+            self.closing = self.ended = True
+            was_connected, self.connected = self.connected, False
+            self._changed.notify_all()
+        client, connection = self._client, self._client._connection
+        client._stopped.set()
+        client._queue.append((wire.CloseInstance, None))
+        try:
+            connection._write_sock.send(b"\0")
+        except (OSError, AttributeError):
+            pass  # the connection's thread has ended by itself
+        if connection.connection_stopped.wait(FAREWELL if was_connected else 0.0):
+            self._free()
+        else:
+            threading.Thread(target=self._free, name="multiboard-farewell", daemon=True).start()
+
+    def _free(self) -> None:
+        connection = self._client._connection
+        connection.connection_stopped.wait()
+        connection.stop(0)
+        connection.close()
+
+    # -- asking --------------------------------------------------------------------------------
+
+    def submit(self, request: Any, then: Callable[[Any], None] | None = None) -> Any:
+        """Send a request without waiting; ``then`` runs on kazoo's thread, in the answers' order."""
+        result = self._handler.async_result()
+        if then is not None:
+            result.rawlink(then)
+        self._client._call(request, result)
+        return result
+
+    def _settle(self, result: Any) -> tuple[Any, Exception | None]:
+        """Wait for an answer: its value, or what went wrong."""
+        give_up = boottime() + self.patience
+        while not result.wait(0.05):
+            if self.closing:
+                return None, errors.Closed("the ZooKeeper board was closed")
+            if boottime() >= give_up:
+                return None, KazooTimeoutError(f"no answer within {self.patience} s")
+        return (result.value, None) if result.successful() else (None, result.exception)
+
+    def _explain(self, error: Exception, *, write: bool) -> errors.MultiboardError:
+        """Map what went wrong, other than an answer about nodes, to the project's errors."""
+        if isinstance(error, errors.MultiboardError):
+            return error
+        kind: type[errors.MultiboardError]
+        if isinstance(error, _DENIED):
+            kind = errors.AccessDenied
+        elif not write or isinstance(error, (_NotSent, *_NOT_APPLIED)):
+            kind = errors.Unavailable
+        elif isinstance(error, (kz.ConnectionLoss, kz.OperationTimeoutError)):
+            kind = errors.Indeterminate
+        elif isinstance(error, kz.ZookeeperError):
+            kind = errors.BackendError
+        else:
+            kind = errors.Indeterminate
+        text = str(error) or type(error).__name__
+        mapped = kind(f"ZooKeeper at {self.hosts}: {text}")
+        mapped.__cause__ = error
+        return mapped
+
+    def value(self, result: Any) -> Any:
+        """Wait for the answer to a read; an answer about nodes is returned, not raised."""
+        value, error = self._settle(result)
+        if error is None or isinstance(error, ABOUT_NODES):
+            return value if error is None else error
+        raise self._explain(error, write=False)
+
+    def ask(self, requests: Iterable[Any]) -> list[Any]:
+        """Send reads in a pipeline and return their answers in order."""
+        waiting: collections.deque[Any] = collections.deque()
+        answers: list[Any] = []
+        for request in requests:
+            waiting.append(self.submit(request))
+            if len(waiting) >= READ_WINDOW:
+                answers.append(self.value(waiting.popleft()))
+        answers.extend(self.value(result) for result in waiting)
+        return answers
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def create(self, path: str, data: bytes, *, ephemeral: bool = False) -> Any:
+        """Return the operation that makes a node."""
+        return wire.Create(path, data, self.acl, 1 if ephemeral else 0)
+
+    def commit(self, writes: Iterable[tuple[Sequence[Any], bytes | None]]) -> list[Outcome]:
+        """Apply each write as one transaction, in order; answer for each.
+
+        A write is its operations and its evidence: a few bytes that the same transaction leaves in
+        a node of this session, so that a lost answer can be told from a lost request. After the
+        first failure of the connection no further write is sent.
+        """
+        outcomes: list[Outcome] = []
+        waiting: collections.deque[tuple[Any, Sequence[Any], int, bytes | None]]
+        waiting = collections.deque()
+        broken: errors.MultiboardError | None = None
+        for operations, evidence in writes:
+            if broken is None and len(waiting) >= WRITE_WINDOW:
+                outcomes.append(self._outcome(*waiting.popleft()))
+                broken = outcomes[-1].error
+            if broken is not None:
+                unsent = errors.Unavailable(f"not sent: {broken}")
+                waiting.append((unsent, operations, -1, None))
+                continue
+            slot, noting = -1, []
+            if evidence is not None:
+                slot, noting = self._note(evidence)
+            request = wire.Transaction([*operations, *noting])
+            waiting.append((self.submit(request), operations, slot, evidence))
+        outcomes.extend(self._outcome(*item) for item in waiting)
+        return outcomes
+
+    def _note(self, evidence: bytes) -> tuple[int, list[Any]]:
+        """Return a slot that nobody uses now, and the operations that put evidence there."""
+        with self._changed:
+            if self._free_slots:
+                slot = self._free_slots.pop()
+            else:
+                slot, self._slots = self._slots, self._slots + 1
+        path = self._slot_path(slot)
+        noting = [wire.SetData(path, evidence, -1)]
+        if slot not in self._made_slots:
+            noting.insert(0, self.create(path, b"", ephemeral=True))
+        return slot, noting
+
+    def _slot_path(self, slot: int) -> str:
+        return f"{self.slots_path}/{self.id}-{slot}"
+
+    def _free_slot(self, slot: int) -> None:
+        if slot >= 0:
+            with self._changed:
+                self._free_slots.append(slot)
+
+    def _outcome(
+        self, result: Any, operations: Sequence[Any], slot: int, evidence: bytes | None
+    ) -> Outcome:
+        if isinstance(result, errors.MultiboardError):
+            return Outcome(error=result)
+        value, error = self._settle(result)
+        if error is not None and not isinstance(error, ABOUT_NODES):
+            mapped = self._explain(error, write=True)
+            if isinstance(mapped, (errors.Indeterminate, errors.Closed)) and evidence is not None:
+                return Outcome(error=mapped, doubt=Doubt(self, slot, evidence))
+            self._free_slot(slot)
+            return Outcome(error=mapped)
+        refused = [
+            (index, answer)
+            for index, answer in enumerate(value or [error])
+            if isinstance(answer, Exception)
+            and not isinstance(answer, (kz.RolledBackError, kz.RuntimeInconsistency))
+        ]
+        if not refused:
+            self._made_slots.add(slot)
+            self._free_slot(slot)
+            return Outcome(stat=value[-1] if evidence is not None else None, results=value)
+        self._free_slot(slot)
+        index, answer = refused[0]
+        if isinstance(answer, kz.NotEmptyError):
+            # Somebody put nodes of their own under ours. They are not ours to delete: ours stays,
+            # marked as gone.
+            marked = list(operations)
+            marked[index] = wire.SetData(operations[index].path, self._gone, -1)
+            return self.commit([(marked, evidence)])[0]
+        if not isinstance(answer, ABOUT_NODES):
+            return Outcome(error=self._explain(answer, write=True))
+        return Outcome(refused=(index, answer))
+
+    def was_applied(self, doubt: Doubt) -> bool | None:
+        """Tell whether a doubtful write was applied; None where its session is over.
+
+        The look is behind the write in the order of the session, and ``sync`` flushes what another
+        server still holds.
+        """
+        if doubt.link is not self or self.ended:
+            return None
+        path = self._slot_path(doubt.slot)
+        found = self.ask([wire.Sync(path), wire.GetData(path, None)])[1]
+        self._made_slots.discard(doubt.slot)
+        if not isinstance(found, Exception):
+            self._made_slots.add(doubt.slot)
+        self._free_slot(doubt.slot)
+        return not isinstance(found, Exception) and found[0] == doubt.evidence

@@ -1,0 +1,85 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What every test may ask for: real stores, one server each for the whole run, a board of its own.
+
+A store that is not installed fails the tests that need it; nothing is skipped. Tests that kill or
+pause a server start one of their own with :mod:`servers`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import sys
+import urllib.parse
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import servers  # noqa: E402 - found through the line above
+
+STORES = ("memory", "sqlite", "redis", "zookeeper")
+
+#: Servers that were named by the environment instead of started here.
+_given: list[str] = []
+
+
+@contextlib.contextmanager
+def _url_of(name: str) -> Iterator[str]:
+    """Serve the URL in ``MULTIBOARD_<NAME>_URL``, or that of a server started for this run."""
+    given = os.environ.get(f"MULTIBOARD_{name.upper()}_URL")
+    if given:
+        _given.append(f"{name} on {urllib.parse.urlsplit(given).netloc.rpartition('@')[2]}")
+        yield given
+    else:
+        with servers.server(name) as server:
+            yield server.url
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The URL of the run's Redis, without a query."""
+    with _url_of("redis") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def zookeeper_url() -> Iterator[str]:
+    """The URL of the run's ZooKeeper, without a query; it grants sessions of 1 to 10 seconds."""
+    with _url_of("zookeeper") as url:
+        yield url
+
+
+@pytest.fixture(params=STORES)
+def store_url(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
+    """A URL of each store in turn, with a namespace that no other test has.
+
+    More options go behind it: ``f"{store_url}&session_timeout=2"``.
+    """
+    namespace = f"t-{uuid.uuid4().hex[:12]}"
+    if request.param == "memory":
+        base = f"memory://{namespace}"
+    elif request.param == "sqlite":
+        base = f"sqlite://{tmp_path / 'board.db'}"
+    else:
+        base = request.getfixturevalue(f"{request.param}_url")
+    return f"{base}?namespace={namespace}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the servers that the run used."""
+    terminalreporter.section("servers used")
+    by_store: dict[str, list[int]] = {}
+    for server in servers.started:
+        by_store.setdefault(f"{server.name} {server.version}", []).append(server.port)
+    for store, ports in by_store.items():
+        shown = ", ".join(str(port) for port in ports[:5]) + (", ..." if ports[5:] else "")
+        terminalreporter.line(f"{store}: {len(ports)} start(s) on {servers.HOST}, port {shown}")
+    for given in _given:
+        terminalreporter.line(f"{given}: named by the environment")
+    if not by_store and not _given:
+        terminalreporter.line("none")
