@@ -402,12 +402,11 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
             return self._here.wait_absent(job.key, timeout)
 
     def _check_job(self, job: Job) -> None:
-        """Refuse what is not a job of this very board in this very store."""
+        """Refuse what is not a job of this very board: to it, such a job would seem complete."""
         if not isinstance(job, Job):
             raise RefusedJob(f"{type(job).__name__} is not a job of a multiboard board")
-        here = self._here
-        if job.board is not self and job.incarnation != here.incarnation:
-            raise RefusedJob(f"{job} is not on the board {self._name!r}: it is another board's")
+        if job.incarnation != self._here.incarnation:
+            raise RefusedJob(f"{job} is another board's, or from before the store lost this board")
 
     # -- trash, entities, health ------------------------------------------------------------
 

@@ -311,6 +311,8 @@ class Keeper:
             self._verify.discard(lease.key)
 
     def _report(self, lost: Sequence[Lease], why: str) -> None:
+        if self._closed:
+            return  # whoever closes the board gives its claims up
         for lease in lost:
             LOG.warning(
                 "The lease of %r on %s (token %d) may be lost: %s",

@@ -119,7 +119,7 @@ def parse_url(text: str) -> tuple[Url, dict[str, str]]:
             f"can't read the URL {redact(text)!r}: {error}; it should look like"
             " scheme://user:password@host:port,host:port/path?option=value"
         ) from None
-    if split.fragment:
+    if "#" in text:
         raise errors.ConfigError(
             f"the URL {redact(text)!r} has a '#': write %23 where a password or a name contains one"
         )

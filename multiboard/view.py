@@ -36,6 +36,9 @@ LOG = logging.getLogger(__name__)
 
 #: Seconds that one question to the feed waits for an answer: bounds how long silence is believed.
 FEED_TIMEOUT = 15.0
+#: Seconds that changes may gather for after some were told, unless somebody waits for the picture
+#: to change: a worker's own claims, one by one, would cost as much to hear of as to make.
+GATHER = 0.005
 #: How many postings that went are remembered, so that late news of them costs no question.
 PAST = 10_000
 _GOES = frozenset({ChangeKind.REMOVED, ChangeKind.TRASHED})
@@ -89,6 +92,9 @@ class View:
         self._openings = 0
         self._damage: dict[str, str] = {}
         self._thread: threading.Thread | None = None
+        #: How many wait for the picture to change; set while there are any, and in the end.
+        self._waiting = 0
+        self._hurry = threading.Event()
         self._loaded = False
         self._closed = False
         self._failure: errors.MultiboardError | None = None
@@ -129,6 +135,7 @@ class View:
         """End the view. The backend must be closed first: that wakes the thread."""
         with self._changed:
             self._closed = True
+            self._hurry.set()
             self._changed.notify_all()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -180,8 +187,19 @@ class View:
                 left = None if give_up is None else give_up - boottime()
                 if left is not None and left <= 0:
                     return False
-                self._changed.wait(left)
+                self._await_change(left)
             return True
+
+    def _await_change(self, timeout: float | None) -> None:
+        """Wait for the picture to change, changes being told at once; called with the lock held."""
+        self._waiting += 1
+        self._hurry.set()
+        try:
+            self._changed.wait(timeout)
+        finally:
+            self._waiting -= 1
+            if not self._waiting and not self._closed:
+                self._hurry.clear()
 
     def wait_for_opening(self, seen: int, timeout: float) -> None:
         """Wait until ``openings`` is no more ``seen``, or a delayed posting becomes due."""
@@ -281,6 +299,8 @@ class View:
                 self._heard_at = boottime()
                 with self._changed:
                     self._changed.notify_all()
+                if answer.events:
+                    self._hurry.wait(GATHER)
             except errors.Closed:
                 return
             except (errors.BoardLost, errors.AccessDenied) as error:
@@ -309,12 +329,15 @@ class View:
                 ask = self._to_ask(events)
             found = self._backend.get(sorted(ask)) if ask else ()
             postings = {posting.key: posting for posting in found if posting is not None}
+            last = {event.key: index for index, event in enumerate(events)}
             with self._changed:
-                for event in events:
+                for index, event in enumerate(events):
                     if event.kind in _GOES:
-                        self._drop(event.key, event.kind, event.token)
-                    elif event.key in postings:
-                        self._put(postings[event.key], asked_at)
+                        # It is older than the answer to what was asked because of it.
+                        self._drop(event.key, event.kind, event.token, asked_at)
+                    elif event.key in ask:
+                        if index == last[event.key] and event.key in postings:
+                            self._put(postings[event.key], asked_at)
                     elif event.kind is ChangeKind.CLAIMED and event.token is not None:
                         self._lease(event.key, event.token)
                     elif event.kind is ChangeKind.EXPIRED and event.token is not None:
@@ -338,7 +361,8 @@ class View:
             elif event.kind is ChangeKind.POSTED:
                 pass  # our own, most likely
             elif event.token is None or (
-                event.kind is ChangeKind.RELEASED and entry.leased == event.token
+                event.kind is ChangeKind.RELEASED
+                and (entry.last_token < event.token or entry.leased == event.token)
             ):
                 ask.add(key)
         return ask
@@ -363,7 +387,8 @@ class View:
         if self._gone.get(key, -1) > asked_at or (known is not None and known.tick > asked_at):
             return
         if known is not None and known.posting.serial != posting.serial:
-            self._drop(key, ChangeKind.REMOVED)  # trashed and restored behind our back
+            # Trashed and restored behind our back.
+            self._drop(key, ChangeKind.REMOVED, None, asked_at)
             known = None
         due_at = boottime() + posting.due_in
         if known is None:
@@ -416,13 +441,17 @@ class View:
         self._open(entry)
         self._tell(ChangeKind.EXPIRED, entry.item)
 
-    def _drop(self, key: str, kind: ChangeKind, token: int | None = None) -> None:
+    def _drop(
+        self, key: str, kind: ChangeKind, token: int | None = None, known_at: int | None = None
+    ) -> None:
+        """Show a posting no more; ``known_at`` is when it was known to be gone, if not just now."""
         went_by = self._past.get(key, 0)
         if token is not None and token <= went_by:
             return  # old news: it went, and may have been restored since
         self._tick += 1
         if self._questions:
-            self._gone[key] = self._tick
+            gone_at = self._tick if known_at is None else known_at
+            self._gone[key] = max(gone_at, self._gone.get(key, 0))
         self._past[key] = token or went_by
         while len(self._past) > PAST:
             self._past.popitem(last=False)

@@ -93,7 +93,7 @@ def address_of(backend: Backend) -> tuple[str, int] | None:
     names = {field.name for field in dataclasses.fields(settings)}
     if {"host", "port"} <= names and settings.host and settings.port:
         return settings.host, int(settings.port)
-    hosts = getattr(settings, "hosts", ())
+    hosts: tuple[str, ...] = getattr(settings, "hosts", ())
     if len(set(hosts)) == 1:
         host, _, port = hosts[0].rpartition(":")
         if port.isdigit():
@@ -288,9 +288,7 @@ def persist(call: Callable[[], T], within: float = 20.0) -> T:
         time.sleep(0.05)
 
 
-def eventually(
-    condition: Callable[[], T], within: float, every: float = 0.02
-) -> tuple[T, float]:
+def eventually(condition: Callable[[], T], within: float, every: float = 0.02) -> tuple[T, float]:
     """Wait until a condition answers something true; return it, and how long that took.
 
     After ``within`` seconds, return its last answer.

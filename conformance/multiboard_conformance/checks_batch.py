@@ -50,7 +50,7 @@ def check_add_answers_item_by_item(board: Board) -> None:
 def check_large_batch_keeps_its_order(board: Board, effort: Effort) -> None:
     """The postings of one large batch are all there, in the order of the batch."""
     backend, other = board.open(), board.open()
-    names = [f"k{n}" for n in range(effort.rounds(250, 500))]
+    names = [f"k{n}" for n in range(effort.rounds(130, 500))]
     answers = added(backend.add([NewPosting(name, name.encode()) for name in names]))
     assert keys(answers) == names
     assert listed(other) == names
@@ -61,7 +61,7 @@ def check_large_batch_keeps_its_order(board: Board, effort: Effort) -> None:
 
 @guarantee("BATCH-1")
 def check_get_answers_in_the_order_asked(board: Board) -> None:
-    """get answers in the order of the keys, None where there is none, a key twice if asked so."""
+    """Get answers in the order of the keys, None where there is none, a key twice if asked so."""
     backend = board.open()
     post(backend, "a", "b")
     answers = backend.get(["b", "none", "a", "b"])
@@ -120,9 +120,7 @@ def check_batch_equals_singles(board: Board, effort: Effort) -> None:
     """A batch leaves the board as the same operations one by one leave another board."""
     singly, at_once = board.open(), board.open(namespace=f"{board.namespace}-batch")
     dice = effort.dice("batch")
-    new = [
-        NewPosting(f"k{dice.randrange(20)}", b"b", dice.choice((1, 1, 1, 2))) for _ in range(40)
-    ]
+    new = [NewPosting(f"k{dice.randrange(20)}", b"b", dice.choice((1, 1, 1, 2))) for _ in range(40)]
     one_by_one = [singly.add([item])[0] for item in new]
     batch = at_once.add(new)
     assert [_told(answer) for answer in batch] == [_told(answer) for answer in one_by_one]

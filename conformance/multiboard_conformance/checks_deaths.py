@@ -140,7 +140,7 @@ def _look_on(watcher: Recorded, seen: Deaths, living: Lease) -> None:
     least = began + seen.granted * 1.5
     most = began + max(seen.granted, seen.renewed[1]) + seen.slack + BUSY
     while boottime() < most:
-        postings = dict(zip(KILLED, watcher.get(KILLED)))
+        postings = dict(zip(KILLED, watcher.get(KILLED), strict=True))
         for key, posting in postings.items():
             if posting is not None and posting.lease is None:
                 seen.freed.setdefault(key, boottime())
@@ -284,7 +284,7 @@ def check_thawed_holder_hears_session_lost_once(deaths: Deaths) -> None:
 
 @guarantee("LEASE-4")
 def check_close_ends_session_leases_at_once(board: Board) -> None:
-    """close ends the session leases and entities of its backend at once, and the feed says so."""
+    """Close ends the session leases and entities of its backend at once, and the feed says so."""
     backend, other = board.open(), board.open()
     post(backend, "a", "b")
     take(backend, "a")
@@ -316,7 +316,7 @@ def check_sessions_of_one_process_are_apart(board: Board) -> None:
 
 @guarantee("LEASE-4", "LEASE-7")
 def check_keepalive_grants_what_was_asked_or_says_so(board: Board) -> None:
-    """keepalive answers how long the session lasts, also where it begins the session."""
+    """Keepalive answers how long the session lasts, also where it begins the session."""
     backend = board.open(session_timeout=8.0)
     first, second = backend.keepalive(), backend.keepalive()
     assert 0.0 < first <= 60.0
@@ -333,7 +333,6 @@ def check_many_deaths_at_once(board: Board) -> None:
     assert len(won) == 100
     reader = Reader(other).start()
     backend.close()
-    expired = lambda: [c.key for c in reader.heard if c.kind is ChangeKind.EXPIRED]  # noqa: E731
-    reader.until(lambda: len(expired()) >= 100, 10.0)
-    assert sorted(expired()) == sorted(names)
+    reader.until(lambda: len(reader.keys(ChangeKind.EXPIRED)) >= 100, 10.0)
+    assert sorted(reader.keys(ChangeKind.EXPIRED)) == sorted(names)
     assert {(p.lease, p.attempts, p.deaths) for p in other.list().postings} == {(None, 1, 1)}

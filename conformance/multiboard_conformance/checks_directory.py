@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import string
 import time
@@ -52,7 +53,7 @@ def check_posting_is_read_on_another_connection(board: Board, effort: Effort) ->
     poster, reader = board.open(), board.open()
     for n in range(effort.rounds(10, 50)):
         (posting,) = post(poster, f"k{n}")
-        assert reader.get([posting.key]) [0] == posting
+        assert reader.get([posting.key])[0] == posting
 
 
 @guarantee("DIR-1")
@@ -177,7 +178,7 @@ def check_trashed_posting_moves_whole(board: Board) -> None:
 
 @guarantee("DIR-1")
 def check_purged_posting_is_gone_for_good(board: Board) -> None:
-    """purge deletes from the trash, answers True once, and leaves the rest."""
+    """Purge deletes from the trash, answers True once, and leaves the rest."""
     backend = board.open()
     post(backend, "a", "b", "live")
     backend.remove([take(backend, "a"), take(backend, "b")], Shelf.TRASH)
@@ -188,7 +189,7 @@ def check_purged_posting_is_gone_for_good(board: Board) -> None:
 
 @guarantee("DIR-1", "LEASE-1")
 def check_restored_posting_is_live_again(board: Board) -> None:
-    """restore takes a posting from the trash to the live shelf, unleased, due, with its past."""
+    """Restore takes a posting from the trash to the live shelf, unleased, due, with its past."""
     backend, other = board.open(), board.open()
     (before,) = post(backend, "k", body=b"kept", rank=4, delay=60.0)
     backend.remove([take(backend, "k")], Shelf.TRASH)
@@ -203,7 +204,7 @@ def check_restored_posting_is_live_again(board: Board) -> None:
 
 @guarantee("DIR-1", "ERR-2")
 def check_restore_of_what_is_not_there(board: Board) -> None:
-    """restore of a key that is neither trashed nor live raises PostingNotFound."""
+    """Restore of a key that is neither trashed nor live raises PostingNotFound."""
     backend = board.open()
     post(backend, "k")
     backend.remove([take(backend, "k")])
@@ -309,7 +310,7 @@ def check_processes_adding_one_key(board: Board, effort: Effort) -> None:
     rounds = effort.rounds(5, 30)
     for n in range(rounds):
         key = f"k{n}"
-        answers = together([lambda p=peer: post(p, key) for peer in peers])  # type: ignore[misc]
+        answers = together([functools.partial(post, peer, key) for peer in peers])
         assert {answer[0].serial for answer in answers} == {look(backend, key).serial}
     assert backend.count() == rounds
 
@@ -458,7 +459,9 @@ def check_body_over_the_limit_is_never_sent(board: Board) -> None:
     first, answer, last = Guard(backend).add(new)
     assert isinstance(answer, PostingTooLarge)
     assert (answer.key, answer.size, answer.limit) == ("b", limit + 1, limit)
-    sent = [len(item.body) for op in board.history.operations("add") for item in op.args["postings"]]
+    sent = [
+        len(item.body) for op in board.history.operations("add") for item in op.args["postings"]
+    ]
     assert (keys(added([first, last])), sent) == (["a", "c"], [0, 0])
 
 

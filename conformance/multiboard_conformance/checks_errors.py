@@ -77,7 +77,7 @@ def check_backend_that_was_closed(board: Board) -> None:
 
 @guarantee("ERR-1")
 def check_close_may_be_repeated(board: Board) -> None:
-    """close raises nothing: not again, not before open, not with leases held."""
+    """Close raises nothing: not again, not before open, not with leases held."""
     unopened, backend = board.make(), board.open()
     post(backend, "k")
     take(backend, "k")
@@ -98,7 +98,7 @@ def check_making_a_backend_does_nothing(board: Board) -> None:
 
 @guarantee("ERR-1")
 def check_facts_name_the_store(board: Board) -> None:
-    """facts tells the store's name, as strings."""
+    """Facts tells the store's name, as strings."""
     facts = board.open().facts()
     assert "store" in facts
     assert {type(value) for value in facts.values()} == {str}
@@ -120,15 +120,16 @@ def check_incarnation_is_the_boards(board: Board) -> None:
 
 @guarantee("ERR-1")
 def check_unreachable_store(board: Board, store: Store) -> None:
-    """open of a store that is not there raises Unavailable in time, with host and cause only."""
+    """Open of a store that is not there raises Unavailable in time, with host and cause only."""
     if store.address() is None:
         not_exercised("the store has no single server that could be away")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     backend = board.make()
     settings = address_settings(backend, ("127.0.0.1", port))
-    if "password" in {field.name for field in dataclasses.fields(backend.settings)}:
-        settings["password"] = "s3cret"
+    known = {field.name for field in dataclasses.fields(backend.settings)}
+    if {"username", "password"} <= known:
+        settings.update(username="nobody", password="s3cret")
     backend = board.make(connect_timeout=1.5, **settings)
     began = boottime()
     error = raised(backend.open)
@@ -142,7 +143,7 @@ def check_unreachable_store(board: Board, store: Store) -> None:
 
 @guarantee("ERR-1")
 def check_silent_store(board: Board, store: Store) -> None:
-    """open of a server that accepts and says nothing raises Unavailable within connect_timeout."""
+    """Open of a server that accepts and says nothing raises Unavailable within connect_timeout."""
     if store.address() is None:
         not_exercised("the store has no single server that could be silent")
     with socket.create_server(("127.0.0.1", 0)) as mute:
@@ -162,7 +163,7 @@ def check_board_that_was_wiped(board: Board, harness: Harness) -> None:
     backend = board.open()
     post(backend, "k")
     lease = take(backend, "k", 60.0)
-    harness.wipe(board.namespace)
+    harness.wipe(backend.settings)
     answers = {
         "get": heard(lambda: backend.get(["k"])),
         "list": heard(backend.list),
@@ -178,7 +179,7 @@ def check_board_that_was_wiped(board: Board, harness: Harness) -> None:
 # -- ERR-2: failed operations ----------------------------------------------------------------
 
 
-@guarantee("ERR-2")
+@guarantee("ERR-2", "ERR-1")
 def check_what_failed_changed_nothing(board: Board) -> None:
     """After every refusal the board is as it was and the feed has nothing to tell."""
     backend, other = board.open(), board.open()

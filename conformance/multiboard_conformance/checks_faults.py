@@ -128,6 +128,7 @@ def check_lost_reply_costs_nothing(
     reader = Reader(direct).start()
     proxy.set(mode)
     answer = raised(lambda: case.call(backend, lease, attempt))
+    assert proxy.struck == 1, "the verb did not go through the proxy"
     seen = case.applied(direct.get(["k"])[0])
     if isinstance(answer, errors.MultiboardError):
         assert name_of(answer) in ("Unavailable", "Indeterminate")
@@ -265,9 +266,7 @@ def _read_on(reader: Reader, key: str, within: float) -> bool:
 
 
 @guarantee("FEED-4")
-def check_cut_feed_loses_nothing(
-    board: Board, faulty: Board, proxy: Proxy, effort: Effort
-) -> None:
+def check_cut_feed_loses_nothing(board: Board, faulty: Board, proxy: Proxy, effort: Effort) -> None:
     """With its connection cut again and again a reader misses nothing without a reset."""
     direct, backend = board.open(), faulty.open(**QUICK_FAILING)
     reader = Reader(backend).start()
@@ -287,6 +286,7 @@ def check_cut_feed_loses_nothing(
 # -- with a harness --------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @guarantee("LEASE-3", "DIR-1")
 def check_restart_of_the_store(board: Board, harness: Harness) -> None:
     """After a restart of the store the postings are there and tokens go on rising."""
@@ -303,6 +303,7 @@ def check_restart_of_the_store(board: Board, harness: Harness) -> None:
     assert listed(board.open()) == ["k", "l"]
 
 
+@pytest.mark.alone
 @guarantee("FEED-4")
 def check_reader_hears_after_a_restart(board: Board, harness: Harness) -> None:
     """A reader that waits while the store restarts hears reset, or goes on; never silence."""

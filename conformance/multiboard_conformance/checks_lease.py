@@ -36,7 +36,7 @@ BOTH_KINDS = pytest.mark.parametrize("expires_in", [None, 30.0], ids=["session",
 @guarantee("LEASE-1")
 @BOTH_KINDS
 def check_acquire_leases_a_posting(board: Board, expires_in: float | None) -> None:
-    """acquire answers with the lease as it was asked for, and everybody sees it."""
+    """Acquire answers with the lease as it was asked for, and everybody sees it."""
     backend, other = board.open(), board.open()
     post(backend, "k")
     lease = backend.acquire("k", "me", "attempt-1", expires_in)
@@ -64,7 +64,7 @@ def check_leased_posting_is_refused(board: Board, expires_in: float | None) -> N
 
 @guarantee("LEASE-1")
 def check_acquire_of_what_is_not_live(board: Board) -> None:
-    """acquire of an unknown, a removed or a trashed posting raises PostingNotFound."""
+    """Acquire of an unknown, a removed or a trashed posting raises PostingNotFound."""
     backend = board.open()
     post(backend, "removed", "trashed")
     backend.remove([take(backend, "removed")])
@@ -87,7 +87,7 @@ def check_released_posting_can_be_leased(board: Board, expires_in: float | None)
 
 @guarantee("LEASE-1")
 def check_acquire_by_key_may_be_early(board: Board) -> None:
-    """acquire leases a posting that is not due yet."""
+    """Acquire leases a posting that is not due yet."""
     backend = board.open()
     post(backend, "k", delay=60.0)
     assert take(backend, "k").key == "k"
@@ -95,9 +95,7 @@ def check_acquire_by_key_may_be_early(board: Board) -> None:
 
 @guarantee("LEASE-1", "RUN-1")
 @BOTH_KINDS
-def check_one_of_many_racers_wins(
-    board: Board, effort: Effort, expires_in: float | None
-) -> None:
+def check_one_of_many_racers_wins(board: Board, effort: Effort, expires_in: float | None) -> None:
     """Of processes that acquire in the same instant one wins and the others hear LeaseHeld."""
     backend, peers = board.open(), board.peers(4)
     for n in range(effort.rounds(6, 40)):
@@ -193,7 +191,7 @@ def check_lease_that_ended_unheard_is_refused(board: Board) -> None:
     backend, other = board.open(), board.open()
     post(backend, "k")
     old = take(backend, "k", 0.2, "same")
-    current, _ = eventually(lambda: _taken(other, "k"), 3.0 + board.traits.lease_slack)
+    current, _ = eventually(lambda: _taken(other, "k"), 3.0)
     assert isinstance(current, Lease)
     before = snapshot(backend)
     answers = {
@@ -206,15 +204,16 @@ def check_lease_that_ended_unheard_is_refused(board: Board) -> None:
 
 
 @guarantee("LEASE-2")
-@VERBS
-def check_ended_lease_is_refused(board: Board, verb: str) -> None:
+def check_ended_lease_is_refused(board: Board) -> None:
     """A timed lease that has ended is lost though nobody took the posting since."""
     backend = board.open()
-    post(backend, "k")
-    lease = take(backend, "k", 0.3)
-    time.sleep(0.4 + board.traits.lease_slack)
-    answer = heard(lambda: name_of(_verbs(lease)[verb](backend)))
-    assert (answer, listed(backend), listed(backend, Shelf.TRASH)) == ("LeaseLost", ["k"], [])
+    names = ["renew", "release", "remove", "trash"]
+    post(backend, *names)
+    leases = {name: take(backend, name, 0.3) for name in names}
+    time.sleep(0.5)
+    answers = [heard(lambda: name_of(_verbs(leases[v])[v](backend))) for v in names]  # noqa: B023
+    assert answers == ["LeaseLost"] * 4
+    assert (listed(backend), listed(backend, Shelf.TRASH)) == (names, [])
 
 
 @guarantee("LEASE-2")
@@ -264,7 +263,7 @@ def check_lease_serves_on_another_connection(
 
 @guarantee("LEASE-2")
 def check_renew_leaves_a_session_lease(board: Board) -> None:
-    """renew checks a session lease and leaves it as it is."""
+    """Renew checks a session lease and leaves it as it is."""
     backend = board.open()
     post(backend, "k")
     lease = take(backend, "k")
@@ -285,7 +284,10 @@ def check_one_lease_used_twice_at_once(board: Board, effort: Effort) -> None:
         lease = take(backend, key, 30.0)
 
         def act(peer: Backend) -> object:
-            return peer.release(lease) if peer is peers[0] else peer.remove([lease])[0]  # noqa: B023
+            if peer is peers[0]:
+                peer.release(lease)  # noqa: B023
+                return None
+            return peer.remove([lease])[0]  # noqa: B023
 
         released, removed = (name_of(answer) for answer in race(peers, act))
         if removed is None:
@@ -317,7 +319,7 @@ def check_tokens_rise_after_expiry(board: Board) -> None:
     backend = board.open()
     post(backend, "k")
     old = take(backend, "k", 0.2)
-    new, _ = eventually(lambda: _taken(backend, "k"), 5.0 + board.traits.lease_slack)
+    new, _ = eventually(lambda: _taken(backend, "k"), 5.0)
     assert isinstance(new, Lease)
     assert new.token > old.token
 
@@ -373,7 +375,7 @@ def check_tokens_rise_between_processes(board: Board, effort: Effort) -> None:
 @guarantee("LEASE-6")
 @BOTH_KINDS
 def check_repeated_acquire_finds_its_lease(board: Board, expires_in: float | None) -> None:
-    """acquire with the same claim id answers with the same lease and changes nothing."""
+    """Acquire with the same claim id answers with the same lease and changes nothing."""
     backend = board.open()
     post(backend, "k")
     reader = Reader(backend).start()
@@ -429,82 +431,3 @@ def check_one_attempt_from_many_threads(board: Board, effort: Effort) -> None:
         post(backend, key)
         answers = together([lambda: backend.acquire(key, "me", attempt)] * 4)  # noqa: B023
         assert (set(answers), look(backend, key).attempts) == ({look(backend, key).lease}, 1)
-
-
-# -- LEASE-8 ---------------------------------------------------------------------------------
-
-
-def _counted(backend: Backend, key: str) -> tuple[int, int]:
-    posting = look(backend, key)
-    return posting.attempts, posting.deaths
-
-
-@guarantee("LEASE-8")
-def check_attempts_count_acquisitions(board: Board) -> None:
-    """attempts rises with every lease; giving one back is no death."""
-    backend, other = board.open(), board.open()
-    post(backend, "k")
-    for n in range(1, 4):
-        lease = take(backend, "k", None if n % 2 else 30.0)
-        assert _counted(other, "k") == (n, 0)
-        backend.release(lease)
-        assert _counted(other, "k") == (n, 0)
-
-
-@guarantee("LEASE-8")
-def check_refused_attempts_do_not_count(board: Board) -> None:
-    """An attempt that was refused, and a repeat of the one that won, count nothing."""
-    backend, other = board.open(), board.open()
-    post(backend, "k")
-    backend.acquire("k", "me", "one")
-    backend.acquire("k", "me", "one")
-    heard(lambda: take(other, "k"))
-    assert _counted(other, "k") == (1, 0)
-
-
-@guarantee("LEASE-8", "LEASE-5")
-def check_ended_lease_is_a_death(board: Board) -> None:
-    """A lease that ended by itself counts one death, seen or unseen, and no more than one."""
-    backend = board.open()
-    post(backend, "k", "unseen")
-    take(backend, "k", 0.2)
-    take(backend, "unseen", 0.2)
-    counted, _ = eventually(
-        lambda: _counted(backend, "k") if look(backend, "k").lease is None else None,
-        5.0 + board.traits.lease_slack,
-    )
-    assert (counted, _counted(backend, "k")) == ((1, 1), (1, 1))
-    lease, _ = eventually(lambda: _taken(backend, "unseen"), 5.0 + board.traits.lease_slack)
-    assert isinstance(lease, Lease)
-    assert _counted(backend, "unseen") == (2, 1)
-
-
-@guarantee("LEASE-8", "LEASE-4")
-def check_closing_with_a_lease_is_a_death(board: Board) -> None:
-    """A session lease whose backend is closed ends by itself: a death, not an abandon."""
-    backend, other = board.open(), board.open()
-    post(backend, "k")
-    take(backend, "k")
-    backend.close()
-    posting, _ = eventually(lambda: _free(other, "k"), MOMENTS_AFTER_CLOSE)
-    assert posting
-    assert _counted(other, "k") == (1, 1)
-
-
-MOMENTS_AFTER_CLOSE = 2.0
-
-
-def _free(backend: Backend, key: str) -> bool:
-    return look(backend, key).lease is None
-
-
-@guarantee("LEASE-8")
-def check_counts_survive_the_trash(board: Board) -> None:
-    """attempts and deaths go with a posting into the trash and back."""
-    backend = board.open()
-    post(backend, "k")
-    backend.release(take(backend, "k"))
-    backend.remove([take(backend, "k")], Shelf.TRASH)
-    (trashed,) = backend.list(Shelf.TRASH).postings
-    backend.restore("k")
-    assert ((trashed.attempts, trashed.deaths), _counted(backend, "k")) == ((2, 0), (2, 0))

@@ -95,7 +95,6 @@ def check_repeated_next_finds_what_it_won(board: Board, expires_in: float | None
     attempts = _ids(2)
     first = list(backend.acquire_next("me", attempts, expires_in))
     again = list(backend.acquire_next("me", attempts, expires_in))
-    assert sorted(lease.token for _, lease in again) == sorted(l.token for _, l in first)
     assert again == first
     assert [posting.lease is None for posting in backend.list().postings] == [
         False, False, True, True,
@@ -123,9 +122,7 @@ def check_next_hands_out_what_ended(board: Board) -> None:
     backend = board.open()
     post(backend, "k")
     old = take(backend, "k", 0.3)
-    won, _ = eventually(
-        lambda: backend.acquire_next("me", _ids(1), 30.0), 3.0 + board.traits.lease_slack
-    )
+    won, _ = eventually(lambda: backend.acquire_next("me", _ids(1), 30.0), 3.0)
     assert [posting.key for posting, _ in won] == ["k"]
     assert won[0][1].token > old.token
 
@@ -148,9 +145,7 @@ def check_workers_get_different_postings(board: Board, effort: Effort) -> None:
 
 @guarantee("NEXT-1", "RUN-1")
 @BOTH_KINDS
-def check_processes_drain_a_board(
-    board: Board, effort: Effort, expires_in: float | None
-) -> None:
+def check_processes_drain_a_board(board: Board, effort: Effort, expires_in: float | None) -> None:
     """Processes that drain a board finish every posting exactly once, also while it is filled."""
     backend, peers = board.open(), board.peers(3)
     names = [f"k{n}" for n in range(effort.rounds(60, 400))]

@@ -32,7 +32,7 @@ def check_boards_inside_a_board_share_nothing(board: Board) -> None:
     assert (listed(backend), listed(backend, Shelf.TRASH), listed(backend, Shelf.ENTITIES)) == (
         ["mine"], [], [],
     )  # fmt: skip
-    assert backend.list().damaged == ()  or not backend.list().damaged
+    assert backend.list().damaged == () or not backend.list().damaged
     assert [listed(other) for other in inner.values()] == [
         [name.replace("/", ".")] for name in inner
     ]
@@ -70,7 +70,7 @@ def check_foreign_records_break_nothing(board: Board, harness: Harness) -> None:
     backend = board.open()
     post(backend, "before")
     reader = Reader(backend).start()
-    harness.write_garbage(board.namespace)
+    harness.write_garbage(backend.settings)
     post(backend, "after")
     assert listed(backend) == ["before", "after"]
     assert [posting and posting.key for posting in backend.get(["before", "after"])] == [
@@ -90,14 +90,14 @@ def check_foreign_records_are_left_alone(board: Board, harness: Harness) -> None
     need(harness, "write_garbage", "read_garbage")
     backend = board.open()
     post(backend, "k")
-    written = dict(harness.write_garbage(board.namespace))
+    written = dict(harness.write_garbage(backend.settings))
     snapshot(backend)
     backend.remove([take(backend, "k")])
     backend.acquire_next("me", ["c1"])
     backend.purge(["k"])
     backend.close()
     snapshot(board.open())
-    assert dict(harness.read_garbage(board.namespace)) == written
+    assert dict(harness.read_garbage(backend.settings)) == written
 
 
 @guarantee("DIR-5")
@@ -106,7 +106,7 @@ def check_damaged_posting_is_skipped_and_named(board: Board, harness: Harness) -
     need(harness, "damage")
     backend = board.open()
     post(backend, "a", "bad", "c")
-    harness.damage(board.namespace, "bad")
+    harness.damage(backend.settings, "bad")
     page = backend.list()
     assert ([posting.key for posting in page.postings], len(page.damaged)) == (["a", "c"], 1)
     answers = backend.get(["a", "bad", "c"])
@@ -120,6 +120,6 @@ def check_damaged_posting_stops_no_worker(board: Board, harness: Harness) -> Non
     backend = board.open()
     post(backend, "bad", rank=0)
     post(backend, "good", rank=1)
-    harness.damage(board.namespace, "bad")
+    harness.damage(backend.settings, "bad")
     won = backend.acquire_next("me", ["c1", "c2"], 30.0)
     assert [posting.key for posting, _ in won] == ["good"]

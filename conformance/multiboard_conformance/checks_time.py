@@ -38,11 +38,11 @@ def check_timed_lease_ends_when_due(board: Board) -> None:
     sent = boottime()
     take(backend, "k", 1.0)
     answered = boottime()
-    freed, _ = eventually(lambda: _free(other, "k"), 1.0 + board.traits.lease_slack + BUSY)
+    freed, _ = eventually(lambda: _free(other, "k"), 1.0 + BUSY)
     seen = boottime()
     assert freed
     assert seen - sent >= 1.0
-    assert seen - answered <= 1.0 + board.traits.lease_slack + BUSY
+    assert seen - answered <= 1.0 + BUSY
 
 
 @guarantee("LEASE-5")
@@ -54,7 +54,7 @@ def check_fractions_of_a_second_count(board: Board) -> None:
     take(backend, "k", 0.4)
     held = not _free(backend, "k")
     early = boottime() - sent
-    freed, _ = eventually(lambda: _free(backend, "k"), 1.4 + board.traits.lease_slack)
+    freed, _ = eventually(lambda: _free(backend, "k"), 1.4)
     assert held or early >= 0.4
     assert freed
     assert boottime() - sent >= 0.4
@@ -79,12 +79,12 @@ def check_answer_tells_when_it_ends(board: Board) -> None:
 
 @guarantee("LEASE-5")
 def check_renewal_counts_from_now(board: Board) -> None:
-    """renew lets a lease end so many seconds from now, later or sooner than before."""
+    """Renew lets a lease end so many seconds from now, later or sooner than before."""
     backend, other = board.open(), board.open()
     post(backend, "longer", "shorter")
     longer, shorter = take(backend, "longer", 1.0), take(backend, "shorter", 60.0)
     answers = backend.renew(longer, 30.0), backend.renew(shorter, 0.3)
-    time.sleep(1.2 + board.traits.lease_slack)
+    time.sleep(1.2)
     assert answers == (longer, shorter)
     assert [posting and posting.lease for posting in other.get(["longer", "shorter"])] == [
         longer, None,
@@ -110,7 +110,7 @@ def check_refused_attempt_does_not_prolong(board: Board) -> None:
     post(backend, "k")
     sent = boottime()
     take(backend, "k", 1.0)
-    most = 1.0 + board.traits.lease_slack + BUSY
+    most = 1.0 + BUSY
     won, _ = eventually(
         lambda: not isinstance(raised(lambda: take(other, "k", 5.0)), Exception), most, 0.1
     )
@@ -144,19 +144,17 @@ def check_timed_lease_outlives_its_process(board: Board, skew: float) -> None:
     early = look(watcher, "k").lease
     looked = boottime()
     assert early == lease or looked - sent >= 2.0
-    assert reader.hears(ChangeKind.EXPIRED, "k", 2.0 + board.traits.lease_slack + BUSY)
+    assert reader.hears(ChangeKind.EXPIRED, "k", 2.0 + BUSY)
     told = boottime()
     assert _free(watcher, "k")
     assert told - sent >= 2.0
-    assert told - answered <= 2.0 + board.traits.lease_slack + BUSY
+    assert told - answered <= 2.0 + BUSY
 
 
 @guarantee("LEASE-5", "NEXT-2")
 @pytest.mark.parametrize("skew", [3600.0, -3600.0], ids=["ahead", "behind"])
 def check_wrong_clock_takes_nothing(board: Board, skew: float) -> None:
-    """A process whose clock is wrong by an hour neither takes what is leased, nor what is not
-    due, and finds what is due.
-    """
+    """A process whose clock is wrong takes only what is due and unleased by the store's clock."""
     backend, odd = board.open(), board.peer(skew=skew)
     post(backend, "leased", "due")
     post(backend, "later", delay=600.0)
@@ -183,7 +181,7 @@ def check_nobody_is_early(board: Board) -> None:
     won: list[float] = []
 
     def rival(peer: Backend) -> None:
-        while not won and boottime() < sent + 1.5 + board.traits.lease_slack + BUSY:
+        while not won and boottime() < sent + 1.5 + BUSY:
             if not isinstance(raised(lambda: take(peer, "k", 30.0)), Exception):
                 won.append(boottime())
             time.sleep(0.01)
@@ -201,7 +199,7 @@ def check_end_is_noticed_by_a_reader_alone(board: Board) -> None:
     take(backend, "k", 1.0)
     backend.close()
     reader = Reader(waiting).start()
-    assert reader.hears(ChangeKind.EXPIRED, "k", 1.0 + board.traits.lease_slack + MOMENTS)
+    assert reader.hears(ChangeKind.EXPIRED, "k", 1.0 + MOMENTS)
 
 
 @guarantee("LEASE-5", "LEASE-1")
@@ -213,10 +211,9 @@ def check_many_ends_at_once(board: Board) -> None:
     reader = Reader(other).start()
     won = backend.acquire_next("me", [f"c{n}" for n in range(60)], 1.5)
     assert len(won) == 60
-    within = 1.5 + board.traits.lease_slack + MOMENTS
-    expired = lambda: [c.key for c in reader.heard if c.kind is ChangeKind.EXPIRED]  # noqa: E731
-    assert reader.until(lambda: len(expired()) >= 60, within)
-    assert sorted(expired()) == sorted(names)
+    within = 1.5 + MOMENTS
+    assert reader.until(lambda: len(reader.keys(ChangeKind.EXPIRED)) >= 60, within)
+    assert sorted(reader.keys(ChangeKind.EXPIRED)) == sorted(names)
     again = other.acquire_next("you", [f"d{n}" for n in range(61)], 30.0)
     assert [posting.key for posting, _ in again] == names
     assert {(posting.attempts, posting.deaths) for posting, _ in again} == {(2, 1)}

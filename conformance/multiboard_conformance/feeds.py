@@ -50,6 +50,10 @@ class Reader:
         """Return what was told of one posting, in order."""
         return [change.kind for change in self.heard if change.key == key]
 
+    def keys(self, kind: ChangeKind) -> list[str]:
+        """Return of which postings a change was told, in order."""
+        return [change.key for change in self.heard if change.kind is kind]
+
     def tale(self, key: str, length: int, within: float = MOMENTS) -> list[ChangeKind]:
         """Read until so many changes of a posting were told; return them."""
         self.until(lambda: len(self.story(key)) >= length, within)

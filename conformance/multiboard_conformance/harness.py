@@ -2,7 +2,7 @@
 """What the suite can't guess about a store: how to restart its server, how to write garbage.
 
 Give one as ``--harness module:Class``. Every hook is optional: a check whose hook is missing is
-listed as "not exercised", apart from what passed. Imports the standard library only.
+listed as "not exercised", apart from what passed. Imports the primitives only.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, cast
 
+from multiboard.primitives import Settings
+
 
 class Harness:
     """The hooks, each of them unsupported here. Extend this class and override what you can.
 
-    It is made with the target that the command was given and is closed at the end of the run. A
-    hook that is not overridden is taken for one that you can't provide.
+    It is made with the target of the command, in every process that runs checks, and
+    is closed at the end. ``settings`` are those of a backend of the board concerned: its
+    namespace, and the way to the store. A hook that is not overridden is one that you can't provide.
     """
 
     def __init__(self, target: str) -> None:
         self.target = target
 
-    def write_garbage(self, namespace: str) -> Mapping[str, object]:
+    def write_garbage(self, settings: Settings) -> Mapping[str, object]:
         """Write foreign records into the board's space, of every sort that a stranger could.
 
         They must be outside any posting: a key, a path or a row that is not the board's, a name
@@ -30,11 +33,11 @@ class Harness:
         """
         raise NotImplementedError
 
-    def read_garbage(self, namespace: str) -> Mapping[str, object]:
+    def read_garbage(self, settings: Settings) -> Mapping[str, object]:
         """Return what is left of what :meth:`write_garbage` wrote, as the store holds it now."""
         raise NotImplementedError
 
-    def damage(self, namespace: str, key: str) -> None:
+    def damage(self, settings: Settings, key: str) -> None:
         """Make the record of one live posting unreadable."""
         raise NotImplementedError
 
@@ -42,7 +45,7 @@ class Harness:
         """Stop the server the hard way (SIGKILL) and start it again with the data that it kept."""
         raise NotImplementedError
 
-    def wipe(self, namespace: str) -> None:
+    def wipe(self, settings: Settings) -> None:
         """Let the store come back without the board, as after the loss of its data."""
         raise NotImplementedError
 

@@ -86,7 +86,7 @@ def _uses(operations: Iterable[Operation]) -> dict[str, list[_Use]]:
         if op.verb == "remove":
             verb = "trash" if op.args.get("to") is Shelf.TRASH else "remove"
             answers = op.answer if op.done else [None] * len(op.args["leases"])
-            for lease, answer in zip(op.args["leases"], answers):
+            for lease, answer in zip(op.args["leases"], answers, strict=True):
                 if answer is None:
                     uses[lease.key].append(_Use(verb, lease, op, op.done))
         else:
@@ -127,9 +127,7 @@ def _tokens(wins: dict[str, list[_Won]]) -> list[str]:
                 if not same and a.lease.token == b.lease.token:
                     found.append(f"{key} was leased twice with token {a.lease.token}")
                 if not same and a.ended < b.op.began and a.lease.token >= b.lease.token:
-                    found.append(
-                        f"{key}: token {b.lease.token} came after token {a.lease.token}"
-                    )
+                    found.append(f"{key}: token {b.lease.token} came after token {a.lease.token}")
     return sorted(set(found))
 
 
@@ -139,11 +137,7 @@ def _exclusion(wins: dict[str, list[_Won]], uses: dict[str, list[_Use]]) -> list
         for a in won:
             until = _held_until(a, uses[key])
             for b in won:
-                if (
-                    b.lease.token != a.lease.token
-                    and b.op.began > a.ended
-                    and b.ended < until
-                ):
+                if b.lease.token != a.lease.token and b.op.began > a.ended and b.ended < until:
                     found.append(
                         f"{key} was leased with token {b.lease.token} while token {a.lease.token}"
                         f" was held"

@@ -9,15 +9,18 @@ ran holds, 1 something does not, 2 nothing was run.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 
 from multiboard import errors, loading
+from multiboard_conformance import lanes
+from multiboard_conformance import verdicts as v
+from multiboard_conformance.boards import Store
 from multiboard_conformance.guarantees import GUARANTEES
-
-_HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -29,6 +32,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, not fewer guarantees")
     parser.add_argument("-k", metavar="EXPR", help="only the checks whose names match, as pytest")
     parser.add_argument(
+        "--only", action="append", default=[], metavar="ID", help="only the checks of a guarantee"
+    )
+    parser.add_argument(
         "--waive",
         action="append",
         default=[],
@@ -39,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--harness", metavar="MODULE:CLASS", help="what the suite can't guess")
     parser.add_argument("--seed", type=int, help="repeat the random schedules of a run")
     parser.add_argument("--list", action="store_true", help="print the guarantees and stop")
+    parser.add_argument("--lanes", type=int, default=4, help="processes that run checks")
     parser.add_argument("-v", "--verbose", action="store_true", help="name every check")
     return parser
 
@@ -59,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"--waive {waiver}: it needs a reason, as in LEASE-5='no timed leases'")
         if name not in GUARANTEES and not name.startswith("check_"):
             parser.error(f"--waive {name}: no such guarantee; --list prints them")
+    for name in options.only:
+        if name not in GUARANTEES:
+            parser.error(f"--only {name}: no such guarantee; --list prints them")
     if "://" not in options.backend or options.harness:
         # Where a module is named, the folder that the command is run in counts, last of all.
         sys.path.append(os.getcwd())
@@ -73,6 +83,9 @@ def _unusable(target: str) -> str | None:
     """Return why nothing can be judged here; a backend that is merely broken is judged."""
     try:
         backend = loading.load(target)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    try:
         backend.open()
     except (errors.ConfigError, errors.Unavailable, errors.AccessDenied) as error:
         return f"{type(error).__name__}: {error}"
@@ -86,33 +99,78 @@ def _unusable(target: str) -> str | None:
 
 
 def _run(options: argparse.Namespace, argv: Sequence[str]) -> int:
-    for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DEBUG"):
-        os.environ.pop(name, None)
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    import pytest  # here, so that it sees the environment as it is now
+    began = time.monotonic()
+    seed = int.from_bytes(os.urandom(4), "big") if options.seed is None else options.seed
+    store = Store(options.backend)
+    facts = store.facts()
+    said = ", ".join(f"{name} {value}" for name, value in facts.items())
+    print(f"multiboard conformance: {said}; seed {seed}", flush=True)
 
-    arguments = [
-        "-c", os.path.join(_HERE, "conformance.ini"), "--rootdir", _HERE,
-        "--confcutdir", _HERE, "--noconftest",
-        "-p", "no:cacheprovider", "-p", "pytest_timeout", "-p", "multiboard_conformance.plugin",
-        "--tb=short", "-v" if options.verbose else "-q",
-        "--board", options.backend,
-        "--reproduce", shlex.join(["multiboard-conformance", *map(loading.redact, argv)]),
-    ]  # fmt: skip
-    if options.quick:
-        arguments.append("--quick")
-    if options.k is not None:
-        arguments += ["-k", options.k]
-    for waiver in options.waive:
-        arguments += ["--waive", waiver]
+    waivers = dict(text.partition("=")[::2] for text in options.waive)
+    verdicts = v.Verdicts(waivers)
+    progress = _Progress(options.verbose)
+
+    def told(outcome: v.Outcome) -> None:
+        verdicts.note(outcome)
+        progress.show(outcome)
+
+    arguments = ["--board", options.backend, "--seed", str(seed)]
+    arguments += ["--quick"] if options.quick else []
+    arguments += ["--harness", options.harness] if options.harness else []
+    arguments += [f"--only={name}" for name in options.only]
+    arguments += ["-k", options.k] if options.k is not None else []
+    wrong = lanes.run(options.lanes, arguments, told)
+    progress.end()
+
+    for outcome in verdicts.all(v.FAILED):
+        print(f"\n{'-' * 100}\nFAILED {outcome.check}\n\n{outcome.text}")
+    for text in wrong:
+        print(f"\n{'-' * 100}\n{text}")
+    print("\n" + "\n".join(verdicts.table()))
+    result = v.FAILED if wrong and verdicts.ran() else verdicts.result()
+    seconds = round(time.monotonic() - began, 1)
+    effort = "quick" if options.quick else "full"
+    print(f"\n{result}: {verdicts.summary()} in {seconds} s ({effort}, seed {seed})")
     if options.report:
-        arguments += ["--report", os.path.abspath(options.report)]
-    if options.harness:
-        arguments += ["--harness", options.harness]
-    if options.seed is not None:
-        arguments += ["--seed", str(options.seed)]
-    status = int(pytest.main([*arguments, _HERE]))
-    return status if status in (0, 1) else 2
+        about = {
+            "backend": loading.redact(options.backend),
+            "facts": facts,
+            "traits": dataclasses.asdict(store.traits),
+            "effort": effort,
+            "seed": seed,
+            "seconds": seconds,
+            "reproduce": shlex.join(
+                ["multiboard-conformance", *(loading.redact(part) for part in argv)]
+            ),
+        }
+        v.write(options.report, {**verdicts.report(**about), "result": result})
+    store.close()
+    return {"nothing run": 2, v.FAILED: 1}.get(result, 0)
+
+
+class _Progress:
+    """A sign for each check as it ends; with ``-v`` a line."""
+
+    def __init__(self, verbose: bool) -> None:
+        self._verbose = verbose
+        self._seen: set[str] = set()
+
+    def show(self, outcome: v.Outcome) -> None:
+        """Show an outcome; a check has several phases and is shown once, but for its failure."""
+        known = outcome.check in self._seen
+        self._seen.add(outcome.check)
+        if outcome.verdict == v.PASSED and (known or not self._verbose):
+            if not known:
+                print(".", end="", flush=True)
+        elif self._verbose:
+            print(f"{outcome.verdict:<14} {outcome.check} ({', '.join(outcome.ids)})", flush=True)
+        else:
+            print({v.FAILED: "F", v.WAIVED: "w"}.get(outcome.verdict, "-"), end="", flush=True)
+
+    def end(self) -> None:
+        """End the line."""
+        if not self._verbose:
+            print()
 
 
 if __name__ == "__main__":

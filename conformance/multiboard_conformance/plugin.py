@@ -8,12 +8,13 @@ Imports the primitives, the errors and the suite's own modules.
 from __future__ import annotations
 
 import contextlib
-import os
+import dataclasses
+import itertools
+import json
 import random
-import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import NoReturn
 
 import pytest
 
@@ -22,7 +23,7 @@ from multiboard_conformance import verdicts as v
 from multiboard_conformance.boards import Board, Store
 from multiboard_conformance.guarantees import GUARANTEES, ids_of
 from multiboard_conformance.harness import Harness
-from multiboard_conformance.proxy import Proxy, ProxiedStore
+from multiboard_conformance.proxy import ProxiedStore, Proxy
 
 _BOARD = pytest.StashKey[Board]()
 _SUITE = pytest.StashKey["Suite"]()
@@ -33,11 +34,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("multiboard conformance")
     group.addoption("--board", help="the backend: a URL, a name or module:Class")
     group.addoption("--quick", action="store_true", help="fewer rounds, not fewer guarantees")
-    group.addoption("--waive", action="append", default=[], metavar="ID=REASON")
-    group.addoption("--report", metavar="FILE", help="write the report as JSON")
     group.addoption("--harness", metavar="MODULE:CLASS", help="hooks of this store")
-    group.addoption("--seed", type=int, help="of the random schedules")
-    group.addoption("--reproduce", default="", help="the command that the report tells")
+    group.addoption("--only", action="append", default=[], metavar="ID")
+    group.addoption("--seed", type=int, default=0, help="of the random schedules")
+    group.addoption("--lane", default="0/1", help="which part of the checks, of how many; 'alone'")
+    group.addoption("--outcomes", type=int, help="descriptor to write outcomes to, as JSON lines")
 
 
 @dataclass(frozen=True)
@@ -57,23 +58,39 @@ class Effort:
 
 
 class Suite:
-    """One run of the suite: what it runs on, and what came of it."""
+    """One run of the suite, or of one lane of it."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        waivers = dict(text.partition("=")[::2] for text in config.getoption("--waive"))
-        self.verdicts = v.Verdicts(waivers)
-        seed = config.getoption("--seed")
-        self.effort = Effort(
-            quick=config.getoption("--quick"),
-            seed=int.from_bytes(os.urandom(4), "big") if seed is None else seed,
-        )
-        self.began = time.monotonic()
+        self.effort = Effort(config.getoption("--quick"), config.getoption("--seed"))
         self.store = Store(config.getoption("--board"))
         self.harness = harnesses.load(config.getoption("--harness"), self.store.target)
-        self.facts = self.store.facts()
+        self._outcomes: int | None = config.getoption("--outcomes")
 
-    # -- outcomes ----------------------------------------------------------------------------
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        """Keep the checks of this lane; those that share a scene stay together, in the first."""
+        only = set(config.getoption("--only"))
+        if only:
+            config.hook.pytest_deselected(items=[i for i in items if not only & set(ids_of(i))])
+            items[:] = [item for item in items if only & set(ids_of(item))]
+        lane, _, lanes = config.getoption("--lane").partition("/")
+        alone = [item for item in items if item.get_closest_marker("alone") is not None]
+        if lane == "alone":
+            items[:] = alone
+            return
+        numbers = itertools.count(1)
+        mine: list[pytest.Item] = []
+        others: list[pytest.Item] = []
+        for item in items:
+            shared = "deaths" in getattr(item, "fixturenames", ())
+            number = 0 if shared else next(numbers)
+            chosen = number % int(lanes) == int(lane) and item not in alone
+            (mine if chosen else others).append(item)
+        items[:] = mine
+        config.hook.pytest_deselected(items=others)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -85,77 +102,30 @@ class Suite:
         board = item.stash.get(_BOARD, None)
         outcome = v.Outcome(item.name, ids, v.PASSED, report.duration)
         if report.skipped:
-            outcome.verdict = v.NOT_EXERCISED
-            outcome.why = _reason(report).removeprefix("Skipped: ")
+            outcome.verdict, outcome.why = v.NOT_EXERCISED, _reason(report)
         elif report.failed:
             if board is not None and board.history.native_errors():
                 outcome.ids = ids = tuple(dict.fromkeys((*ids, "ERR-1")))
-            self._explain(report, ids, board)
             outcome.verdict, outcome.why = v.FAILED, _reason(report)
-            waived = self.verdicts.waiver(item.name, ids)
-            if waived is not None:
-                outcome.verdict, outcome.why = v.WAIVED, waived
-                report.outcome = "skipped"
-                report.wasxfail = f"waived: {waived}"
-        self.verdicts.note(outcome)
+            broken = "\n".join(f"  {name}: {GUARANTEES[name].sentence}" for name in ids)
+            table = "" if board is None else f"\n\n{board.history.table()}"
+            outcome.text = f"{broken}\n\n{report.longreprtext}{table}"
+        if self._outcomes is not None:
+            line = json.dumps(dataclasses.asdict(outcome)) + "\n"
+            with open(self._outcomes, "a", encoding="utf-8", closefd=False) as file:
+                file.write(line)
         return report
 
-    def _explain(
-        self, report: pytest.TestReport, ids: tuple[str, ...], board: Board | None
-    ) -> None:
-        broken = "\n".join(f"{name}: {GUARANTEES[name].sentence}" for name in ids)
-        report.sections.append(("the promise", broken))
-        if board is not None:
-            report.sections.append(("the last operations", board.history.table()))
-
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Let the verdicts decide the exit status; nothing run is never a success."""
-        if exitstatus not in (0, 1, 5):
-            return
-        result = self.verdicts.result()
-        session.exitstatus = {"nothing run": 2, v.FAILED: 1}.get(result, 0)
-        path = self.config.getoption("--report")
-        if path:
-            v.write(path, self.report())
+    def pytest_sessionfinish(self) -> None:
+        """End what the run began."""
         with contextlib.suppress(Exception):
             self.harness.close()
         self.store.close()
 
-    def report(self) -> dict[str, Any]:
-        """Return the report of this run."""
-        traits = self.store.traits
-        return self.verdicts.report(
-            backend=self.store.target.partition("?")[0].rpartition("@")[2],
-            facts=self.facts,
-            traits={name: getattr(traits, name) for name in traits.__slots__},
-            effort="quick" if self.effort.quick else "full",
-            seed=self.effort.seed,
-            seconds=round(time.monotonic() - self.began, 1),
-            reproduce=self.config.getoption("--reproduce"),
-        )
-
-    # -- what is shown -----------------------------------------------------------------------
-
-    def pytest_report_header(self) -> str:
-        """Name the store and what is needed to repeat the run."""
-        facts = ", ".join(f"{name} {value}" for name, value in self.facts.items())
-        return f"multiboard conformance: {facts}; seed {self.effort.seed}"
-
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """End with a verdict for each guarantee."""
-        terminalreporter.section("guarantees")
-        for line in self.verdicts.table():
-            terminalreporter.line(line)
-        terminalreporter.line("")
-        terminalreporter.line(
-            f"{self.verdicts.result()} after {time.monotonic() - self.began:.1f} s"
-            f" ({'quick' if self.effort.quick else 'full'}, seed {self.effort.seed})"
-        )
-
 
 def _reason(report: pytest.TestReport) -> str:
     if isinstance(report.longrepr, tuple):
-        return str(report.longrepr[2])
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
     crash = getattr(report.longrepr, "reprcrash", None)
     return str(crash.message if crash is not None else report.longrepr)[:500]
 
@@ -214,14 +184,13 @@ def proxy(store: Store, harness: Harness) -> Iterator[Proxy]:
     address = harness.address() if harnesses.provides(harness, "address") else store.address()
     if address is None:
         not_exercised("the store has no single server to put a proxy before")
-    with Proxy(*address) as proxy:
+    host, port = address
+    with Proxy(host, port) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def faulty(
-    request: pytest.FixtureRequest, store: Store, proxy: Proxy, board: Board
-) -> Iterator[Board]:
+def faulty(store: Store, proxy: Proxy, board: Board) -> Iterator[Board]:
     """Return the check's board, seen through the proxy."""
     through = ProxiedStore(store, proxy)
     faulty = Board(through)
@@ -231,7 +200,7 @@ def faulty(
     faulty.close()
 
 
-def not_exercised(why: str) -> Any:
+def not_exercised(why: str) -> NoReturn:
     """End a check that can't be run on this store; it is listed apart from what passed."""
     pytest.skip(why)
 

@@ -42,7 +42,9 @@ def drain(
             time.sleep(0.02)
             continue
         answers = backend.remove([lease for _, lease in won])
-        done += [lease.key for (_, lease), answer in zip(won, answers) if answer is None]
+        done += [
+            lease.key for (_, lease), answer in zip(won, answers, strict=True) if answer is None
+        ]
         hungry_since = boottime()
     return done
 
@@ -51,7 +53,7 @@ def churn(
     backend: Backend,
     *,
     holder: str,
-    seed: int,
+    seed: float,
     rounds: int,
     keys: Sequence[str],
     timed: float,

@@ -30,7 +30,7 @@ class Mode(enum.Enum):
     SWALLOW_REPLY = "swallow reply"
     #: Nothing is passed, nothing is closed; new connections are accepted and hear nothing.
     BLACK_HOLE = "black hole"
-    #: Connections are cut, new ones are closed at once.
+    #: Connections are cut, and nobody listens.
     REFUSE = "refuse"
 
 
@@ -39,7 +39,7 @@ class Proxy:
 
     def __init__(self, host: str, port: int) -> None:
         self._server = (host, port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener: socket.socket | None = socket.create_server(("127.0.0.1", 0))
         self.address: tuple[str, int] = self._listener.getsockname()
         self.delay = 0.0
         self.mode = Mode.PASS
@@ -51,7 +51,8 @@ class Proxy:
         self._changed = threading.Condition()
 
     def __enter__(self) -> Proxy:
-        self._thread(self._accept)
+        assert self._listener is not None
+        self._thread(self._accept, self._listener)
         return self
 
     def __exit__(
@@ -61,10 +62,10 @@ class Proxy:
         trace: TracebackType | None,
     ) -> None:
         self._closed = True
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.set(Mode.PASS)
+        self._deafen()
+        with self._changed:
+            self.mode = Mode.PASS
+            self._changed.notify_all()
         self.cut()
 
     def set(self, mode: Mode, delay: float = 0.0) -> None:
@@ -73,7 +74,18 @@ class Proxy:
             self.mode, self.delay = mode, delay
             self._changed.notify_all()
         if mode is Mode.REFUSE:
+            self._deafen()
             self.cut()
+        elif self._listener is None:
+            self._listener = socket.create_server(self.address)
+            self._thread(self._accept, self._listener)
+
+    def _deafen(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)  # closing alone wakes no thread in accept
+            listener.close()
 
     def heal(self) -> None:
         """Pass everything again."""
@@ -91,15 +103,12 @@ class Proxy:
     def _thread(self, target: Any, *args: Any) -> None:
         threading.Thread(target=target, args=args, name="conformance-proxy", daemon=True).start()
 
-    def _accept(self) -> None:
-        while not self._closed:
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
             try:
-                client, _ = self._listener.accept()
+                client, _ = listener.accept()
             except OSError:
                 return
-            if self.mode is Mode.REFUSE:
-                _cut(client)
-                continue
             try:
                 server = socket.create_connection(self._server, timeout=5.0)
             except OSError:

@@ -30,6 +30,8 @@ class Outcome:
     seconds: float = 0.0
     #: Why it failed, was waived, or was not exercised.
     why: str = ""
+    #: What a failure prints.
+    text: str = ""
 
 
 @dataclass
@@ -49,6 +51,10 @@ class Verdicts:
 
     def note(self, outcome: Outcome) -> None:
         """Take an outcome in; of the phases of one check the worst one counts."""
+        if outcome.verdict == FAILED:
+            waived = self.waiver(outcome.check, outcome.ids)
+            if waived is not None:
+                outcome.verdict, outcome.why = WAIVED, waived
         order = (PASSED, NOT_EXERCISED, WAIVED, FAILED)
         known = self.outcomes.get(outcome.check)
         if known is None:
@@ -57,7 +63,7 @@ class Verdicts:
         known.seconds += outcome.seconds
         known.ids = tuple(dict.fromkeys(known.ids + outcome.ids))
         if order.index(outcome.verdict) > order.index(known.verdict):
-            known.verdict, known.why = outcome.verdict, outcome.why
+            known.verdict, known.why, known.text = outcome.verdict, outcome.why, outcome.text
 
     def of(self, guarantee: str) -> str:
         """Return the verdict on a guarantee."""
@@ -102,20 +108,24 @@ class Verdicts:
                 name: {
                     "verdict": self.of(name),
                     "sentence": promise.sentence,
-                    "checks": {
-                        o.check: o.verdict for o in self.outcomes.values() if name in o.ids
-                    },
+                    "checks": {o.check: o.verdict for o in self.outcomes.values() if name in o.ids},
                 }
                 for name, promise in GUARANTEES.items()
             },
-            "failures": {o.check: o.why for o in self._all(FAILED)},
-            "waived": {o.check: o.why for o in self._all(WAIVED)},
-            "not_exercised": {o.check: o.why for o in self._all(NOT_EXERCISED)},
+            "failures": {o.check: o.why for o in self.all(FAILED)},
+            "waived": {o.check: o.why for o in self.all(WAIVED)},
+            "not_exercised": {o.check: o.why for o in self.all(NOT_EXERCISED)},
             "needless_waivers": self.needless_waivers(),
         }
 
-    def _all(self, verdict: str) -> list[Outcome]:
+    def all(self, verdict: str) -> list[Outcome]:
+        """Return the outcomes of one verdict."""
         return [o for o in self.outcomes.values() if o.verdict == verdict]
+
+    def summary(self) -> str:
+        """Return how many checks came out how."""
+        counts = {name: len(self.all(name)) for name in (PASSED, FAILED, WAIVED, NOT_EXERCISED)}
+        return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
     def table(self) -> list[str]:
         """Return the lines that end a run: a verdict for each guarantee, and what was left out."""
@@ -126,7 +136,7 @@ class Verdicts:
             count = f"{passed}/{len(outcomes)}"
             lines.append(f"{name:<8} {self.of(name):<14} {count:>6}  {promise.sentence}")
         for title, verdict in (("Waived", WAIVED), ("Not exercised", NOT_EXERCISED)):
-            chosen = self._all(verdict)
+            chosen = self.all(verdict)
             if chosen:
                 lines += ["", f"{title}:"]
                 lines += [f"  {o.check} ({', '.join(o.ids)}): {o.why}" for o in chosen]

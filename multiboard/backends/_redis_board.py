@@ -106,7 +106,7 @@ class Board:
             return
         connections = Connections(self.address, self._patience)
         try:
-            reply = self._checked(connections, "open", (uuid.uuid4().hex, FORMAT), within)
+            reply = self._checked(connections, "open", (uuid.uuid4().hex, FORMAT), within=within)
             self._judge(reply)
         except errors.Indeterminate as error:  # a board was made, or not: it is found again
             connections.close()
@@ -144,16 +144,22 @@ class Board:
         if process.session is not None:
             args = (incarnation, process.session.number)
             with contextlib.suppress(errors.MultiboardError):  # then it ends by its time-out
-                self._checked(process.connections, "close", args, FAREWELL)
+                self._checked(process.connections, "close", args, within=FAREWELL)
         process.connections.close()
 
-    def run(self, name: str, *args: Any) -> Any:
+    def run(self, name: str, *args: Any, wakes: bool = False) -> Any:
         """Run a script on the board that was opened; return its whole reply.
 
-        Raises: what :meth:`Connections.run` raises, ``BoardLost``, ``Closed``.
+        Raises: what :meth:`Connections.run` raises, ``BoardLost``.
         """
         incarnation = self.incarnation
-        reply = self._checked(self._process().connections, name, (incarnation, *args))
+        connections = self._process().connections
+        try:
+            reply = self._checked(connections, name, (incarnation, *args), wakes=wakes)
+        except errors.BackendError as error:
+            if wakes and connections.closed:
+                raise errors.Closed("the redis board was closed") from error
+            raise
         if reply[0] == b"LOST":
             raise errors.BoardLost(
                 f"{self.address}: the board {self._namespace!r} that was opened is gone: the store"
@@ -202,13 +208,16 @@ class Board:
         connections: Connections,
         name: str,
         args: Sequence[Any],
+        *,
         within: float | None = None,
+        wakes: bool = False,
     ) -> Any:
         # A server reads flags in a script's first line from 7.0; one that hides its version is
         # older, since from then on scripts know it.
         flags = int(self.version.partition(".")[0] or 0) >= 7
         try:
-            return connections.run(script(name, flags), tuple(self.keys.values()), args, within)
+            keys = tuple(self.keys.values())
+            return connections.run(script(name, flags), keys, args, within=within, wakes=wakes)
         except WrongType as error:
             raise self._named(connections, error) from error.__cause__
 

@@ -45,7 +45,8 @@ _NAMELESS: dict[str, Any] = (
 
 _DENIED = (native.AuthenticationError, native.AuthorizationError, native.NoPermissionError)
 _DENIED_TEXT = re.compile(
-    r"\b(NOPERM|NOAUTH|WRONGPASS|DENIED)\b|unauthenticated|can't run this command|can't access at least one"
+    r"\b(NOPERM|NOAUTH|WRONGPASS|DENIED)\b|unauthenticated"
+    r"|can't run this command|can't access at least one"
 )
 #: The server refused before it ran anything. Scripts tell the code in the midst of their message.
 _REFUSED = (
@@ -142,9 +143,12 @@ def script(name: str, flags: bool) -> Script:
     if name != "open" and not read_only:
         parts.append((_SCRIPTS / "_writing.lua").read_text("utf-8"))
     text = "\n".join([*parts, own])
-    # open.lua stands before what a server of unknown age may not understand.
-    if flags and name != "open":
-        text = f"#!lua flags={found.group(1)}\n{text}" if found else f"#!lua\n{text}"
+    if name != "open":  # which is for servers of unknown age
+        if flags:
+            text = f"#!lua flags={found.group(1)}\n{text}" if found else f"#!lua\n{text}"
+        elif found and not read_only:
+            # Servers before 7 judge by a script's first write whether it needs memory.
+            text = f"redis.call('HDEL', KEYS[1], 'allow-oom')\n{text}"
     return Script(name, text, hashlib.sha1(text.encode()).hexdigest(), read_only)
 
 
@@ -176,14 +180,20 @@ class Connections:
             _drop(connection)
 
     def run(
-        self, what: Script, keys: Sequence[str], args: Sequence[Any], within: float | None = None
+        self,
+        what: Script,
+        keys: Sequence[str],
+        args: Sequence[Any],
+        *,
+        within: float | None = None,
+        wakes: bool = False,
     ) -> Any:
-        """Run a script.
+        """Run a script; with ``wakes``, :meth:`close` cuts it short.
 
         Raises: ``Unavailable``, ``Indeterminate`` (unless it changes nothing), ``AccessDenied``,
-        ``WrongType``.
+        ``WrongType``, ``Closed``.
         """
-        with self._connected(within) as connection:
+        with self._connected(within) as connection, self._cut_short(connection, wakes):
             rest = (len(keys), *keys, *args)
             try:
                 return self._exchange(connection, ("EVALSHA", what.sha, *rest), what.read_only)
@@ -193,27 +203,37 @@ class Connections:
             return self._exchange(connection, ("EVAL", what.text, *rest), what.read_only)
 
     def ask(self, *command: Any, block: float = 0.0) -> Any:
-        """Run a command that changes nothing; it may block for ``block`` seconds in the server."""
-        with self._connected(None) as connection:
-            if not block:
-                return self._exchange(connection, command, read_only=True)
-            connection._sock.settimeout(block + self.patience)
-            with self._lock:
-                if self.closed:
-                    raise errors.Closed("the redis board was closed")
-                self._waiting.add(connection)
-            try:
-                return self._exchange(connection, command, read_only=True)
-            finally:
-                with self._lock:
-                    self._waiting.discard(connection)
+        """Run a command that changes nothing; it may block for ``block`` seconds in the server.
+
+        Raises: ``Unavailable``, ``AccessDenied``, ``WrongType``, ``Closed``.
+        """
+        within = self.patience + block
+        with self._connected(within) as connection, self._cut_short(connection, True):
+            return self._exchange(connection, command, read_only=True)
 
     # -- one connection ----------------------------------------------------------------------
 
     @contextlib.contextmanager
+    def _cut_short(self, connection: Any, wakes: bool) -> Iterator[None]:
+        """Let :meth:`close` end the exchange that follows."""
+        if not wakes:
+            yield
+            return
+        with self._lock:
+            if self.closed:
+                raise errors.Closed("the redis board was closed")
+            self._waiting.add(connection)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting.discard(connection)
+
+    @contextlib.contextmanager
     def _connected(self, within: float | None) -> Iterator[Any]:
         """Hold a connection that is connected; it goes back unless it broke."""
-        within = self.patience if within is None else within
+        if within is None:
+            within = self.patience
         give_up = time.monotonic() + within
         with self._lock:
             if self.closed:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from multiboard.primitives import Change, ChangeKind, Lease, NewPosting, Posting
 
 #: Items, and bytes of bodies, in one call: a few milliseconds of the server's time.
-CHUNK = 200
+CHUNK = 100
 CHUNK_BYTES = 4 * 1024 * 1024
 #: A place (rank, serial) is the score rank * SERIALS + serial.
 SERIALS = 1 << 46
@@ -24,7 +24,7 @@ _Item = TypeVar("_Item")
 
 
 def micro(seconds: float) -> int:
-    """Return seconds as the scripts take them; what is no time at all stays the shortest."""
+    """Return seconds as the scripts take them."""
     return round(seconds * 1e6)
 
 

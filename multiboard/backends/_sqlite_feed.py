@@ -18,6 +18,10 @@ from multiboard.primitives import Change, ChangeKind, Changes
 #: The most events of one answer.
 EVENTS_AT_ONCE = 5_000
 
+_ENDS = (
+    "SELECT id, ends_at FROM multiboard_sessions WHERE board = ? UNION ALL"
+    " SELECT NULL, min(ends_at) FROM multiboard_postings WHERE board = ? AND ends_at IS NOT NULL"
+)
 _KINDS = {kind.value: kind for kind in ChangeKind}
 
 
@@ -66,24 +70,14 @@ def _events(
 
 
 def look_at_ends(
-    connection: sqlite3.Connection, opening: Opening, now: float
+    connection: sqlite3.Connection, opening: Opening, now: float, patience: float
 ) -> tuple[bool, float, float]:
-    """Return whether something is over, when the next thing will be, and the pause until then.
+    """Return whether something is over, when the next thing will be, and for how long to wait.
 
-    The pause is the time until the lock files should be looked at again.
+    The last is the time until the lock files should be looked at again.
     """
-    board, end = opening.board, now + 3600.0
-    sessions = connection.execute(
-        "SELECT id, ends_at FROM multiboard_sessions WHERE board = ?", (board,)
-    ).fetchall()
-    (lease_end,) = connection.execute(
-        "SELECT min(ends_at) FROM multiboard_postings WHERE board = ? AND ends_at IS NOT NULL",
-        (board,),
-    ).fetchone()
-    for moment in (lease_end, *(ends_at for _, ends_at in sessions)):
-        if isinstance(moment, float):
-            end = min(end, moment)
-    dead = any(
-        isinstance(session, str) and not opening.locks.alive(session) for session, _ in sessions
-    )
+    ends = files.patiently(connection, _ENDS, (opening.board, opening.board), patience).fetchall()
+    end = min((moment for _, moment in ends if isinstance(moment, float)), default=now + 3600.0)
+    sessions = [session for session, _ in ends if isinstance(session, str)]
+    dead = not all(map(opening.locks.alive, sessions))
     return dead or end <= now, end, probe_pause(len(sessions))

@@ -36,6 +36,8 @@ NETWORK_FILE_SYSTEMS = frozenset(
         *("9p", "virtiofs", "vboxsf", "prl_fs", "grpcfuse", "osxfs"),
     )
 )
+#: Seconds between two attempts at a busy file, at the most.
+LONGEST_PAUSE = 0.001
 #: Seconds that a fork waits for operations under way to finish.
 FORK_PATIENCE = 15.0
 
@@ -91,8 +93,9 @@ def patiently(
 ) -> sqlite3.Cursor:
     """Run a statement, again and again while the file is busy, up to ``patience`` seconds.
 
-    SQLite's own busy handler sleeps up to 100 ms between its looks; the writers here hold the
-    lock for less than one.
+    SQLite's own busy handler sleeps up to 100 ms between its looks. A process that writes without
+    a pause leaves the lock free for a tenth of a millisecond at a time, and who looks rarely may
+    miss that for seconds on a slow disk.
     """
     give_up, pause = 0.0, 0.0001
     while True:
@@ -104,7 +107,7 @@ def patiently(
             if not is_busy(error) or now >= give_up:
                 raise
         time.sleep(pause * (0.5 + random.random()))
-        pause = min(pause * 1.5, 0.002)
+        pause = min(pause * 1.5, LONGEST_PAUSE)
 
 
 def commit(connection: sqlite3.Connection, path: str) -> None:
@@ -175,8 +178,11 @@ class Link:
     ``with link as connection:`` is the way in.
     """
 
-    def __init__(self, path: str, identity: tuple[int, int], synchronous: str) -> None:
+    def __init__(
+        self, path: str, identity: tuple[int, int], synchronous: str, patience: float
+    ) -> None:
         self._path = path
+        self._patience = patience
         self._identity = identity
         self._synchronous = synchronous
         self._connection: sqlite3.Connection | None = None
@@ -193,9 +199,8 @@ class Link:
             if self._retired:
                 raise errors.Closed("the SQLite board was closed")
             if self._connection is None:
-                self._connection = self._connect()
-                self.epoch += 1
-            elif self._connection.in_transaction:  # an interrupt struck amid a transaction
+                return self._connect()
+            if self._connection.in_transaction:  # an interrupt struck amid a transaction
                 rollback(self._connection)
             return self._connection
         except BaseException:
@@ -212,14 +217,22 @@ class Link:
                     f"{self._path} was in use while this process was forked, and SQLite can't use "
                     "it here: start the process afresh"
                 )
-            connection = connect(self._path, "rw")
+            try:
+                connection = connect(self._path, "rw")
+            except sqlite3.OperationalError as error:
+                if identify(self._path) is None:
+                    raise errors.BoardLost(f"{self._path} was deleted") from error
+                raise
             try:
                 if identify(self._path) != self._identity:
                     raise errors.BoardLost(f"{self._path} was deleted or replaced")
-                connection.execute(f"PRAGMA synchronous={self._synchronous}")
+                patiently(connection, f"PRAGMA synchronous={self._synchronous}", (), self._patience)
             except BaseException:
                 connection.close()
                 raise
+            # Before _connecting is free again: a fork must not miss it.
+            self._connection = connection
+            self.epoch += 1
             return connection
 
     def close(self) -> None:

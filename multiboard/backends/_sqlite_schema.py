@@ -112,33 +112,39 @@ def check_owner(connection: sqlite3.Connection, path: str) -> bool:
 def open_board(path: str, namespace: str, timeout: float) -> tuple[int, str, tuple[int, int]]:
     """Return a board's id, its incarnation, and the identity of the file; make what is missing."""
     give_up = time.monotonic() + timeout
-
-    def patiently(sql: str) -> sqlite3.Cursor:
-        return files.patiently(connection, sql, (), max(0.05, give_up - time.monotonic()))
-
-    try:
-        with files.connecting(path) as connection:
-            patiently("SELECT 1 FROM sqlite_master").close()
-            empty = check_owner(connection, path)
-            (mode,) = patiently("PRAGMA journal_mode").fetchone()
-            if mode != "wal":
-                (mode,) = patiently("PRAGMA journal_mode = WAL").fetchone()
-            if mode != "wal":
-                raise errors.Unsupported(f"{path}: SQLite can't keep a write-ahead log here")
-            found = look_up(connection, namespace, path)
-            if found is None:
-                patiently("BEGIN IMMEDIATE")
-                if empty:
-                    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                make(connection, namespace)
-                found = look_up(connection, namespace, path)
-                files.commit(connection, path)
-            identity = files.identify(path)
-    except sqlite3.Error as error:
-        raise files.translate(error, path) from error
-    if identity is None or found is None:
+    while True:
+        try:
+            with files.connecting(path) as connection:
+                board, incarnation = _find_or_make(connection, namespace, path)
+                identity = files.identify(path)
+            break
+        except sqlite3.Error as error:
+            if not files.is_busy(error) or time.monotonic() >= give_up:
+                raise files.translate(error, path) from error
+        time.sleep(0.002)
+    if identity is None:
         raise errors.Unavailable(f"{path} was deleted while it was opened")
-    return (*found, identity)
+    return board, incarnation, identity
+
+
+def _find_or_make(connection: sqlite3.Connection, namespace: str, path: str) -> tuple[int, str]:
+    empty = check_owner(connection, path)
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if mode != "wal":
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise errors.Unsupported(f"{path}: SQLite can't keep a write-ahead log here")
+    found = look_up(connection, namespace, path)
+    if found is None:
+        files.patiently(connection, "BEGIN IMMEDIATE", (), 0.1)
+        if empty:
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        make(connection, namespace)
+        found = look_up(connection, namespace, path)
+        files.commit(connection, path)
+    if found is None:
+        raise errors.Unavailable(f"{path}: the board {namespace!r} can't be made")
+    return found
 
 
 def look_up(connection: sqlite3.Connection, namespace: str, path: str) -> tuple[int, str] | None:

@@ -119,7 +119,7 @@ class Step:
     # -- sessions ----------------------------------------------------------------------------
 
     def session(self) -> str:
-        """Return this backend's session, beginning one where there is none.
+        """Return this backend's session, renewed, beginning one where there is none.
 
         Raises: ``SessionLost`` (it had ended).
         """
@@ -134,24 +134,23 @@ class Step:
                 (own, self._board, self.now + opening.session_timeout),
             )
             self._tidy_locks()
-        elif not self._has_row(own):
+        elif not self._renewed(own):
             opening.session = None
             opening.locks.end(own)
             raise errors.SessionLost("the session ended: it was not renewed in time")
         return own
 
-    def renew_session(self) -> None:
-        self.execute(
-            "UPDATE multiboard_sessions SET ends_at = ? WHERE id = ?",
-            (self.now + self._opening.session_timeout, self.session()),
+    def _renewed(self, session: str) -> bool:
+        ends_at = self.now + self._opening.session_timeout
+        found = self.execute(
+            "UPDATE multiboard_sessions SET ends_at = ? WHERE id = ?", (ends_at, session)
         )
+        return found.rowcount == 1
 
     def end_session(self, session: str) -> None:
         """End a session, and all leases and entities under it."""
-        for row in self.execute(
-            "SELECT id, key, token, due_at FROM multiboard_postings WHERE session = ?", (session,)
-        ).fetchall():
-            self.expire(*row)
+        for row in self.execute(schema.BODILESS + " WHERE p.session = ?", (session,)).fetchall():
+            self.expire(row)
         self.execute("DELETE FROM multiboard_entities WHERE session = ?", (session,))
         self.execute("DELETE FROM multiboard_sessions WHERE id = ?", (session,))
         self.ended.append(session)
@@ -182,11 +181,9 @@ class Step:
                 self.end_session(session)
         if _due(self._lease_end, self.now):
             for row in self.execute(
-                "SELECT id, key, token, due_at FROM multiboard_postings"
-                " WHERE board = ? AND ends_at <= ?",
-                (self._board, self.now),
+                schema.BODILESS + " WHERE p.board = ? AND p.ends_at <= ?", (self._board, self.now)
             ).fetchall():
-                self.expire(*row)
+                self.expire(row)
         probed = self._probed if isinstance(self._probed, float) else -math.inf
         # Whoever writes shares the time of the last look with all others.
         if probe or not probed <= self.now < probed + 0.02:
@@ -200,15 +197,16 @@ class Step:
                         self.end_session(session)
         return self.told != told or bool(self.ended)
 
-    def expire(self, row_id: int, key: Any, token: Any, due_at: Any) -> None:
+    def expire(self, row: schema.Row) -> None:
         """End a lease that nobody gave back. A damaged row is left alone."""
-        if not isinstance(key, str) or not isinstance(token, int) or not isinstance(due_at, float):
+        posting = self.read(row)
+        if isinstance(posting, Damage):
             return
         self.execute(
             _END_LEASE + "deaths = deaths + 1, modified_on = ?, ready = ? WHERE id = ?",
-            (self.wall, int(due_at <= self.now), row_id),
+            (self.wall, int(posting.due_in <= 0), row[0]),
         )
-        self.tell(ChangeKind.EXPIRED, key, token)
+        self.tell(ChangeKind.EXPIRED, posting.key, row[11])
 
     # -- postings and their leases -----------------------------------------------------------
 

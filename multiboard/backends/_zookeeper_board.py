@@ -14,14 +14,14 @@ import threading
 import uuid
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from kazoo import exceptions as kz
 from kazoo.protocol import serialization as wire
 
-from multiboard import errors, primitives
+from multiboard import errors
 from multiboard.backends import _zookeeper_client as client
 from multiboard.backends import _zookeeper_layout as layout
 from multiboard.primitives import Damage, NewPosting, Posting, boottime
@@ -77,7 +77,7 @@ class Memory:
             self._done[what] = (boottime(), value)
             for memory in (self._done, self._doubts):
                 while memory and next(iter(memory.values()))[0] < boottime() - REPEAT_WINDOW:
-                    memory.popitem(last=False)  # type: ignore[attr-defined]
+                    memory.popitem(last=False)
 
     def doubt(self, what: tuple[Any, ...], doubt: client.Doubt) -> None:
         """Note that something may have been done."""
@@ -87,13 +87,16 @@ class Memory:
     def resolve(self, what: tuple[Any, ...], link: client.Link) -> bool | None:
         """Tell whether something was done that was in doubt; None where that can't be known."""
         with self._lock:
-            noted = self._doubts.get(what)
+            noted = self._doubts.pop(what, None)
         if noted is None:
             return False
-        applied = link.was_applied(noted[1])
-        if applied is not None:
-            with self._lock:
-                self._doubts.pop(what, None)
+        applied = None
+        try:
+            applied = link.was_applied(noted[1])
+        finally:
+            if applied is None:
+                with self._lock:
+                    self._doubts[what] = noted
         return applied
 
 
@@ -108,7 +111,9 @@ class Board:
         namespace: str,
         patience: float,
         name: str,
+        forked: Callable[[], None] = lambda: None,
     ) -> None:
+        self._forked = forked
         self._dial = dial
         self._root = root
         self._top = layout.Paths.board(root, namespace)
@@ -117,6 +122,7 @@ class Board:
         self._paths: layout.Paths | None = None
         self.incarnation = ""
         self._begin()
+        self.closed = True
         _boards.add(self)
 
     def _begin(self) -> None:
@@ -135,6 +141,7 @@ class Board:
         closed = self.closed
         self._begin()
         self.closed = closed
+        self._forked()
 
     @property
     def paths(self) -> layout.Paths:
@@ -164,7 +171,7 @@ class Board:
     def _current(self) -> client.Link:
         with self._lock:
             if self.closed:
-                raise errors.Closed("the ZooKeeper board was closed")
+                raise errors.Closed("the ZooKeeper board is not open")
             if self._lost:
                 raise errors.BoardLost(f"the board {self._top} is no longer in ZooKeeper")
             if self._link is None:
@@ -312,8 +319,13 @@ class Board:
         matters = any(isinstance(one, layout.Seen) and one.needs_time for one in seen)
         return self.now(link) if matters else layout.NO_MATTER
 
-    def look(self, link: client.Link, keys: Sequence[str]) -> list[layout.Seen | Damage | None]:
-        """Read live postings with all that belongs to them, each as of one instant."""
+    def look(
+        self, link: client.Link, keys: Sequence[str], claimed: Container[str] | None = None
+    ) -> list[layout.Seen | Damage | None]:
+        """Read live postings with all that belongs to them, each as of one instant.
+
+        Where ``claimed`` is given, the others had no state at an instant shortly before.
+        """
         found: dict[str, layout.Seen | Damage | None] = {}
         left = list(dict.fromkeys(keys))
         while left:
@@ -321,11 +333,13 @@ class Board:
             for key in left:
                 # The state first: what it says is true of the posting read after it, if that was
                 # there before it.
-                requests.append(wire.GetData(f"{self.paths.states}/{key}", None))
+                if claimed is None or key in claimed:
+                    requests.append(wire.GetData(f"{self.paths.states}/{key}", None))
                 requests.append(wire.GetData(f"{self.paths.live}/{key}", None))
             answers = iter(link.ask(requests))
             for key in left:
-                found[key] = self._seen(key, next(answers), next(answers))
+                state = next(answers) if claimed is None or key in claimed else NoNode()
+                found[key] = self._seen(key, state, next(answers))
             left = self._look_at_leases(link, [found[key] for key in left])
         return [found[key] for key in keys]
 
@@ -351,7 +365,7 @@ class Board:
         leases = f"{self.paths.leases}/"
         answers = link.ask(wire.GetData(leases + str(seen.lease_name), None) for seen in leased)
         over = []
-        for seen, answer in zip(leased, answers):
+        for seen, answer in zip(leased, answers, strict=True):
             if isinstance(answer, Exception) or answer[0] == layout.GONE:
                 over.append(seen)
                 continue
@@ -366,7 +380,7 @@ class Board:
         states = link.ask(wire.Exists(f"{self.paths.states}/{seen.key}", None) for seen in over)
         return [
             seen.key
-            for seen, stat in zip(over, states)
+            for seen, stat in zip(over, states, strict=True)
             if stat is None or stat.mzxid != seen.state_stat.mzxid
         ]
 
@@ -382,11 +396,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def node_is(answer: Exception, kind: type[Exception]) -> bool:
-    """Tell what an answer about a node says, without importing kazoo for it."""
-    return isinstance(answer, kind)
 
 
 NoNode: type[Exception] = kz.NoNodeError

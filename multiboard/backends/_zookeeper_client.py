@@ -1,22 +1,17 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""One ZooKeeper session: the only place that touches kazoo's internals.
+"""One ZooKeeper session, and what became of everything that was asked of it.
 
 A :class:`Link` is one session and never becomes another one: where kazoo would quietly begin a new
 session after an expiry, the link ends, so that nothing is ever done in a session that the caller
 did not mean. Every answer says whether the store applied what was asked. This module imports
-kazoo, the errors and the clock of the primitives.
-
-What is taken from kazoo's inside, and why: requests are queued directly (one hop between threads
-less, and ``addWatch``, which kazoo 2.x lacks); the queue of unsent requests is flushed apart from
-the sent ones (not applied, and unknown); the answer to the handshake is read (the granted
-time-out); watch events are seen as they arrive.
+kazoo, the errors, the clock of the primitives and its own sibling.
 """
 
 from __future__ import annotations
 
 import collections
-import logging
-import select
+import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,17 +19,15 @@ from typing import Any
 
 from kazoo import exceptions as kz
 from kazoo import security
-from kazoo.client import KazooClient
-from kazoo.handlers.threading import KazooTimeoutError, SequentialThreadingHandler
+from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.protocol import serialization as wire
-from kazoo.protocol.connection import ConnectionHandler
 from kazoo.protocol.states import KeeperState
 from kazoo.retry import KazooRetry
 
 from multiboard import errors
+from multiboard.backends._zookeeper_kazoo import Client, Handler, NotSent, Quiet
 from multiboard.primitives import boottime
 
-LOG = logging.getLogger(__name__)
 #: Requests under way at once in a pipeline.
 READ_WINDOW = 200
 WRITE_WINDOW = 64
@@ -69,139 +62,8 @@ class Refused(Exception):
     """Servers accept the connection and break it off: they may not know what this client saw."""
 
 
-class _NotSent(kz.ConnectionLoss):  # type: ignore[misc]
-    """The connection was lost while the request was still waiting to be sent."""
-
-
-class AddWatch(collections.namedtuple("AddWatch", "path mode")):
-    """The request ``addWatch`` of ZooKeeper 3.6; mode 1 is persistent and recursive."""
-
-    type = 106
-
-    def serialize(self) -> bytes:
-        """Return the request's body."""
-        packed: bytes = wire.write_string(self.path) + wire.int_struct.pack(self.mode)
-        return packed
-
-    @classmethod
-    def deserialize(cls, _bytes: bytes, _offset: int) -> bool:
-        """Return True: the answer has no content."""
-        return True
-
-
-class _Quiet:
-    """A logger that leaves out what kazoo says of requests: they hold bodies and passwords."""
-
-    def log(self, *_args: Any, **_kwargs: Any) -> None:
-        """Drop it."""
-
-    debug = log
-
-    def info(self, message: str, *args: Any, **_kwargs: Any) -> None:
-        """Pass on what tells of connections, at a level where it does not disturb."""
-        LOG.debug(message, *args)
-
-    warn = warning = error = info
-
-    def exception(self, message: str, *_args: Any, **_kwargs: Any) -> None:
-        """Pass on the message without its arguments: kazoo puts the request there."""
-        LOG.warning("%s", message, exc_info=True)
-
-
-class _Handler(SequentialThreadingHandler):  # type: ignore[misc]
-    """Runs callbacks at once, on the connection's thread, and so needs no threads of its own."""
-
-    def __init__(self, dial_timeout: float) -> None:
-        super().__init__()
-        self.dial_timeout = dial_timeout
-        self.failure: BaseException | None = None
-
-    def start(self) -> None:
-        """Start nothing."""
-
-    def stop(self) -> None:
-        """Stop nothing."""
-
-    def dispatch_callback(self, callback: Any) -> None:
-        """Run a watch's callback; ours never block."""
-        callback.func(*callback.args)
-
-    def create_connection(self, *args: Any, **kwargs: Any) -> Any:
-        """Dial, for a shorter time than kazoo's whole session time-out."""
-        kwargs["timeout"] = min(kwargs.get("timeout") or self.dial_timeout, self.dial_timeout)
-        try:
-            return super().create_connection(*args, **kwargs)
-        except Exception as error:
-            self.failure = error
-            raise
-
-    def select(
-        self, readers: Sequence[Any], writers: Sequence[Any], _errors: Any, timeout: Any = None
-    ) -> tuple[list[Any], list[Any], list[Any]]:
-        """Wait by poll: kazoo makes and closes an epoll for each wait, at twice the cost."""
-        poll = select.poll()
-        for reader in readers:
-            poll.register(reader, select.POLLIN)
-        for writer in writers:
-            poll.register(writer, select.POLLOUT)
-        ready = {fd for fd, _ in poll.poll(None if timeout is None else max(0.0, timeout) * 1000)}
-        return (
-            [reader for reader in readers if reader.fileno() in ready],
-            [writer for writer in writers if writer.fileno() in ready],
-            [],
-        )
-
-
-class _Connection(ConnectionHandler):  # type: ignore[misc]
-    """kazoo's connection, with an ear at the handshake and at the watch events."""
-
-    def _invoke(self, timeout: float, request: Any, xid: Any = None) -> Any:
-        if not isinstance(request, wire.Connect):
-            return super()._invoke(timeout, request, xid)
-        link: Link = self.client.link
-        try:
-            answer = super()._invoke(min(timeout, link.dial_timeout), request, xid)
-        except kz.ConnectionDropped:
-            link.refusals += 1
-            raise
-        if answer[0].time_out > 0:
-            link.granted = answer[0].time_out / 1000.0
-        return answer
-
-    def _read_watch_event(self, buffer: bytes, offset: int) -> None:
-        event, _ = wire.Watch.deserialize(buffer, offset)
-        self.client.link.on_event(event.type, event.path)
-        super()._read_watch_event(buffer, offset)
-
-    def _read_response(self, header: Any, buffer: bytes, offset: int) -> Any:
-        # An error code that kazoo does not know would end its thread, and the session with it.
-        if header.err and header.err not in kz.EXCEPTIONS:
-            header = header._replace(err=kz.SystemZookeeperError.code)
-        return super()._read_response(header, buffer, offset)
-
-
-class _Client(KazooClient):  # type: ignore[misc]
-    def __init__(self, link: Link, **kwargs: Any) -> None:
-        self.link = link
-        super().__init__(**kwargs)
-        self._connection = _Connection(self, self._conn_retry.copy(), logger=self.logger)
-
-    def _session_callback(self, state: Any) -> None:
-        before = self._state
-        super()._session_callback(state)
-        if state != before:
-            self.link.state_changed(state)
-
-    def _notify_pending(self, state: Any) -> None:
-        # What still waits in the queue was not sent as a whole: the server can't have applied it.
-        while True:
-            try:
-                _, result = self._queue.popleft()
-            except IndexError:
-                break
-            if result is not None:
-                result.set_exception(_NotSent())
-        super()._notify_pending(state)
+def _ignore(_kind: int, _path: str) -> None:
+    """Hear of an event that nobody waits for."""
 
 
 @dataclass
@@ -252,7 +114,7 @@ class Link:
         self.connected = self.ended = self.closing = False
         #: Something lives by this session, or somebody relies on it.
         self.used = False
-        self.on_event: Callable[[int, str], None] = lambda kind, path: None
+        self.on_event: Callable[[int, str], None] = _ignore
         self.acl = security.CREATOR_ALL_ACL if credentials else security.OPEN_ACL_UNSAFE
         #: Where the evidence nodes are; the board's path is known only after the first reads.
         self.slots_path = ""
@@ -264,13 +126,13 @@ class Link:
         self._free_slots: list[int] = []
         self._slots = 0
         self._made_slots: set[int] = set()
-        self._handler = _Handler(self.dial_timeout)
-        self._client = _Client(
+        self._handler = Handler(self.dial_timeout)
+        self._client = Client(
             self,
             hosts=self.hosts,
             timeout=session_timeout,
             handler=self._handler,
-            logger=_Quiet(),
+            logger=Quiet(),
             auth_data=[("digest", ":".join(credentials))] if credentials else None,
             connection_retry=KazooRetry(max_tries=-1, delay=0.05, backoff=1.5, max_delay=0.5),
             command_retry=KazooRetry(max_tries=0),
@@ -338,10 +200,8 @@ class Link:
         client, connection = self._client, self._client._connection
         client._stopped.set()
         client._queue.append((wire.CloseInstance, None))
-        try:
+        with contextlib.suppress(OSError, AttributeError):  # its thread may have ended by itself
             connection._write_sock.send(b"\0")
-        except (OSError, AttributeError):
-            pass  # the connection's thread has ended by itself
         if connection.connection_stopped.wait(FAREWELL if was_connected else 0.0):
             self._free()
         else:
@@ -353,10 +213,18 @@ class Link:
         connection.stop(0)
         connection.close()
 
+    def version(self) -> str | None:
+        """Return the server's version, where it may be asked for it; nothing depends on it."""
+        try:
+            told = re.search(r"version: ([0-9.]+)", self._client.command(b"srvr"))
+        except Exception:  # a courtesy: whatever a server that does not like it makes of it
+            return None
+        return told[1] if told else None
+
     # -- asking --------------------------------------------------------------------------------
 
     def submit(self, request: Any, then: Callable[[Any], None] | None = None) -> Any:
-        """Send a request without waiting; ``then`` runs on kazoo's thread, in the answers' order."""
+        """Send a request without waiting; ``then`` runs on kazoo's thread, in order."""
         result = self._handler.async_result()
         if then is not None:
             result.rawlink(then)
@@ -380,7 +248,7 @@ class Link:
         kind: type[errors.MultiboardError]
         if isinstance(error, _DENIED):
             kind = errors.AccessDenied
-        elif not write or isinstance(error, (_NotSent, *_NOT_APPLIED)):
+        elif not write or isinstance(error, (NotSent, *_NOT_APPLIED)):
             kind = errors.Unavailable
         elif isinstance(error, (kz.ConnectionLoss, kz.OperationTimeoutError)):
             kind = errors.Indeterminate
@@ -436,7 +304,7 @@ class Link:
                 unsent = errors.Unavailable(f"not sent: {broken}")
                 waiting.append((unsent, operations, -1, None))
                 continue
-            slot, noting = -1, []
+            slot, noting = -1, list[Any]()
             if evidence is not None:
                 slot, noting = self._note(evidence)
             request = wire.Transaction([*operations, *noting])

@@ -13,6 +13,8 @@ its own siblings.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import random
 import threading
 import uuid
@@ -28,12 +30,15 @@ from sortedcontainers import SortedDict
 from multiboard import errors
 from multiboard.backends import _zookeeper_client as client
 from multiboard.backends import _zookeeper_layout as layout
+from multiboard.backends._zookeeper_kazoo import AddWatch
 from multiboard.primitives import Change, ChangeKind, Changes, boottime
 
 #: How many changes a slow reader may be behind before it hears a reset.
 HISTORY = 100_000
 #: Seconds by which the readers of several boards spread what they do at a lease's end.
 SPREAD = 0.02
+#: Changes told at once.
+PART = 10_000
 CREATED, DELETED, CHANGED = 1, 2, 3
 
 
@@ -80,9 +85,7 @@ class Feed:
     def alive(self) -> bool:
         """Whether the watches are in place on the connection that is open now."""
         link = self._link
-        return (
-            self._seeded and link is not None and link.connected and link.epoch == self._epoch
-        )
+        return self._seeded and link is not None and link.connected and link.epoch == self._epoch
 
     def wake(self) -> None:
         """Let all readers look again; runs on any thread."""
@@ -105,9 +108,9 @@ class Feed:
             self._forget()
             self._link, self._epoch = link, link.epoch
             self.changed.notify_all()
-        link.on_event = self._on_event
+        link.on_event = functools.partial(self._on_event, link)
         if self.recursive:
-            watches = [client.AddWatch(self._paths.live, 1), client.AddWatch(self._paths.leases, 1)]
+            watches = [AddWatch(self._paths.live, 1), AddWatch(self._paths.leases, 1)]
             answers = [link.value(answer) for answer in [link.submit(w) for w in watches]]
             self.recursive = not any(isinstance(a, UnimplementedError) for a in answers)
         watch = None if self.recursive else self._on_child
@@ -126,6 +129,7 @@ class Feed:
         if not listing.successful():
             return
         with self.changed:
+            self._leases, self._timed = {}, {}
             for name in listing.value:
                 self._open(name)
             self._id = uuid.uuid4().hex[:12]
@@ -149,10 +153,10 @@ class Feed:
             self._stale = True
             self.changed.notify_all()
 
-    def _on_event(self, kind: int, path: str) -> None:
+    def _on_event(self, link: client.Link, kind: int, path: str) -> None:
         folder, _, name = path.rpartition("/")
         with self.changed:
-            if not self._seeded or not self.recursive:
+            if not self._seeded or not self.recursive or link is not self._link:
                 return
             marked, self._marked = self._marked, ""
             if path in (self._paths.live, self._paths.leases):
@@ -220,9 +224,8 @@ class Feed:
             if name != self._id or not self._told - len(self._log) <= seen <= self._told:
                 return Changes((), now, reset=True)
             if seen < self._told:
-                # The newest are at the right end, where a deque is quick to reach.
-                news = [self._log[index] for index in range(seen - self._told, 0)]
-                return Changes(tuple(news), now)
+                news = self._behind(seen)
+                return Changes(news, f"{self._id}:{seen + len(news)}")
             left = give_up - boottime()
             if left <= 0:
                 return Changes((), now)
@@ -230,6 +233,14 @@ class Feed:
             if look > 0:
                 self.changed.wait(min(left, look))
             return None
+
+    def _behind(self, seen: int) -> tuple[Change, ...]:
+        """Return the changes behind a position, not so many that kazoo's thread has to wait."""
+        behind = self._told - seen
+        if behind <= PART // 100:  # near the right end a deque is quick to index
+            return tuple(self._log[index] for index in range(-behind, 0))
+        start = len(self._log) - behind
+        return tuple(itertools.islice(self._log, start, start + PART))
 
     def look_after(
         self, link: client.Link, now: Callable[[client.Link], layout.Now], *, wait: bool = False
@@ -255,7 +266,7 @@ class Feed:
         found = link.ask(wire.GetData(f"{self._paths.leases}/{name}", None) for name in names)
         time = now(link)
         ending: list[tuple[Any, None]] = []
-        for name, answer in zip(names, found):
+        for name, answer in zip(names, found, strict=True):
             try:
                 hold = None if isinstance(answer, Exception) else layout.Hold.decode(answer[0])
             except ValueError:
@@ -292,6 +303,11 @@ class Feed:
 
         self._found(link.value(link.submit(wire.GetChildren(self._paths.live, None), seed)))
 
+    @property
+    def ordered(self) -> bool:
+        """Whether the order is being kept."""
+        return self.alive and self._order is not None
+
     def unknown(self) -> dict[str, object]:
         """Return the keys whose place has to be looked up, each with a receipt for the answer."""
         with self.changed:
@@ -303,6 +319,11 @@ class Feed:
             for key, place in places.items():
                 if self._order is not None and self._order.unknown.get(key) is receipts[key]:
                     self._order.learn(key, place)
+
+    def has_delayed(self) -> bool:
+        """Tell whether a posting may not be due yet."""
+        with self.changed:
+            return self._order is not None and self._order.delayed > 0
 
     def claimed_as(self, marks: set[str]) -> list[str]:
         """Return the keys of the postings that are leased under one of these claim marks."""
@@ -329,6 +350,8 @@ class Order:
         self.unknown: dict[str, object] = {}
         self._known: dict[str, Place] = {}
         self._sorted: SortedDict = SortedDict()
+        #: How many of the known ones have a time before which they are not handed out.
+        self.delayed = 0
 
     def add(self, key: str) -> None:
         """Note a posting of which nothing is known yet."""
@@ -344,14 +367,17 @@ class Order:
         """Forget a posting."""
         self.unknown.pop(key, None)
         place = self._known.pop(key, None)
-        if place is not None and self._sorted.get(place.place) == key:
-            del self._sorted[place.place]
+        if place is not None:
+            self.delayed -= place.due > 0
+            if self._sorted.get(place.place) == key:
+                del self._sorted[place.place]
 
     def learn(self, key: str, place: Place | None) -> None:
         """Take in what was looked up; None for a posting that is damaged or gone."""
         self.discard(key)
         if place is not None:
             self._known[key] = place
+            self.delayed += place.due > 0
             self._sorted[place.place] = key
 
     def after(

@@ -118,7 +118,9 @@ def _join(header: dict[str, Any], body: bytes = b"") -> bytes:
 
 def _number(header: dict[str, Any], name: str, *, low: float = 0, kind: type = int) -> Any:
     value = header.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, kind)) or value < low:
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
+        raise ValueError(f"its {name} is {value!r}")
+    if not value >= low:  # a NaN is not either
         raise ValueError(f"its {name} is {value!r}")
     return value
 

@@ -43,7 +43,6 @@ class _Record:
 
     posting: Posting
     due_at: float
-    token: int = 0
     #: By boottime; None while unleased or under a session lease.
     lease_ends_at: float | None = None
 
@@ -60,6 +59,7 @@ class _Board:
     entities: dict[str, tuple[Posting, str]] = field(default_factory=dict)
     sessions: dict[str, float] = field(default_factory=dict)
     serials: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    tokens: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     log: deque[Change] = field(default_factory=lambda: deque(maxlen=HISTORY))
     told: int = 0
     #: What leases ended by, and what was consumed, for REPEAT_WINDOW: (when, value).
@@ -340,18 +340,17 @@ class MemoryBackend(primitives.Backend):
         board = self._opened()
         with board.changed:
             self._reap(board)
-            session = self._begin_session(board)
-            board.sessions[session] = boottime() + self.settings.session_timeout
+            self._begin_session(board)
             return self.settings.session_timeout
 
     def _begin_session(self, board: _Board) -> str:
-        """Return the session's id, beginning one where there is none."""
+        """Return the session's id, renewed, beginning one where there is none."""
         if self._session is None:
             self._session = uuid.uuid4().hex
-            board.sessions[self._session] = boottime() + self.settings.session_timeout
         elif self._session not in board.sessions:
             self._session = None
             raise errors.SessionLost("the session ended: it was not renewed in time")
+        board.sessions[self._session] = boottime() + self.settings.session_timeout
         return self._session
 
     def _opened(self) -> _Board:
@@ -383,8 +382,9 @@ class MemoryBackend(primitives.Backend):
                 assert found is not None
                 return found
             raise errors.LeaseHeld(posting.key, posting.lease.holder)
-        record.token += 1
-        lease = Lease(posting.key, holder, claim_id, record.token, session, expires_in)
+        # The board counts, not the posting: a key that was purged and added again goes on rising.
+        token = next(board.tokens)
+        lease = Lease(posting.key, holder, claim_id, token, session, expires_in)
         record.lease_ends_at = None if expires_in is None else boottime() + expires_in
         record.posting = dataclasses.replace(
             posting, lease=lease, attempts=posting.attempts + 1, modified_on=time.time()

@@ -31,7 +31,7 @@ from multiboard.primitives import (
 )
 
 #: Postings or changes in one answer.
-PAGE = 1000
+PAGE = 500
 #: Seconds for which a reader sleeps in the server before it looks whether its history still is.
 LONGEST_BLOCK = 3.0
 
@@ -127,7 +127,7 @@ class RedisBackend(primitives.Backend):
             facts["version"] = self._board.version
         try:
             text = self._board.ask("INFO").decode("utf-8", "replace")
-        except (errors.AccessDenied, errors.Unavailable):
+        except (errors.AccessDenied, errors.Unavailable, errors.Closed):
             return facts
         info = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
         facts["version"] = info.get("redis_version", self._board.version)
@@ -159,13 +159,8 @@ class RedisBackend(primitives.Backend):
                 (_, now, told), _ = self._attended("enter", args)
             else:
                 for new in chunk:
-                    args += (
-                        new.key,
-                        new.rank,
-                        values.micro(new.delay),
-                        values.digest(new),
-                        new.body,
-                    )
+                    delay, digest = values.micro(new.delay), values.digest(new)
+                    args += (new.key, new.rank, delay, digest, new.body)
                 _, now, told = self._board.run("add", *args)
             for new, answer in zip(chunk, told, strict=True):
                 if answer[0] == b"OK":
@@ -232,9 +227,8 @@ class RedisBackend(primitives.Backend):
         answers: list[errors.MultiboardError | None] = []
         for chunk in values.chunks(leases):
             args = [text for lease in chunk for text in (lease.key, lease.token)]
-            for lease, told in zip(
-                chunk, self._board.run("remove", kind.value, *args)[1], strict=True
-            ):
+            reply = self._board.run("remove", kind.value, *args)
+            for lease, told in zip(chunk, reply[1], strict=True):
                 if told == b"OK":
                     answers.append(None)
                 elif told == b"LOST":
@@ -261,12 +255,8 @@ class RedisBackend(primitives.Backend):
     def acquire(
         self, key: str, holder: str, claim_id: str, expires_in: float | None = None
     ) -> Lease:
-        args = (
-            key,
-            values.encoded(holder),
-            values.encoded(claim_id),
-            values.micro(expires_in or 0),
-        )
+        labels = (values.encoded(holder), values.encoded(claim_id))
+        args = (key, *labels, values.micro(expires_in or 0.0))
         reply, session = self._leasing("acquire", args, expires_in)
         if reply[0] == b"GONE":
             raise errors.PostingNotFound(key)
@@ -284,11 +274,8 @@ class RedisBackend(primitives.Backend):
         for chunk in values.chunks(claim_ids):
             wanted, more = dict.fromkeys(chunk), 1
             while wanted and more:
-                args = (
-                    values.encoded(holder),
-                    values.micro(expires_in or 0),
-                    *map(values.encoded, wanted),
-                )
+                span = values.micro(expires_in or 0.0)
+                args = (values.encoded(holder), span, *map(values.encoded, wanted))
                 reply, _ = self._leasing("acquire_next", args, expires_in)
                 _, now, old, more, new = reply
                 for rows, found in ((old, kept), (new, won)):
@@ -322,14 +309,15 @@ class RedisBackend(primitives.Backend):
         feed = self._board.keys["feed"]
         while True:
             try:
-                reply = self._board.run("changes", seen, PAGE)
+                reply = self._board.run("changes", seen, PAGE, wakes=True)
             except errors.Indeterminate as error:
                 # It ended what was over, or did not: no reader has to know.
                 raise errors.Unavailable(str(error)) from error.__cause__
             if reply[1] == b"RESET":
                 return Changes((), f"{self.incarnation}:{reply[2].decode()}", reset=True)
             _, _, entries, wait = reply
-            events = [change for _, fields in entries if (change := values.change(fields))]
+            told = (values.change(fields) for _, fields in entries)
+            events = tuple(change for change in told if change is not None)
             seen = entries[-1][0].decode() if entries else seen
             left = give_up - boottime()
             if events or left <= 0:

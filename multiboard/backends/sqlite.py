@@ -42,6 +42,7 @@ from multiboard.primitives import (
 #: Seconds between two looks of a waiting reader at the file.
 LOOK_EVERY = 0.008
 
+_VERSION = "PRAGMA data_version"
 _AFTER = " AND (p.rank, p.serial) > (?, ?)"
 
 
@@ -121,8 +122,12 @@ class SQLiteBackend(primitives.Backend):
             settings.session_timeout,
             SessionLocks(f"{path}-sessions"),
             files.hub_of(identity),
-            files.Link(path, identity, settings.synchronous),
+            self._link(path, identity),
         )
+
+    def _link(self, path: str, identity: tuple[int, int]) -> files.Link:
+        settings = self.settings
+        return files.Link(path, identity, settings.synchronous, settings.busy_timeout)
 
     def close(self) -> None:
         opening, self._opening = self._opening, None
@@ -309,7 +314,7 @@ class SQLiteBackend(primitives.Backend):
                     return held
                 raise errors.LeaseHeld(key, held.holder)
             if row[13] is not None:  # a lease that is over and that nobody has taken down
-                step.expire(row[0], key, row[11], row[10])
+                step.expire(row)
             leased = step.grant(row[0], posting, holder, claim_id, session, expires_in)
             assert leased.lease is not None
             return leased.lease
@@ -369,7 +374,7 @@ class SQLiteBackend(primitives.Backend):
         try:
             link = opening.spare.pop()
         except IndexError:
-            link = files.Link(opening.path, opening.identity, self.settings.synchronous)
+            link = self._link(opening.path, opening.identity)
         try:
             with opening.hub.alarm() as alarm:
                 return self._await_changes(opening, link, alarm, cursor, boottime() + timeout)
@@ -400,7 +405,7 @@ class SQLiteBackend(primitives.Backend):
                 raise errors.Closed("the SQLite board was closed")
             over = False
             with link as connection:
-                (version,) = connection.execute("PRAGMA data_version").fetchone()
+                (version,) = files.patiently(connection, _VERSION, (), patience).fetchone()
                 if (link.epoch, version) != seen:
                     seen = (link.epoch, version)
                     answer = feed.read_log(connection, opening, cursor, patience)
@@ -409,7 +414,7 @@ class SQLiteBackend(primitives.Backend):
                 now = boottime()
                 if now >= look_at_ends or now >= end:
                     self._opened()
-                    over, end, pause = feed.look_at_ends(connection, opening, now)
+                    over, end, pause = feed.look_at_ends(connection, opening, now, patience)
                     look_at_ends = now + pause
             if over:
                 with self._step(opening) as step:
@@ -427,7 +432,7 @@ class SQLiteBackend(primitives.Backend):
     def keepalive(self) -> float:
         with self._step(self._opened()) as step:
             step.reap()
-            step.renew_session()
+            step.session()
         return self.settings.session_timeout
 
     def facts(self) -> Mapping[str, str]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,18 +10,6 @@ import pytest
 
 import multiboard
 from multiboard.board import JobBoard
-
-#: Seconds after which a test that waits for something gives up.
-PATIENCE = 15.0
-
-
-def eventually(ready: Callable[[], Any], timeout: float = PATIENCE) -> Any:
-    """Wait until ``ready`` returns something true, and return it."""
-    give_up = time.monotonic() + timeout
-    while not (value := ready()):
-        assert time.monotonic() < give_up, "it did not come true in time"
-        time.sleep(0.01)
-    return value
 
 
 @pytest.fixture

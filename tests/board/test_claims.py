@@ -10,9 +10,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import eventually
 from taskflow import exceptions as excp
 from taskflow import states
+from waiting import eventually
 
 from multiboard.board import JobBoard
 from multiboard.job import Job, JobSpec, NoExpiry

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import eventually
 from taskflow import exceptions as excp
+from waiting import eventually
 
 import multiboard
 from multiboard.board import JobBoard

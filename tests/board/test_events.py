@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import eventually
 from taskflow import exceptions as excp
 from taskflow import states
 from taskflow.jobs import base
 from taskflow.types import entity
+from waiting import eventually
 
 from multiboard.board import JobBoard
 from multiboard.notifier import ABANDONED, CLAIMED, EXPIRED, LEASE_LOST, TRASHED

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import eventually
 from taskflow import exceptions as excp
 from taskflow import states
 from taskflow.jobs import base
+from waiting import eventually
 
 from multiboard.board import JobBoard
 from multiboard.job import JobSpec

@@ -2,23 +2,21 @@
 -- Stands, behind _common.lua, before every script that writes.
 --
 -- Every key is touched once before the first write: a key of the wrong type must fail the script
--- while nothing has changed, since Redis takes nothing back. Within each step the first write is
--- one that frees memory (ZREM, HDEL): servers before 7 judge maxmemory by a script's first write.
+-- while nothing has changed, since Redis takes nothing back.
 
-local BATCH = 200 -- reaped or moved in one call: about 3 ms of the server's time
+local SERIALS = 70368744177664 -- 2^46: a place is rank * SERIALS + serial
+local BATCH = 100 -- reaped or moved in one call: 2 to 3 ms of the server's time
 local HISTORY = 50000 -- changes that a slow reader may be behind before it hears a reset
 local REPEAT_WINDOW = 300 * 1000000 -- how long a repeat is told from something new ...
 local REPEAT_COUNT = 250000 -- ... and how many are remembered: 60 s at 4,000 a second
 
-for _, key in ipairs({FEED, GONE, CONSUMED, HELD, PRESENT, TIMED, SESSIONS, FREE, DELAYED, CLAIMS,
-  LIVE, LIVE_STATE, LIVE_BODY, TRASH, TRASH_STATE, TRASH_BODY,
-  ENTITIES, ENTITIES_STATE, ENTITIES_BODY}) do
-  local probe = key == FEED and 'XLEN' or 'ZCARD'
-  if key == CONSUMED or key == CLAIMS or key == LIVE_STATE or key == LIVE_BODY
-    or key == TRASH_STATE or key == TRASH_BODY
-    or key == ENTITIES_STATE or key == ENTITIES_BODY then probe = 'HLEN' end
-  call(probe, key)
-end
+call('XLEN', FEED)
+for _, key in ipairs({
+  GONE, SESSIONS, HELD, PRESENT, TIMED, FREE, DELAYED, LIVE, TRASH, ENTITIES,
+}) do call('ZCARD', key) end
+for _, key in ipairs({
+  CONSUMED, CLAIMS, LIVE_STATE, LIVE_BODY, TRASH_STATE, TRASH_BODY, ENTITIES_STATE, ENTITIES_BODY,
+}) do call('HLEN', key) end
 
 local serial = tonumber(meta[2]) or 0
 local token = tonumber(meta[3]) or 0
@@ -27,16 +25,20 @@ local seq = tonumber(meta[4]) or 0
 -- Lua would print large numbers as 1.7e+15.
 local function int(number) return string.format('%.0f', number) end
 
--- Keep the counters. Every script calls it behind its last change.
+-- Keep the counters. Every script calls it behind its last change; where nothing changed nothing
+-- is written, since a reader that only looks must not make work for the log and the replicas.
+local before = serial + token + seq
 local function save()
-  call('HSET', META, 'serial', int(serial), 'token', int(token), 'seq', int(seq))
+  if serial + token + seq ~= before then
+    call('HSET', META, 'serial', int(serial), 'token', int(token), 'seq', int(seq))
+  end
 end
 
 -- Returns the next place of a rank. Serials come from the clock (tenths of a millisecond), so
 -- that they do not go back where a replica that missed writes takes over.
 local function place(rank)
   serial = math.max(serial + 1, math.floor(now / 100))
-  return tonumber(rank) * 70368744177664 + serial
+  return tonumber(rank) * SERIALS + serial
 end
 
 -- Tell the feed. Ids are gap-free in their first part, so that a reader sees every hole; the
@@ -64,12 +66,13 @@ local function tell(kind, key, fence)
   end
 end
 
+local NUMBERS = string.rep(' (%d+)', 9)
 local function read(hash, key)
   local packed = call('HGET', hash, key)
   local size, digest, created, attempts, deaths, modified, due, fence, ends, session, width, rest
   if packed then
     size, digest, created, attempts, deaths, modified, due, fence, ends, session, width, rest =
-      string.match(packed, '^(%d+) (%x+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (.*)$')
+      string.match(packed, '^(%d+) (%x+)' .. NUMBERS .. ' (.*)$')
   end
   if not size then return nil end
   width = tonumber(width)
@@ -89,11 +92,17 @@ local function write(hash, key, p)
   return packed
 end
 
--- Returns a live posting and its score; nil where there is none, or a damaged one.
-local function find(key)
-  local score = call('ZSCORE', LIVE, key)
-  local p = score and read(LIVE_STATE, key)
-  if p and call('HSTRLEN', LIVE_BODY, key) == tonumber(p.size) then return p, score end
+-- Returns a posting of a shelf, live unless said otherwise, and its score; nil where there is none
+-- or a damaged one.
+local function find(key, shelf)
+  local order, states, bodies = unpack(shelf or SHELVES.live)
+  local score = call('ZSCORE', order, key)
+  local p = score and read(states, key)
+  if not p or call('HSTRLEN', bodies, key) ~= tonumber(p.size) then return nil end
+  local where = tonumber(score)
+  if where < 0 or where >= 100 * SERIALS or where % 1 ~= 0 then return nil end
+  if not string.match(key, '^[%w._-]+$') then return nil end
+  return p, score
 end
 
 local function leased(p) return p.session ~= '0' or p.ends ~= '0' end
@@ -230,7 +239,13 @@ end
 local function attend(session, begin, timeout)
   local deadline = call('ZSCORE', SESSIONS, session)
   if deadline then return tonumber(deadline) > now end
-  if begin ~= '1' then return false end
+  if begin ~= '1' then
+    -- Not even its end is known (somebody deleted it): have what lived by it reaped all the same.
+    if call('ZCOUNT', HELD, session, session) + call('ZCOUNT', PRESENT, session, session) > 0 then
+      call('ZADD', SESSIONS, now, session)
+    end
+    return false
+  end
   call('ZADD', SESSIONS, now + timeout, session)
   return true
 end

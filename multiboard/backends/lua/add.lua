@@ -12,12 +12,12 @@ for i = 2, #ARGV, 5 do
   local key, rank, delay, digest, body = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local answer
   for _, shelf in ipairs({SHELVES.live, SHELVES.trash}) do
-    local score = call('ZSCORE', shelf[1], key)
-    if score then
-      local p = read(shelf[2], key)
+    if call('ZSCORE', shelf[1], key) then
+      local p, score = find(key, shelf)
       if not p or p.digest ~= digest then
         answer = {'EXISTS'}
       else
+        if leased(p) and over(p) then expire(key, p, score) end
         answer = {'OK', score, call('HGET', shelf[2], key)}
       end
       break

@@ -2,7 +2,7 @@
 -- flags: no-writes
 -- Read a shelf, in order, or some of its postings by key.
 --
--- ARGV     2 shelf, 3 'after' or 'keys', then either a score ('' for the beginning) and a limit, or the keys
+-- ARGV     2 shelf, 3 'after', 4 a score ('' for the beginning), 5 a limit; or 3 'keys', and they
 -- Replies  {'OK', now, {key, score, state, body, ...}, {dead session, its deadline, ...}, next,
 --          {foreign name, why, ...}}
 --          A body or a state that is missing is false. The dead sessions are those that the rows

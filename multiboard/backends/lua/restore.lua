@@ -8,18 +8,17 @@ reap()
 local key = ARGV[2]
 local p, score = find(key)
 if not p then
-  score = call('ZSCORE', TRASH, key)
-  p = score and read(TRASH_STATE, key)
-  local body = p and call('HGET', TRASH_BODY, key)
+  p, score = find(key, SHELVES.trash)
   -- A damaged posting on either shelf is left alone.
-  if not body or #body ~= tonumber(p.size) or call('ZSCORE', LIVE, key) then
+  if not p or call('ZSCORE', LIVE, key) then
     save()
     return {'GONE'}
   end
+  local body = call('HGET', TRASH_BODY, key)
   call('ZREM', TRASH, key)
   call('HDEL', TRASH_STATE, key)
   call('HDEL', TRASH_BODY, key)
-  score = place(math.floor(tonumber(score) / 70368744177664))
+  score = place(math.floor(tonumber(score) / SERIALS))
   p.modified, p.due = int(now), int(now)
   write(LIVE_STATE, key, p)
   call('HSET', LIVE_BODY, key, body)

@@ -1,0 +1,167 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What several processes do with a board: drain it together, wait for a job, watch.
+
+As in :mod:`benchmarks.scenarios` the contestants take turns and are used by the same code. Times
+of different processes are of the machine's one monotonic clock. A board in memory takes no part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import statistics
+import time
+from typing import Any
+
+from taskflow import exceptions as excp
+from taskflow.jobs import base
+
+from benchmarks import boards
+from benchmarks.boards import Contestant
+from benchmarks.crew import together
+from benchmarks.figures import Bound, Metric
+from benchmarks.scenarios import Run, await_jobs, drain_board
+
+#: Seconds between two posts that others are to be woken by; drawn, so as to favour no rhythm.
+IDLE = (0.1, 0.5)
+#: Seconds between two posts that others watch: they are through with one when the next comes.
+PACE = 0.05
+
+#: The board that this worker process has open.
+_open: contextlib.ExitStack = contextlib.ExitStack()
+_board: Any = None
+
+
+# -- what a worker does ------------------------------------------------------------------------
+
+
+def _come(contestant: Contestant, place: str, jobs: int) -> None:
+    """Open a board and look at it until it shows so many jobs."""
+    global _board
+    _board = _open.enter_context(contestant.open(place))
+    await_jobs(_board, jobs)
+
+
+def _watch() -> None:
+    """Have the board watched for good, by a listener where it can have one."""
+    if isinstance(_board, base.NotifyingJobBoard):
+        _board.notifier.register(base.POSTED, _hear)
+
+
+def _hear(event: str, details: Any) -> None:
+    """Hear of a job, and leave it to others."""
+
+
+def _leave() -> None:
+    _open.close()
+
+
+def _drain(who: str, begin_at: float) -> tuple[int, float]:
+    time.sleep(max(0.0, begin_at - time.monotonic()))
+    return drain_board(_board, who)
+
+
+def _wait_for_one() -> float:
+    """Wait for a job, take it off the board, and return when it was seen first."""
+    while True:
+        found = _board.wait(timeout=60.0)
+        seen_at = time.monotonic()
+        for job in found:
+            try:
+                _board.claim(job, "waiter")
+            except (excp.UnclaimableJob, excp.NotFound):
+                continue  # TaskFlow's ZooKeeper board still shows the one before
+            _board.consume(job, "waiter")
+            return seen_at
+        time.sleep(0.001)
+
+
+# -- the scenarios -----------------------------------------------------------------------------
+
+
+def processes(run: Run) -> None:
+    """Drain a board by several processes at once."""
+    count, workers = run.sizes["processes-jobs"], run.crew.some(run.sizes["processes"])
+    title = f"Drain {count:,} jobs by {len(workers)} processes: iterjobs, claim, consume"
+    metric = Metric("processes", title, "jobs/s", True)
+    for contestant in run.turns(_shared(run)):
+        place = boards.new_place()
+        boards.fill(contestant, place, count)
+        together(workers, _come, contestant, place, count)
+        begin_at = time.monotonic() + 0.2
+        for number, worker in enumerate(workers):
+            worker.tell(_drain, f"worker-{number}", begin_at)
+        answers = [worker.answer() for worker in workers]
+        together(workers, _leave)
+        if sum(done for done, _ in answers) != count:
+            raise RuntimeError(f"{contestant}: {answers} is not {count} jobs done once each")
+        run.note(metric, contestant, count / (max(ended for _, ended in answers) - begin_at))
+
+
+def wake_up(run: Run) -> None:
+    """Measure from the call of ``post`` to the return of ``wait`` in another process."""
+    title = "Wake-up: from post() in one process to the return of wait() in another"
+    median = Metric("wake", f"{title}, median", "ms")
+    late = Metric("wake-p95", f"{title}, 95 of 100 within", "ms", quantile=0.95)
+    waiter = run.crew.some(1)[0]
+    for contestant in run.turns(_shared(run)):
+        chance, place = random.Random(1), boards.new_place()
+        with contestant.open(place) as board:
+            waiter.ask(_come, contestant, place, 0)
+            for number in range(run.sizes["wake"]):
+                waiter.tell(_wait_for_one)
+                time.sleep(chance.uniform(*IDLE))
+                posted_at = time.monotonic()
+                board.post(f"job-{number}", details=boards.details(number))
+                delay = 1e3 * (waiter.answer() - posted_at)
+                run.note(median, contestant, delay)
+                run.note(late, contestant, delay)
+            waiter.ask(_leave)
+
+
+def watchers(run: Run) -> None:
+    """Post to an empty board that nobody watches, and to a long one that many watch."""
+    sizes = run.sizes
+    posts, crew = sizes["watchers-posts"], run.crew.some(sizes["watchers"])
+    crowd = f"a board of {sizes['watchers-jobs']:,} jobs that {len(crew)} processes watch"
+    pace = f"one post every {1e3 * PACE:.0f} ms"
+    alone = Metric("post-empty", f"Post to an empty board, {pace}: median", "ms")
+    watched = Metric("post-watched", f"Post to {crowd}, {pace}: median", "ms")
+    bounds = (Bound("zookeeper", 1.5, absolute=True),)
+    slower = Metric("watchers", f"Post to {crowd}: times slower", "x", bounds=bounds)
+    rush = Metric("watchers-rush", f"Post to {crowd}, without a pause: times slower", "x")
+    for contestant in run.turns(_shared(run)):
+        empty = boards.new_place()
+        with contestant.open(empty) as board:
+            paced_alone, rushed_alone = _time_posts(board, posts)
+        full = boards.new_place()
+        jobs = sizes["watchers-jobs"]
+        boards.fill(contestant, full, jobs)
+        together(crew, _come, contestant, full, jobs)
+        together(crew, _watch)
+        with contestant.open(full) as board:
+            await_jobs(board, jobs)
+            paced, rushed = _time_posts(board, posts)
+        together(crew, _leave)
+        run.note(alone, contestant, paced_alone)
+        run.note(watched, contestant, paced)
+        run.note(slower, contestant, paced / paced_alone)
+        run.note(rush, contestant, rushed / rushed_alone)
+
+
+def _time_posts(board: Any, count: int) -> tuple[float, float]:
+    """Return the median milliseconds of a post: with pauses, and without."""
+    medians = []
+    for pause in (PACE, 0.0):
+        times = []
+        for number in range(count):
+            time.sleep(pause)
+            began = time.perf_counter()
+            board.post(f"job-{number}", details=boards.details(number))
+            times.append(1e3 * (time.perf_counter() - began))
+        medians.append(statistics.median(times))
+    return medians[0], medians[1]
+
+
+def _shared(run: Run) -> list[Contestant]:
+    return [contestant for contestant in run.contestants if contestant.cross_process]

@@ -1,0 +1,105 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Run the checks in a few processes side by side: most of their time is waiting for time to pass.
+
+Each lane is a pytest run of its own, on its own part of the checks, and tells its outcomes through
+a pipe. The suite's ini file and plugin are all that counts there. Imports the suite's verdicts
+only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from typing import IO
+
+from multiboard_conformance.verdicts import Outcome
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); import pytest;"
+    "sys.exit(pytest.main(sys.argv[1:]))"
+)
+#: pytest's exit statuses that are a verdict: passed, failed, nothing of this lane was selected.
+_REGULAR = (0, 1, 5)
+
+Told = Callable[[Outcome], None]
+
+
+class Lane:
+    """One pytest process and its outcomes."""
+
+    def __init__(self, lane: str, arguments: Sequence[str], told: Told) -> None:
+        reading, writing = os.pipe()
+        self.output: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-c", _BOOT, json.dumps([path for path in sys.path if path]),
+                "-c", os.path.join(_HERE, "conformance.ini"), "--rootdir", _HERE,
+                "--confcutdir", _HERE, "--noconftest", "-p", "no:cacheprovider",
+                "-p", "pytest_timeout", "-p", "multiboard_conformance.plugin", "--tb=short", "-q",
+                "--lane", lane, "--outcomes", str(writing), *arguments, _HERE,
+            ],
+            env=_environment(),
+            pass_fds=(writing,),
+            stdin=subprocess.DEVNULL,
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        os.close(writing)
+        self._told = told
+        self._thread = threading.Thread(target=self._listen, args=(reading,), daemon=True)
+        self._thread.start()
+
+    def _listen(self, reading: int) -> None:
+        with open(reading, encoding="utf-8") as lines:
+            for line in lines:
+                if line.endswith("\n"):
+                    said = json.loads(line)
+                    self._told(Outcome(**{**said, "ids": tuple(said["ids"])}))
+
+    def finish(self) -> str | None:
+        """Wait for the end; return what the process printed if it did not end regularly."""
+        status = self.process.wait()
+        # A worker process may have inherited the pipe and live a moment longer.
+        self._thread.join(5.0)
+        self.output.seek(0)
+        printed = self.output.read()
+        self.output.close()
+        return None if status in _REGULAR else f"pytest ended with status {status}\n{printed}"
+
+
+def _environment() -> dict[str, str]:
+    foreign = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "PYTEST_DEBUG")
+    kept = {name: value for name, value in os.environ.items() if name not in foreign}
+    return {**kept, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
+def run(lanes: int, arguments: Sequence[str], told: Told) -> list[str]:
+    """Run all checks in so many lanes; return what went wrong with the running itself."""
+    lock = threading.Lock()
+
+    def one_at_a_time(outcome: Outcome) -> None:
+        with lock:
+            told(outcome)
+
+    side_by_side = [f"{number}/{lanes}" for number in range(lanes)]
+    return [
+        printed
+        for names in (side_by_side, ["alone"])
+        for printed in _run_together([Lane(name, arguments, one_at_a_time) for name in names])
+    ]
+
+
+def _run_together(lanes: Sequence[Lane]) -> list[str]:
+    try:
+        ended = [lane.finish() for lane in lanes]
+    except BaseException:
+        for lane in lanes:
+            lane.process.kill()
+        raise
+    return [printed for printed in ended if printed is not None]

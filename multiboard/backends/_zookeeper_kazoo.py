@@ -1,0 +1,182 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""kazoo, fitted to our needs: the only place that changes what is inside it.
+
+- Requests are queued directly, and ``addWatch`` is added, which kazoo 2.x lacks.
+- The unsent requests are failed apart from the sent ones: surely not applied, and unknown.
+- The answer to the handshake is read (the granted time-out), and watch events as they arrive.
+- No threads but the connection's own, no epoll for each wait, no requests in the log.
+
+It imports kazoo only; what it tells, it tells the ``link`` that a client is made with.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import select
+import ssl
+from collections.abc import Sequence
+from typing import Any
+
+from kazoo import exceptions as kz
+from kazoo.client import KazooClient
+from kazoo.handlers.threading import SequentialThreadingHandler
+from kazoo.protocol import serialization as wire
+from kazoo.protocol.connection import ConnectionHandler
+
+LOG = logging.getLogger(__name__)
+
+
+class NotSent(kz.ConnectionLoss):  # type: ignore[misc]
+    """The connection was lost while the request was still waiting to be sent."""
+
+
+class AddWatch(collections.namedtuple("AddWatch", "path mode")):
+    """The request ``addWatch`` of ZooKeeper 3.6; mode 1 is persistent and recursive."""
+
+    type = 106
+
+    def serialize(self) -> bytes:
+        """Return the request's body."""
+        packed: bytes = wire.write_string(self.path) + wire.int_struct.pack(self.mode)
+        return packed
+
+    @classmethod
+    def deserialize(cls, _bytes: bytes, _offset: int) -> bool:
+        """Return True: the answer has no content."""
+        return True
+
+
+class Quiet:
+    """A logger that leaves out what kazoo says of requests: they hold bodies and passwords."""
+
+    def log(self, *_args: Any, **_kwargs: Any) -> None:
+        """Drop it."""
+
+    debug = log
+
+    def info(self, message: str, *args: Any, **_kwargs: Any) -> None:
+        """Pass on what tells of connections, at a level where it does not disturb."""
+        LOG.debug(message, *args)
+
+    warn = warning = error = info
+
+    def exception(self, message: str, *_args: Any, **_kwargs: Any) -> None:
+        """Pass on the message without its arguments: kazoo puts the request there."""
+        LOG.warning("%s", message, exc_info=True)
+
+
+class Handler(SequentialThreadingHandler):  # type: ignore[misc]
+    """Runs callbacks at once, on the connection's thread, and so needs no threads of its own."""
+
+    def __init__(self, dial_timeout: float) -> None:
+        super().__init__()
+        self.dial_timeout = dial_timeout
+        self.failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Start nothing."""
+
+    def stop(self) -> None:
+        """Stop nothing."""
+
+    def dispatch_callback(self, callback: Any) -> None:
+        """Run a watch's callback; ours never block."""
+        callback.func(*callback.args)
+
+    def create_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """Dial, for a shorter time than kazoo's whole session time-out."""
+        kwargs["timeout"] = min(kwargs.get("timeout") or self.dial_timeout, self.dial_timeout)
+        try:
+            return super().create_connection(*args, **kwargs)
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def select(
+        self, readers: Sequence[Any], writers: Sequence[Any], _errors: Any, timeout: Any = None
+    ) -> tuple[list[Any], list[Any], list[Any]]:
+        """Wait by poll: kazoo makes and closes an epoll for each wait, at twice the cost."""
+        poll = select.poll()
+        for reader in readers:
+            poll.register(reader, select.POLLIN)
+        for writer in writers:
+            poll.register(writer, select.POLLOUT)
+        ready = {fd for fd, _ in poll.poll(None if timeout is None else max(0.0, timeout) * 1000)}
+        return (
+            [reader for reader in readers if reader.fileno() in ready],
+            [writer for writer in writers if writer.fileno() in ready],
+            [],
+        )
+
+
+class _Connection(ConnectionHandler):  # type: ignore[misc]
+    """kazoo's connection, with an ear at the handshake and at the watch events."""
+
+    def _invoke(self, timeout: float, request: Any, xid: Any = None) -> Any:
+        if not isinstance(request, wire.Connect):
+            return super()._invoke(timeout, request, xid)
+        link = self.client.link
+        try:
+            answer = super()._invoke(min(timeout, link.dial_timeout), request, xid)
+        except kz.ConnectionDropped:
+            link.refusals += 1
+            raise
+        if answer[0].time_out > 0:
+            link.granted = answer[0].time_out / 1000.0
+        return answer
+
+    def _read(self, length: int, timeout: float) -> bytes:
+        # Most of the time it is all there already: kazoo asks the kernel before each read.
+        if isinstance(self._socket, ssl.SSLSocket):
+            read: bytes = super()._read(length, timeout)
+            return read
+        parts = []
+        while length > 0:
+            with self._socket_error_handling():
+                try:
+                    part = self._socket.recv(length)
+                except BlockingIOError:
+                    if not self.handler.select([self._socket], [], [], timeout)[0]:
+                        raise self.handler.timeout_exception("time-out during read") from None
+                    continue
+            if not part:
+                raise kz.ConnectionDropped("the server closed the connection")
+            parts.append(part)
+            length -= len(part)
+        return b"".join(parts)
+
+    def _read_watch_event(self, buffer: bytes, offset: int) -> None:
+        event, _ = wire.Watch.deserialize(buffer, offset)
+        self.client.link.on_event(event.type, event.path)
+        super()._read_watch_event(buffer, offset)
+
+    def _read_response(self, header: Any, buffer: bytes, offset: int) -> Any:
+        # An error code that kazoo does not know would end its thread, and the session with it.
+        if header.err and header.err not in kz.EXCEPTIONS:
+            header = header._replace(err=kz.SystemZookeeperError.code)
+        return super()._read_response(header, buffer, offset)
+
+
+class Client(KazooClient):  # type: ignore[misc]
+    def __init__(self, link: Any, **kwargs: Any) -> None:
+        self.link = link
+        super().__init__(**kwargs)
+        self._connection = _Connection(self, self._conn_retry.copy(), logger=self.logger)
+
+    def _session_callback(self, state: Any) -> None:
+        before = self._state
+        super()._session_callback(state)
+        if state != before:
+            self.link.state_changed(state)
+
+    def _notify_pending(self, state: Any) -> None:
+        # What still waits in the queue was not sent as a whole: the server can't have applied it.
+        while True:
+            try:
+                _, result = self._queue.popleft()
+            except IndexError:
+                break
+            if result is not None:
+                result.set_exception(NotSent())
+        super()._notify_pending(state)

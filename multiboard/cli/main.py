@@ -1,0 +1,83 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The ``multiboard`` command: a cliff application over the commands of this package."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cliff.app import App
+from cliff.commandmanager import CommandManager
+
+from multiboard.cli import demo, jobs, stores
+
+COMMANDS: Mapping[str, type[Any]] = {
+    "backends": stores.Backends,
+    "demo": demo.Demo,
+    "entities": stores.Entities,
+    "health": stores.Health,
+    "jobs": jobs.Jobs,
+    "purge": jobs.Purge,
+    "restore": jobs.Restore,
+    "show": jobs.Show,
+    "trash": jobs.Trash,
+    "watch": stores.Watch,
+}
+
+#: Loggers of libraries that say on their own account what our error says already.
+LIBRARIES = ("kazoo", "redis", "stevedore", "taskflow", "cliff", "oslo_config")
+
+
+class MultiboardApp(App):
+    """The application."""
+
+    NAME = "multiboard"
+    LOG = logging.getLogger(NAME)
+    # Progress is the commands' matter, not the log's: warnings only, unless -v asks for more.
+    DEFAULT_VERBOSE_LEVEL = 0
+
+    def __init__(self, **streams: Any) -> None:
+        manager = CommandManager()
+        for name, command in COMMANDS.items():
+            manager.add_command(name, command)
+        super().__init__(
+            description="Look at job boards on any store, and see one work.",
+            version=importlib.metadata.version("multiboard"),
+            command_manager=manager,
+            deferred_help=True,
+            **streams,
+        )
+
+    def build_option_parser(
+        self,
+        description: str | None,
+        version: str | None,
+        argparse_kwargs: dict[str, Any] | None = None,
+    ) -> argparse.ArgumentParser:
+        """Name the command as it is installed, however it was started."""
+        said = {"prog": self.NAME, **(argparse_kwargs or {})}
+        return super().build_option_parser(description, version, said)
+
+    def configure_logging(self) -> None:
+        """Keep the error output to one line an error, unless more was asked for."""
+        super().configure_logging()
+        if not self.options.debug and self.options.verbose_level == self.DEFAULT_VERBOSE_LEVEL:
+            for name in LIBRARIES:
+                logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    def run(self, argv: list[str]) -> int:
+        """Run a command; without one, show which there are."""
+        return int(super().run(argv or ["--help"]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return MultiboardApp().run(list(sys.argv[1:] if argv is None else argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

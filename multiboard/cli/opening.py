@@ -1,0 +1,177 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""How an operator's command gets at a store, and what it shows of a posting.
+
+The commands speak to the primitives, through the guard: one question lists a shelf with owners and
+attempts, and nothing of TaskFlow's is woken for it. Job details are never shown unasked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import os
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cliff import columns
+from cliff.command import Command
+
+from multiboard import codec, errors, loading
+from multiboard.guard import Guard
+from multiboard.job import PRIORITIES
+from multiboard.primitives import Damage, Posting, Shelf
+
+#: Names the store where a command does not.
+URL_VARIABLE = "MULTIBOARD_URL"
+
+COLUMNS = ("Priority", "Name", "UUID", "State", "Owner", "Age", "Attempts")
+
+
+class StoreCommand(Command):
+    """A command whose first word is a URL, or that takes it from the environment."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = super().get_parser(prog_name)
+        parser.add_argument(
+            "url",
+            nargs="?",
+            metavar="URL",
+            help=f"the store, as in sqlite:///path?namespace=x (default: ${URL_VARIABLE})",
+        )
+        return parser
+
+
+def add_url_and_uuids(parser: argparse.ArgumentParser, several: bool) -> None:
+    """Let a command take a URL, which may be left out, and one UUID or several."""
+    # The words are told apart by what they look like: argparse can't leave out the first of them.
+    parser.usage = f"%(prog)s [options] [URL] UUID{' [UUID ...]' if several else ''}"
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="UUID",
+        help=f"of a job; the store's URL may stand before it (default: ${URL_VARIABLE})",
+    )
+
+
+def url_and_uuids(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Split what :func:`add_url_and_uuids` took.
+
+    Raises: ``ConfigError`` for what is no UUID.
+    """
+    url = words[0] if ":" in words[0] or (len(words) > 1 and not _is_uuid(words[0])) else None
+    uuids = list(words) if url is None else list(words[1:])
+    if not uuids:
+        raise errors.ConfigError("name a job by its UUID; 'multiboard jobs' shows them")
+    for word in uuids:
+        if not _is_uuid(word):
+            raise errors.ConfigError(f"{loading.redact(word)!r} is not a UUID of a job")
+    return url, [str(uuid.UUID(word)) for word in uuids]
+
+
+def _is_uuid(word: str) -> bool:
+    try:
+        uuid.UUID(word)
+    except ValueError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def opened(url: str | None) -> Iterator[Guard]:
+    """Connect to the board that a URL, or the environment, names.
+
+    Raises: ``ConfigError``; as :meth:`multiboard.primitives.Backend.open`.
+    """
+    spec = url or os.environ.get(URL_VARIABLE)
+    if not spec:
+        raise errors.ConfigError(f"name the store by its URL, or in ${URL_VARIABLE}")
+    guard = Guard(loading.load(spec))
+    guard.open()
+    try:
+        yield guard
+    finally:
+        guard.close()
+
+
+# -- what is shown -------------------------------------------------------------------------------
+
+
+class Age(columns.FormattableColumn):  # type: ignore[type-arg]
+    """Seconds for a program; days, hours and minutes for people."""
+
+    def human_readable(self) -> str:
+        return span(self._value)
+
+
+def span(seconds: float) -> str:
+    """Return a duration in its two largest units."""
+    parts: list[str] = []
+    left = int(seconds)
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        if left >= size or (unit == "s" and not parts):
+            parts.append(f"{left // size}{unit}")
+            left %= size
+    return " ".join(parts[:2])
+
+
+def when(seconds: float) -> str:
+    """Return an instant of the store's clock as ISO 8601, in UTC."""
+    there = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    return there.isoformat(timespec="seconds")
+
+
+def state_of(posting: Posting, shelf: Shelf) -> str:
+    """Return a posting's state in one word."""
+    if shelf is Shelf.TRASH:
+        return "TRASHED"
+    if posting.lease is not None:
+        return "CLAIMED"
+    return "DELAYED" if posting.due_in > 0 else "UNCLAIMED"
+
+
+def priority_of(posting: Posting) -> str:
+    """Return the name of a posting's priority."""
+    return str(PRIORITIES[min(posting.rank, len(PRIORITIES) - 1)].value)
+
+
+def row_of(posting: Posting, body: codec.Body, shelf: Shelf) -> tuple[Any, ...]:
+    """Return what a listing shows of a job."""
+    return (
+        priority_of(posting),
+        body.name,
+        body.uuid,
+        state_of(posting, shelf),
+        "" if posting.lease is None else posting.lease.holder,
+        # By two clocks: a store that is ahead must not show jobs of the future.
+        Age(round(max(0.0, time.time() - posting.created_on), 1)),
+        posting.attempts,
+    )
+
+
+def read(guard: Guard, shelf: Shelf) -> tuple[list[tuple[Posting, codec.Body]], list[Damage]]:
+    """Return a shelf's postings with what they say, and what can't be read."""
+    page = guard.list(shelf)
+    found, damaged = [], list(page.damaged)
+    for posting in page.postings:
+        try:
+            found.append((posting, codec.decode(posting.body)))
+        except codec.Undecodable as error:
+            damaged.append(Damage(posting.key, str(error)))
+    return found, damaged
+
+
+def find(guard: Guard, key: str) -> tuple[Posting, codec.Body, Shelf]:
+    """Return a job, wherever it is on the board.
+
+    Raises: ``PostingNotFound``; ``Undecodable``.
+    """
+    live = guard.get([key])[0]
+    if live is not None:
+        return live, codec.decode(live.body), Shelf.LIVE
+    for posting in guard.list(Shelf.TRASH).postings:
+        if posting.key == key:
+            return posting, codec.decode(posting.body), Shelf.TRASH
+    raise errors.PostingNotFound(key, f"no job {key} on the board, nor in its trash")

@@ -1,0 +1,174 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The conformance command: on all stores, from a folder outside the repository, and on itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+#: Paths that the command needs where the package is not installed.
+PATHS = [ROOT, ROOT / "conformance", ROOT / "tests" / "mutants", ROOT / "tests" / "conformance"]
+
+HARNESSES = {
+    "sqlite": "harnesses:SQLiteHarness",
+    "redis": "harnesses:RedisHarness",
+    "zookeeper": "harnesses:ZooKeeperHarness",
+}
+
+
+def run(folder: pathlib.Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "multiboard_conformance.main", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS)), **env},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+def report(folder: pathlib.Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """Run the command; return its exit status, its report and what it printed."""
+    path = folder / "report.json"
+    done = run(folder, *arguments, "--report", str(path))
+    printed = done.stdout + done.stderr
+    assert path.exists(), printed
+    return done.returncode, json.loads(path.read_text()), printed
+
+
+@pytest.mark.timeout(300)
+def test_every_store_conforms(store_url: str, tmp_path: pathlib.Path) -> None:
+    url = store_url.partition("?")[0]
+    harness = HARNESSES.get(url.partition(":")[0])
+    extra = [] if harness is None else ["--harness", harness]
+    status, told, printed = report(tmp_path, url, "--quick", *extra)
+    assert (status, told["result"]) == (0, "conformant"), printed
+    assert {entry["verdict"] for entry in told["guarantees"].values()} == {"passed"}
+
+
+def test_bare_file_store_gets_a_temporary_file(tmp_path: pathlib.Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    done = run(
+        tmp_path, "sqlite://", "--quick", "--only", "DIR-3", HOME=str(home), XDG_STATE_HOME=""
+    )
+    assert (done.returncode, list(home.rglob("*"))) == (0, []), done.stdout
+
+
+@pytest.mark.parametrize("target", ["memory", "multiboard.backends.memory:MemoryBackend"])
+def test_backend_by_name_and_by_class(tmp_path: pathlib.Path, target: str) -> None:
+    assert run(tmp_path, target, "--quick", "--only", "BATCH-1").returncode == 0
+
+
+def test_nothing_run_is_2(tmp_path: pathlib.Path) -> None:
+    done = run(tmp_path, "memory://", "-k", "no_check_has_this_name")
+    assert (done.returncode, "nothing run" in done.stdout) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nosuchbackend://"],
+        ["no.such.module:Class"],
+        ["redis://127.0.0.1:1"],
+        ["memory://", "--waive", "LEASE-1"],
+        ["memory://", "--waive", "NO-1=a reason"],
+        [],
+    ],
+)
+def test_unusable_commands_are_2(tmp_path: pathlib.Path, arguments: list[str]) -> None:
+    assert run(tmp_path, *arguments).returncode == 2
+
+
+def test_surroundings_change_nothing(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -k nothing --collect-only\n")
+    (tmp_path / "conftest.py").write_text("raise SystemExit('the foreign conftest was loaded')\n")
+    (tmp_path / "json.py").write_text("raise SystemExit('the foreign json was loaded')\n")
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.path.pop(0);"
+         "from multiboard_conformance.main import main; sys.exit(main())",
+         "memory://", "--quick", "--only", "RUN-1"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, PATHS)),
+            "PYTEST_ADDOPTS": "--collect-only",
+            "PYTEST_PLUGINS": "nonsense",
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "RUN-1    passed" in done.stdout
+
+
+def test_failure_tells_id_sentence_and_operations(tmp_path: pathlib.Path) -> None:
+    status, told, printed = report(
+        tmp_path, "memory_mutants:ConsumedComesBack", "--quick", "--only", "DIR-2"
+    )
+    assert (status, told["result"]) == (1, "failed")
+    assert "DIR-2: Adding the same key again is the same posting, not a second one." in printed
+    assert "remove([<k #1 me>]" in printed
+
+
+def test_waived_failure_is_partial(tmp_path: pathlib.Path) -> None:
+    status, told, printed = report(
+        tmp_path,
+        "memory_mutants:ConsumedComesBack", "--quick", "--only", "DIR-2", "--waive", "DIR-2=broken",
+    )  # fmt: skip
+    assert (status, told["result"]) == (0, "partial"), printed
+    assert told["guarantees"]["DIR-2"]["verdict"] == "waived"
+    assert told["waived"] == {"check_consumed_posting_does_not_come_back": "broken"}
+
+
+def test_waived_check_by_name(tmp_path: pathlib.Path) -> None:
+    status, told, printed = report(
+        tmp_path, "memory_mutants:ConsumedComesBack", "--quick", "--only", "DIR-2",
+        "--waive", "check_consumed_posting_does_not_come_back=broken",
+    )  # fmt: skip
+    assert (status, told["result"]) == (0, "partial"), printed
+
+
+def test_needless_waiver_fails(tmp_path: pathlib.Path) -> None:
+    status, told, _ = report(
+        tmp_path, "memory://", "--quick", "--only", "DIR-3", "--waive", "DIR-3=I thought so"
+    )
+    assert (status, told["result"], told["needless_waivers"]) == (1, "failed", ["DIR-3"])
+
+
+def test_waiver_covers_no_other_guarantee(tmp_path: pathlib.Path) -> None:
+    status, told, _ = report(
+        tmp_path, "memory_mutants:RankAsText", "--quick", "--only", "DIR-3", "--only", "DIR-2",
+        "--waive", "DIR-2=another matter",
+    )  # fmt: skip
+    assert (status, told["guarantees"]["DIR-3"]["verdict"]) == (1, "failed")
+
+
+def test_report_tells_how_to_reproduce_it(tmp_path: pathlib.Path) -> None:
+    _, told, _ = report(tmp_path, "memory://", "--quick", "--only", "DIR-3", "--seed", "7")
+    assert told["schema"] == "multiboard-conformance/1"
+    assert (told["seed"], told["effort"], told["facts"]["store"]) == (7, "quick", "memory")
+    assert told["traits"]["cross_process"] is False
+    assert told["reproduce"].startswith("multiboard-conformance memory:// --quick --only DIR-3")
+
+
+def test_guarantees_page_is_current() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "multiboard_conformance.catalogue"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == (ROOT / "conformance" / "GUARANTEES.md").read_text()

@@ -1,0 +1,530 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Broken backends: the memory backend with one small fault each, and what has to catch it.
+
+The conformance suite is run on every class of :data:`MUTANTS`; the first id that ``expected``
+names, and every other one, must fail. It imports the memory backend, whose inside it spoils.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from multiboard import errors, primitives
+from multiboard.backends import memory
+from multiboard.primitives import ChangeKind, Changes, Lease, Posting, Shelf, boottime
+
+#: Class name -> ids that must fail on it.
+MUTANTS: dict[str, tuple[str, ...]] = {}
+
+
+def caught_by(*ids: str) -> Any:
+    """Register a mutant with the guarantees that it breaks."""
+
+    def register(cls: type[memory.MemoryBackend]) -> type[memory.MemoryBackend]:
+        MUTANTS[cls.__name__] = ids
+        return cls
+
+    return register
+
+
+# -- the lock --------------------------------------------------------------------------------
+
+
+@caught_by("LEASE-1", "RUN-1")
+class RacyAcquire(memory.MemoryBackend):
+    """Looks whether a posting is leased, and leases it a moment later."""
+
+    def acquire(
+        self, key: str, holder: str, claim_id: str, expires_in: float | None = None
+    ) -> Lease:
+        (posting,) = self.get([key])
+        if posting is not None and posting.lease is None:
+            time.sleep(0.005)
+            board = self._opened()
+            with board.changed:
+                record = board.live.get(key)
+                if record is not None:
+                    record.posting = dataclasses.replace(record.posting, lease=None)
+        return super().acquire(key, holder, claim_id, expires_in)
+
+
+@caught_by("LEASE-3")
+class TokenRestarts(memory.MemoryBackend):
+    """Counts tokens anew after every lease that was given back."""
+
+    def _end_lease(self, board: Any, record: Any, kind: ChangeKind) -> None:
+        super()._end_lease(board, record, kind)
+        record.token = 0
+
+
+@caught_by("LEASE-3")
+class TokenRestartsInTheTrash(memory.MemoryBackend):
+    """Counts tokens anew for a posting that comes back from the trash."""
+
+    def restore(self, key: str) -> Posting:
+        record = self._opened().trash.get(key)
+        if record is not None:
+            record.token = 0
+        return super().restore(key)
+
+
+@caught_by("LEASE-2")
+class ConsumeByName(memory.MemoryBackend):
+    """Takes the holder's name for the proof."""
+
+    @staticmethod
+    def _leased(board: Any, lease: Lease) -> Any:
+        record = board.live.get(lease.key)
+        if record is None:
+            raise errors.PostingNotFound(lease.key)
+        current = record.posting.lease
+        if current is None or current.holder != lease.holder:
+            raise errors.LeaseLost(lease.key, lease.token)
+        return record
+
+
+@caught_by("LEASE-2")
+class LostLeaseIsNotFound(memory.MemoryBackend):
+    """Says PostingNotFound of a lease that is lost."""
+
+    @staticmethod
+    def _leased(board: Any, lease: Lease) -> Any:
+        try:
+            return memory.MemoryBackend._leased(board, lease)
+        except errors.LeaseLost:
+            raise errors.PostingNotFound(lease.key) from None
+
+
+@caught_by("LEASE-5")
+class EndlessTimedLease(memory.MemoryBackend):
+    """A timed lease never ends."""
+
+    def _reap(self, board: Any) -> None:
+        for record in board.live.values():
+            if record.lease_ends_at is not None:
+                record.lease_ends_at = boottime() + 1000.0
+        super()._reap(board)
+
+
+@caught_by("LEASE-5", "LEASE-7")
+class TimedLeaseEndsEarly(memory.MemoryBackend):
+    """A timed lease ends at nine tenths of its time."""
+
+    def acquire(
+        self, key: str, holder: str, claim_id: str, expires_in: float | None = None
+    ) -> Lease:
+        return super().acquire(key, holder, claim_id, expires_in and expires_in * 0.9)
+
+
+@caught_by("LEASE-5")
+class RefusedAttemptProlongs(memory.MemoryBackend):
+    """An attempt that is refused renews the lease that stands."""
+
+    def acquire(
+        self, key: str, holder: str, claim_id: str, expires_in: float | None = None
+    ) -> Lease:
+        try:
+            return super().acquire(key, holder, claim_id, expires_in)
+        except errors.LeaseHeld:
+            record = self._opened().live[key]
+            if record.lease_ends_at is not None and expires_in is not None:
+                record.lease_ends_at = boottime() + expires_in
+            raise
+
+
+@caught_by("LEASE-6")
+class ClaimIdIgnored(memory.MemoryBackend):
+    """A repeated attempt is refused as if another had made the first one."""
+
+    def acquire(
+        self, key: str, holder: str, claim_id: str, expires_in: float | None = None
+    ) -> Lease:
+        (posting,) = self.get([key])
+        if posting is not None and posting.lease is not None:
+            raise errors.LeaseHeld(key, posting.lease.holder)
+        return super().acquire(key, holder, claim_id, expires_in)
+
+
+@caught_by("LEASE-8")
+class DeathsAreNotCounted(memory.MemoryBackend):
+    """Takes a death for an abandon."""
+
+    def _end_lease(self, board: Any, record: Any, kind: ChangeKind) -> None:
+        deaths = record.posting.deaths
+        super()._end_lease(board, record, kind)
+        record.posting = dataclasses.replace(record.posting, deaths=deaths)
+
+
+@caught_by("ERR-2")
+class ReleaseIsNotRepeatable(memory.MemoryBackend):
+    """Answers LeaseLost to a release whose first answer was lost."""
+
+    def release(self, lease: Lease, delay: float = 0.0) -> None:
+        board = self._opened()
+        with board.changed:
+            if self._ended_by(board, lease) is ChangeKind.RELEASED:
+                raise errors.LeaseLost(lease.key, lease.token)
+        super().release(lease, delay)
+
+
+@caught_by("ERR-2")
+class RemovalIsNotRepeatable(memory.MemoryBackend):
+    """Answers PostingNotFound to a removal whose first answer was lost."""
+
+    def _remove_one(self, board: Any, lease: Lease, to: Any) -> errors.MultiboardError | None:
+        board.ended.pop((lease.key, lease.token), None)
+        return super()._remove_one(board, lease, to)
+
+
+# -- sessions --------------------------------------------------------------------------------
+
+
+@caught_by("LEASE-7")
+class ReaperFreesTheLiving(memory.MemoryBackend):
+    """Ends a session at two thirds of the time that keepalive promised."""
+
+    def keepalive(self) -> float:
+        granted = super().keepalive()
+        self._opened().sessions[str(self._session)] = boottime() + granted * 0.66
+        return granted
+
+
+@caught_by("LEASE-4")
+class SessionsNeverEnd(memory.MemoryBackend):
+    """The leases of the dead are kept for ever."""
+
+    def _begin_session(self, board: Any) -> str:
+        session = super()._begin_session(board)
+        board.sessions[session] = boottime() + 1000.0
+        return session
+
+    def keepalive(self) -> float:
+        granted = super().keepalive()
+        self._opened().sessions[str(self._session)] = boottime() + 1000.0
+        return granted
+
+
+@caught_by("LEASE-4")
+class EntitiesOutliveTheirSession(memory.MemoryBackend):
+    """Entries stay when the session that added them is over."""
+
+    def _reap(self, board: Any) -> None:
+        kept = dict(board.entities)
+        super()._reap(board)
+        board.entities.update(kept)
+
+
+@caught_by("LEASE-4")
+class EndsInSilence(memory.MemoryBackend):
+    """Frees the leases of the dead and tells nobody."""
+
+    def _end_lease(self, board: Any, record: Any, kind: ChangeKind) -> None:
+        super()._end_lease(board, record, kind)
+        if kind is ChangeKind.EXPIRED:
+            board.log.pop()
+            board.told -= 1
+
+
+@caught_by("LEASE-7")
+class SessionLostIsSwallowed(memory.MemoryBackend):
+    """Begins a new session without a word where the old one has ended."""
+
+    def _begin_session(self, board: Any) -> str:
+        try:
+            return super()._begin_session(board)
+        except errors.SessionLost:
+            return super()._begin_session(board)
+
+
+# -- the directory ---------------------------------------------------------------------------
+
+
+@caught_by("BATCH-1", "DIR-1")
+class LostBatchItem(memory.MemoryBackend):
+    """Acknowledges the last of a batch and forgets it."""
+
+    def add(
+        self, postings: Sequence[primitives.NewPosting], shelf: Shelf = Shelf.LIVE
+    ) -> Sequence[Posting | errors.MultiboardError]:
+        answers = super().add(postings, shelf)
+        if len(postings) > 2 and shelf is Shelf.LIVE:
+            self._opened().live.pop(postings[-1].key, None)
+        return answers
+
+
+@caught_by("BATCH-1")
+class AnswersInAnotherOrder(memory.MemoryBackend):
+    """Answers a get in the order of the shelf."""
+
+    def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
+        answers = super().get(keys)
+        there = sorted((p for p in answers if p is not None), key=lambda p: p.place)
+        return [*there, *[None] * (len(keys) - len(there))]
+
+
+@caught_by("DIR-2")
+class RetryPostsTwice(memory.MemoryBackend):
+    """A posting that is added again gets another serial and is told again."""
+
+    def _add_one(self, board: Any, new: Any) -> Posting | errors.MultiboardError:
+        record = board.live.get(new.key)
+        if record is not None and record.posting.lease is None:
+            del board.live[new.key]
+        return super()._add_one(board, new)
+
+
+@caught_by("DIR-2")
+class ConsumedComesBack(memory.MemoryBackend):
+    """Forgets at once what was consumed."""
+
+    def _add_one(self, board: Any, new: Any) -> Posting | errors.MultiboardError:
+        board.consumed.clear()
+        return super()._add_one(board, new)
+
+
+@caught_by("DIR-3")
+class OrderByKey(memory.MemoryBackend):
+    """Orders a rank by the key, as stores do that have no order of their own."""
+
+    def list(self, shelf: Shelf = Shelf.LIVE, **part: Any) -> primitives.Page:
+        page = super().list(shelf, **part)
+        ordered = sorted(page.postings, key=lambda posting: (posting.rank, posting.key))
+        return dataclasses.replace(page, postings=ordered)
+
+
+@caught_by("DIR-3")
+class RankAsText(memory.MemoryBackend):
+    """Orders ranks as text: 10 before 9."""
+
+    def list(self, shelf: Shelf = Shelf.LIVE, **part: Any) -> primitives.Page:
+        page = super().list(shelf, **part)
+        ordered = sorted(page.postings, key=lambda posting: (str(posting.rank), posting.serial))
+        return dataclasses.replace(page, postings=ordered)
+
+
+@caught_by("DIR-4")
+class BodyAsText(memory.MemoryBackend):
+    """Takes a body for text."""
+
+    def _add_one(self, board: Any, new: Any) -> Posting | errors.MultiboardError:
+        text = new.body.decode("utf-8", "replace").encode()
+        return super()._add_one(board, dataclasses.replace(new, body=text))
+
+
+@caught_by("DIR-5")
+class NamespaceWithoutCase(memory.MemoryBackend):
+    """Keeps boards whose names differ by case only in one place."""
+
+    def __init__(self, settings: primitives.Settings) -> None:
+        super().__init__(dataclasses.replace(settings, namespace=settings.namespace.lower()))
+
+
+@caught_by("DIR-1", "LEASE-2")
+class TrashDeletes(memory.MemoryBackend):
+    """Deletes what should be set aside."""
+
+    def _remove_one(self, board: Any, lease: Lease, to: Any) -> errors.MultiboardError | None:
+        answer = super()._remove_one(board, lease, to)
+        board.trash.pop(lease.key, None)
+        return answer
+
+
+@caught_by("DIR-1")
+class PageSkipsOne(memory.MemoryBackend):
+    """Loses the posting between two pages."""
+
+    def list(
+        self,
+        shelf: Shelf = Shelf.LIVE,
+        *,
+        after: tuple[int, int] | None = None,
+        limit: int | None = None,
+    ) -> primitives.Page:
+        if after is not None:
+            after = (after[0], after[1] + 1)
+        return super().list(shelf, after=after, limit=limit)
+
+
+# -- handing out -----------------------------------------------------------------------------
+
+
+@caught_by("NEXT-2")
+class DelayIsIgnored(memory.MemoryBackend):
+    """Hands out what is not due."""
+
+    def acquire_next(
+        self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
+    ) -> Sequence[tuple[Posting, Lease]]:
+        for record in self._opened().live.values():
+            record.due_at = 0.0
+        return super().acquire_next(holder, claim_ids, expires_in)
+
+
+@caught_by("NEXT-1")
+class YoungestFirst(memory.MemoryBackend):
+    """Hands out the youngest of a rank first."""
+
+    def acquire_next(
+        self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
+    ) -> Sequence[tuple[Posting, Lease]]:
+        board = self._opened()
+        with board.changed:
+            for record in board.live.values():
+                record.posting = dataclasses.replace(record.posting, serial=-record.posting.serial)
+            won = super().acquire_next(holder, claim_ids, expires_in)
+            for record in board.live.values():
+                record.posting = dataclasses.replace(record.posting, serial=-record.posting.serial)
+        return won
+
+
+@caught_by("NEXT-1", "LEASE-6")
+class RepeatedNextTakesMore(memory.MemoryBackend):
+    """A repeated acquire_next takes postings again, for the same claim ids."""
+
+    def acquire_next(
+        self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
+    ) -> Sequence[tuple[Posting, Lease]]:
+        number = next(_numbers)
+        return super().acquire_next(holder, [f"{c}{number}" for c in claim_ids], expires_in)
+
+
+_numbers = itertools.count()
+
+
+# -- the feed --------------------------------------------------------------------------------
+
+
+@caught_by("FEED-1")
+class FeedDrops(memory.MemoryBackend):
+    """Tells every change but each ninth."""
+
+    @staticmethod
+    def _tell(board: Any, kind: ChangeKind, key: str, token: int | None = None) -> None:
+        if next(_numbers) % 9:
+            memory.MemoryBackend._tell(board, kind, key, token)
+
+
+@caught_by("FEED-2")
+class AnnouncesEarly(memory.MemoryBackend):
+    """Tells of a posting a moment before the listing can show it."""
+
+    def add(
+        self, postings: Sequence[primitives.NewPosting], shelf: Shelf = Shelf.LIVE
+    ) -> Sequence[Posting | errors.MultiboardError]:
+        board = self._opened()
+        if shelf is Shelf.LIVE:
+            known = {p.key for p in self.get([new.key for new in postings]) if p is not None}
+            with board.changed:
+                for new in postings:
+                    if new.key not in known and new.key not in board.trash:
+                        self._tell(board, ChangeKind.POSTED, new.key)
+            time.sleep(0.01)
+        return super().add(postings, shelf)
+
+    def _add_one(self, board: Any, new: Any) -> Posting | errors.MultiboardError:
+        told, length = board.told, len(board.log)
+        answer = super()._add_one(board, new)
+        if len(board.log) > length:
+            board.log.pop()
+            board.told = told
+        return answer
+
+
+@caught_by("FEED-3")
+class FeedPolls(memory.MemoryBackend):
+    """Looks for changes every two seconds."""
+
+    def changes(self, cursor: str | None, timeout: float) -> Changes:
+        give_up = boottime() + timeout
+        while True:
+            changes = super().changes(cursor, 0.0)
+            left = give_up - boottime()
+            if changes.events or changes.reset or left <= 0:
+                return changes
+            time.sleep(min(2.0, left))
+
+
+@caught_by("FEED-4")
+class SilentAfterReconnect(memory.MemoryBackend):
+    """Takes a cursor that it does not know for one from which nothing was missed."""
+
+    def changes(self, cursor: str | None, timeout: float) -> Changes:
+        changes = super().changes(cursor, timeout)
+        return changes if cursor is None else dataclasses.replace(changes, reset=False)
+
+
+# -- errors and everything at once -----------------------------------------------------------
+
+
+@caught_by("ERR-1")
+class NativeErrorEscapes(memory.MemoryBackend):
+    """Lets the error of its own dictionary out."""
+
+    def restore(self, key: str) -> Posting:
+        board = self._opened()
+        if key not in board.live and key not in board.trash:
+            raise KeyError(key)
+        return super().restore(key)
+
+
+@caught_by("ERR-1")
+class WorksAfterClose(memory.MemoryBackend):
+    """Goes on reading after close."""
+
+    _last: Any = None
+
+    def close(self) -> None:
+        self._last = self._board
+        super().close()
+
+    def count(self, shelf: Shelf = Shelf.LIVE) -> int:
+        return 0 if self._board is None and self._last is not None else super().count(shelf)
+
+
+@caught_by("ERR-2")
+class RefusalRenames(memory.MemoryBackend):
+    """A refused posting leaves its body behind."""
+
+    def _add_one(self, board: Any, new: Any) -> Posting | errors.MultiboardError:
+        answer = super()._add_one(board, new)
+        if isinstance(answer, errors.PostingExists) and new.key in board.live:
+            record = board.live[new.key]
+            record.posting = dataclasses.replace(record.posting, body=new.body)
+        return answer
+
+
+@caught_by("RUN-1")
+class NotForkSafe(memory.MemoryBackend):
+    """Lets a forked child work on its own copy of the board, as if it were shared."""
+
+    def _opened(self) -> Any:
+        if self._board is None:
+            raise errors.Closed("the memory board is not open")
+        return self._board
+
+
+class Empty(primitives.Backend):
+    """Raises everywhere: it must fail every guarantee."""
+
+    expected: ClassVar[str] = "all"
+
+    @property
+    def traits(self) -> primitives.Traits:
+        return primitives.Traits(
+            durable=True, cross_process=True, cross_host=False, max_body=1000, lease_slack=0.1
+        )
+
+    @property
+    def incarnation(self) -> str:
+        raise NotImplementedError
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("this backend does nothing")
+
+    open = close = keepalive = _refuse
+    add = get = list = count = remove = restore = purge = _refuse
+    acquire = renew = release = changes = _refuse

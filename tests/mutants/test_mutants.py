@@ -1,0 +1,54 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Every broken backend must fail the suite, by the ids that it names."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE))
+
+from memory_mutants import MUTANTS  # noqa: E402 - found through the line above
+
+
+def judge(folder: pathlib.Path, name: str, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """Run the suite on a mutant; return the exit status, the report and what was printed."""
+    path = folder / "report.json"
+    paths = [str(ROOT), str(ROOT / "conformance"), str(HERE)]
+    done = subprocess.run(
+        [sys.executable, "-m", "multiboard_conformance.main", f"memory_mutants:{name}",
+         "--quick", "--report", str(path), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )  # fmt: skip
+    printed = done.stdout + done.stderr
+    assert path.exists(), printed
+    return done.returncode, json.loads(path.read_text()), printed
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_caught(tmp_path: pathlib.Path, name: str) -> None:
+    ids = MUTANTS[name]
+    status, told, printed = judge(tmp_path, name, *[f"--only={one}" for one in ids])
+    verdicts = {one: told["guarantees"][one]["verdict"] for one in ids}
+    assert (status, verdicts) == (1, dict.fromkeys(ids, "failed")), printed
+
+
+@pytest.mark.timeout(300)
+def test_empty_backend_fails_everything(tmp_path: pathlib.Path) -> None:
+    status, told, printed = judge(tmp_path, "Empty")
+    assert status == 1
+    verdicts = {one: entry["verdict"] for one, entry in told["guarantees"].items()}
+    assert verdicts == dict.fromkeys(verdicts, "failed"), printed

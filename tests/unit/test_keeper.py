@@ -1,0 +1,183 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The keeper keeps what lives, and says in time what may be lost."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from waiting import eventually
+
+from multiboard import errors
+from multiboard.backends.memory import MemoryBackend, MemorySettings
+from multiboard.keeper import SAFE, Keeper
+from multiboard.primitives import Lease, NewPosting, Shelf, boottime
+
+
+class Store(MemoryBackend):
+    """A memory backend that can be out of reach."""
+
+    def __init__(self, session_timeout: float) -> None:
+        super().__init__(MemorySettings(name=uuid.uuid4().hex, session_timeout=session_timeout))
+        self.away = False
+        self.renewals = 0
+
+    def keepalive(self) -> float:
+        """Renew the session, if the store can be reached."""
+        self._reach()
+        self.renewals += 1
+        return super().keepalive()
+
+    def get(self, keys):  # type: ignore[no-untyped-def]
+        """Read, if the store can be reached."""
+        self._reach()
+        return super().get(keys)
+
+    def release(self, lease: Lease, delay: float = 0.0) -> None:
+        """Release, if the store can be reached."""
+        self._reach()
+        super().release(lease, delay)
+
+    def _reach(self) -> None:
+        if self.away:
+            raise errors.Unavailable("away")
+
+
+class Kept:
+    """A keeper, its store, and what it reported lost."""
+
+    def __init__(self, session_timeout: float = 1.0) -> None:
+        self.store = Store(session_timeout)
+        self.store.open()
+        self.lost: list[tuple[int, str, float]] = []
+        self.keeper = Keeper(
+            self.store, lambda lease, why: self.lost.append((lease.token, why, boottime()))
+        )
+
+    def claim(self, key: str = "k", expires_in: float | None = None) -> Lease:
+        """Lease a posting and have it kept."""
+        self.store.add([NewPosting(key, b"")])
+        asked_at, losses = boottime(), self.keeper.losses
+        lease = self.store.acquire(key, "me", uuid.uuid4().hex, expires_in)
+        self.keeper.keep(lease, asked_at, losses)
+        return lease
+
+
+@pytest.fixture
+def kept() -> Iterator[Kept]:
+    """A keeper of sessions of one second."""
+    made = Kept()
+    yield made
+    made.store.away = False
+    made.keeper.close()
+    made.store.close()
+
+
+def test_a_session_lives_as_long_as_it_is_kept(kept: Kept) -> None:
+    lease = kept.claim()
+    eventually(lambda: kept.store.renewals >= 5)
+    [posting] = kept.store.get(["k"])
+    assert posting is not None
+    assert posting.lease == lease
+    assert kept.lost == []
+
+
+def test_one_renewal_serves_all_leases(kept: Kept) -> None:
+    for number in range(50):
+        kept.claim(f"k{number}")
+    eventually(lambda: kept.store.renewals >= 4)
+    assert kept.store.renewals < 20
+    assert kept.lost == []
+
+
+def test_a_store_out_of_reach_costs_the_leases_before_they_end(kept: Kept) -> None:
+    lease = kept.claim()
+    eventually(lambda: kept.keeper.seconds_left)
+    kept.store.away = True
+    renewed_at = boottime()
+    eventually(lambda: kept.lost)
+    [(token, why, when)] = kept.lost
+    assert (token, why) == (lease.token, "its session could not be renewed in time")
+    assert when - renewed_at < 1.0 * SAFE + 0.1
+    assert not kept.keeper.keeps(lease)
+
+
+def test_a_session_that_ended_costs_its_leases_once_each(kept: Kept) -> None:
+    leases = [kept.claim(key) for key in ("a", "b")]
+    eventually(lambda: kept.keeper.seconds_left)
+    board = kept.store._board
+    assert board is not None
+    with board.changed:
+        board.sessions.clear()  # as if this process had been suspended
+    eventually(lambda: len(kept.lost) == 2)
+    assert {token for token, _, _ in kept.lost} == {lease.token for lease in leases}
+    again = kept.claim("a")
+    eventually(lambda: kept.store.renewals >= 3)
+    assert kept.keeper.keeps(again)
+    assert len(kept.lost) == 2
+
+
+def test_entities_come_back_with_the_next_session(kept: Kept) -> None:
+    entity = NewPosting("me", b"here")
+    kept.store.add([entity], Shelf.ENTITIES)
+    kept.keeper.keep_entity(entity)
+    board = kept.store._board
+    assert board is not None
+    with board.changed:
+        board.sessions.clear()
+    assert kept.store.list(Shelf.ENTITIES).postings == []
+    eventually(lambda: [e.key for e in kept.store.list(Shelf.ENTITIES).postings] == ["me"])
+
+
+def test_a_timed_lease_that_ends_is_lost_before_it_ends(kept: Kept) -> None:
+    lease = kept.claim(expires_in=0.5)
+    acquired_at = boottime()
+    eventually(lambda: kept.lost)
+    [(token, why, when)] = kept.lost
+    assert (token, why) == (lease.token, "its time ran out")
+    assert when - acquired_at <= 0.5
+
+
+def test_a_timed_lease_that_somebody_renews_is_not_lost(kept: Kept) -> None:
+    lease = kept.claim(expires_in=0.5)
+    for _ in range(4):
+        threading.Event().wait(0.3)
+        kept.store.renew(lease, 0.5)
+    assert kept.lost == []
+    assert kept.keeper.keeps(lease)
+
+
+def test_a_timed_lease_whose_posting_somebody_finished_is_not_lost(kept: Kept) -> None:
+    lease = kept.claim(expires_in=0.3)
+    kept.store.remove([lease])
+    eventually(lambda: not kept.keeper.keeps(lease))
+    assert kept.lost == []
+
+
+def test_what_could_not_be_given_back_is_given_back_later(kept: Kept) -> None:
+    lease = kept.claim()
+    kept.store.away = True
+    kept.keeper.give_back(lease)
+    threading.Event().wait(0.3)
+    kept.store.away = False
+    eventually(lambda: (posting := kept.store.get(["k"])[0]) and posting.lease is None)
+    assert kept.lost == []
+
+
+def test_nothing_kept_costs_nothing(kept: Kept) -> None:
+    kept.keeper.forget(kept.claim().key)
+    threading.Event().wait(0.2)
+    before = kept.store.renewals
+    threading.Event().wait(1.0)
+    assert kept.store.renewals == before
+
+
+def test_closing_is_quick_and_says_nothing(kept: Kept) -> None:
+    kept.claim()
+    begun = boottime()
+    kept.store.close()
+    kept.keeper.close()
+    assert boottime() - begun < 0.5
+    assert kept.lost == []

@@ -1,0 +1,226 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The view ends up showing what the store holds, whatever happened in which order."""
+
+from __future__ import annotations
+
+import random
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from waiting import eventually
+
+from multiboard import errors
+from multiboard.backends import memory
+from multiboard.primitives import Change, ChangeKind, Changes, NewPosting, Posting, Shelf
+from multiboard.view import View
+
+
+class Store(memory.MemoryBackend):
+    """A memory backend whose feed can be made to forget, and to fail."""
+
+    fail: Exception | None = None
+    forget = False
+
+    def changes(self, cursor: str | None, timeout: float) -> Changes:
+        """Tell what happened, or fail, or say that it is not known."""
+        if self.fail is not None:
+            error, self.fail = self.fail, None
+            raise error
+        if self.forget:
+            self.forget, cursor = False, "unknown"
+        return super().changes(cursor, min(timeout, 0.2))
+
+
+class Watched:
+    """A view, its store, and what it told."""
+
+    def __init__(self) -> None:
+        settings = memory.MemorySettings(name=uuid.uuid4().hex, session_timeout=60.0)
+        self.store, self.own = Store(settings), memory.MemoryBackend(settings)
+        self.store.open()
+        self.own.open()
+        self.told: list[tuple[ChangeKind, str]] = []
+        self.view = View(self.store, self._read, lambda kind, item: self.told.append((kind, item)))
+
+    @staticmethod
+    def _read(posting: Posting) -> str:
+        if posting.body == b"damaged":
+            raise ValueError("it is damaged")
+        return posting.key
+
+    def shown(self) -> list[tuple[str, bool]]:
+        """What the view shows, in order."""
+        return [(entry.item, entry.leased is not None) for entry in self.view.entries()]
+
+    def held(self) -> list[tuple[str, bool]]:
+        """What the store holds, in order."""
+        return [(p.key, p.lease is not None) for p in self.own.list().postings]
+
+
+@pytest.fixture
+def watched() -> Iterator[Watched]:
+    """A view that is kept."""
+    made = Watched()
+    made.view.load(5.0)
+    yield made
+    made.store.close()
+    made.view.close()
+    made.own.close()
+
+
+def test_it_follows_the_feed(watched: Watched) -> None:
+    own = watched.own
+    own.add([NewPosting("b", b"", 1), NewPosting("a", b"", 0)])
+    eventually(lambda: watched.shown() == [("a", False), ("b", False)])
+    lease = own.acquire("a", "me", "c1")
+    eventually(lambda: watched.shown() == [("a", True), ("b", False)])
+    own.release(lease)
+    eventually(lambda: watched.shown() == [("a", False), ("b", False)])
+    own.remove([own.acquire("b", "me", "c2")], Shelf.TRASH)
+    eventually(lambda: watched.shown() == [("a", False)])
+    own.restore("b")
+    own.acquire("a", "me", "c3", 0.1)
+    eventually(lambda: watched.told[-1] == (ChangeKind.EXPIRED, "a"))
+    assert watched.told == [
+        (ChangeKind.POSTED, "b"),
+        (ChangeKind.POSTED, "a"),
+        (ChangeKind.CLAIMED, "a"),
+        (ChangeKind.RELEASED, "a"),
+        (ChangeKind.CLAIMED, "b"),
+        (ChangeKind.TRASHED, "b"),
+        (ChangeKind.POSTED, "b"),
+        (ChangeKind.CLAIMED, "a"),
+        (ChangeKind.EXPIRED, "a"),
+    ]
+
+
+def test_a_reset_is_a_listing_and_tells_the_difference(watched: Watched) -> None:
+    own = watched.own
+    own.add([NewPosting(key, b"") for key in ("gone", "leased", "freed")])
+    lease = own.acquire("freed", "me", "c1")
+    eventually(lambda: watched.shown()[2:] == [("freed", True)])
+    watched.told.clear()
+    with own._opened().changed:  # all of it happens while the view can't see
+        own.remove([own.acquire("gone", "me", "c2")])
+        own.acquire("leased", "me", "c3")
+        own.release(lease)
+        own.add([NewPosting("new", b"")])
+        watched.store.forget = True
+    eventually(lambda: watched.shown() == watched.held() and len(watched.told) >= 4)
+    eventually(lambda: not watched.store.forget)
+    assert dict(watched.shown()) == {
+        "leased": True,
+        "freed": False,
+        "new": False,
+    }
+
+
+def test_damage_is_skipped_and_reported_once(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched.own.add([NewPosting("bad", b"damaged"), NewPosting("good", b"")])
+    eventually(lambda: watched.shown() == [("good", False)])
+    watched.view.refresh()
+    watched.view.refresh()
+    assert watched.view.damage == {"bad": "it is damaged"}
+    assert caplog.text.count("it is damaged") == 1
+    assert watched.own.count() == 2
+
+
+@pytest.mark.parametrize("failure", [errors.Unavailable("away"), ZeroDivisionError("a defect")])
+def test_the_feed_is_taken_up_again(watched: Watched, failure: Exception) -> None:
+    watched.store.fail = failure
+    eventually(lambda: watched.store.fail is None)
+    watched.own.add([NewPosting("a", b"")])
+    eventually(lambda: watched.shown() == [("a", False)])
+
+
+def test_a_lost_board_ends_the_view_and_is_told_to_who_waits(watched: Watched) -> None:
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(watched.view.wait, lambda: False, 20.0)
+        watched.store.fail = errors.BoardLost("it came back empty")
+        assert isinstance(waiting.exception(timeout=10), errors.BoardLost)
+
+
+def test_closing_wakes_who_waits(watched: Watched) -> None:
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(watched.view.wait, lambda: False, 20.0)
+        watched.store.close()
+        watched.view.close()
+        assert isinstance(waiting.exception(timeout=10), errors.Closed)
+
+
+def test_an_answer_does_not_undo_what_was_learned_while_it_was_asked_for(watched: Watched) -> None:
+    view, own = watched.view, watched.own
+    [posting] = own.add([NewPosting("a", b"")])
+    assert isinstance(posting, Posting)
+    eventually(lambda: watched.shown() == [("a", False)])
+    with view.asking() as asked_at:  # the answer "it is there, unleased" is on its way
+        lease = own.acquire("a", "me", "c")
+        eventually(lambda: watched.shown() == [("a", True)])
+        view.note_present([posting], asked_at)
+        assert watched.shown() == [("a", True)]
+        own.remove([lease])
+        eventually(lambda: watched.shown() == [])
+        view.note_present([posting], asked_at)
+        assert watched.shown() == []
+
+
+def test_old_news_of_a_trashed_posting_does_not_hide_the_restored_one(watched: Watched) -> None:
+    own, view = watched.own, watched.view
+    own.add([NewPosting("a", b"")])
+    lease = own.acquire("a", "me", "c")
+    own.remove([lease], Shelf.TRASH)
+    restored = own.restore("a")
+    eventually(lambda: watched.shown() == [("a", False)])
+    view._apply([Change(ChangeKind.TRASHED, "a", lease.token)])
+    assert watched.shown() == [("a", False)]
+    assert view.find("a") is not None
+    assert restored.serial == view.find("a").posting.serial  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_schedule_ends_in_the_truth(watched: Watched, seed: int) -> None:
+    """Workers of the same board and of others, resets and refreshes, in any order."""
+    view = watched.view
+
+    def work(number: int) -> None:
+        chance = random.Random(seed * 100 + number)
+        backend: Any = watched.store if number % 2 else watched.own
+        noting = backend is watched.store
+        for step in range(60):
+            key = f"k{number}-{step}"
+            with view.asking() as asked_at:
+                [posting] = backend.add([NewPosting(key, b"", chance.randrange(3))])
+                if noting:
+                    view.note_present([posting], asked_at)
+            for lease in [pair[1] for pair in backend.acquire_next("me", [uuid.uuid4().hex])]:
+                if noting:
+                    view.note_lease(lease)
+                act = chance.randrange(4)
+                if act == 0:
+                    backend.release(lease)
+                    if noting:
+                        view.note_release(lease, 0.0)
+                elif act == 1:
+                    backend.remove([lease])
+                    if noting:
+                        view.note_absent(lease.key, ChangeKind.REMOVED, lease.token)
+                elif act == 2:
+                    backend.remove([lease], Shelf.TRASH)
+                    backend.restore(lease.key)
+            if chance.random() < 0.05:
+                watched.store.forget = True
+            if chance.random() < 0.05:
+                view.refresh()
+
+    with ThreadPoolExecutor() as pool:
+        for worker in [pool.submit(work, number) for number in range(4)]:
+            worker.result()
+    eventually(lambda: watched.shown() == watched.held(), 5.0)
+    threading.Event().wait(0.1)
+    assert watched.shown() == watched.held()
