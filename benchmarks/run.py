@@ -46,11 +46,12 @@ SIZES = {
     "drain": (1000, "jobs drained by one worker"),
     "processes": (3, "processes that drain together"),
     "processes-jobs": (600, "jobs that they drain"),
-    "wake": (15, "jobs waited for in each repetition"),
+    "wake": (10, "jobs waited for in each repetition"),
     "list": (5000, "jobs listed"),
     "watchers": (8, "processes that watch a board"),
     "watchers-jobs": (10000, "jobs on the board that they watch"),
-    "watchers-posts": (50, "jobs posted to it"),
+    "watchers-jobs-slow": (1000, "the same for TaskFlow's ZooKeeper board, minutes at 10,000"),
+    "watchers-posts": (40, "jobs posted to it"),
 }
 
 
@@ -114,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"{', '.join(SCENARIOS)}; default: all",
     )
     parser.add_argument("--stores", nargs="+", choices=STORES, help="default: all")
-    parser.add_argument("--repetitions", type=_count, default=3, metavar="N", help="default: 3")
+    parser.add_argument("--repetitions", type=_count, default=2, metavar="N", help="default: 2")
     parser.add_argument("--json", action="store_true", help="print JSON, with the single samples")
     for name, (default, said) in SIZES.items():
         parser.add_argument(

@@ -8,6 +8,7 @@ whose claim it lost.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -78,7 +79,7 @@ class Conductor(impl_executor.ExecutorConductor):  # type: ignore[misc]
                 continue
             future = executor.submit(self._dispatch_job, job)
             self._dispatched.add(future)
-            future.add_done_callback(lambda done, job=job: self._on_job_done(job, done))
+            future.add_done_callback(functools.partial(self._on_job_done, job))
             left -= 1
 
     def _take(self) -> Job | None:

@@ -17,9 +17,9 @@ from multiboard.primitives import Settings
 class Harness:
     """The hooks, each of them unsupported here. Extend this class and override what you can.
 
-    It is made with the target of the command, in every process that runs checks, and
-    is closed at the end. ``settings`` are those of a backend of the board concerned: its
-    namespace, and the way to the store. A hook that is not overridden is one that you can't provide.
+    It is made with the target of the command, in every process that runs checks, and is closed at
+    the end. ``settings`` are those of a backend of the board concerned: its namespace, and the way
+    to the store. A hook that is not overridden is one that you can't provide.
     """
 
     def __init__(self, target: str) -> None:

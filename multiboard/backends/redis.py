@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from multiboard import errors, primitives
-from multiboard.backends import _redis_values as values
-from multiboard.backends._redis_board import Board
-from multiboard.backends._redis_connection import Address
+from multiboard.backends._redis import values
+from multiboard.backends._redis.board import Board
+from multiboard.backends._redis.connection import Address
 from multiboard.primitives import (
     ChangeKind,
     Changes,

@@ -2,8 +2,8 @@
 """The board in an SQLite file: the embedded backend, for the processes of one machine.
 
 It imports the primitives, the errors, its sibling modules and the standard library's ``sqlite3``.
-The siblings: :mod:`._sqlite_file` (connections, forks, errors), :mod:`._sqlite_schema` (tables,
-rows, reboots), :mod:`._sqlite_sessions` (who lives), :mod:`._sqlite_step` (a writing transaction).
+Its parts: :mod:`._sqlite.files` (connections, forks, errors), :mod:`._sqlite.schema` (tables,
+rows, reboots), :mod:`._sqlite.sessions` (who lives), :mod:`._sqlite.step` (a writing transaction).
 
 Each verb that writes is one ``BEGIN IMMEDIATE`` transaction; a read is one snapshot, and filters
 what is over without writing. A backend has one connection, guarded by a lock: two writers of one
@@ -21,12 +21,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from multiboard import errors, primitives
-from multiboard.backends import _sqlite_feed as feed
-from multiboard.backends import _sqlite_file as files
-from multiboard.backends import _sqlite_schema as schema
-from multiboard.backends._sqlite_opening import Opening, reading
-from multiboard.backends._sqlite_sessions import SessionLocks
-from multiboard.backends._sqlite_step import Step, writing
+from multiboard.backends._sqlite import feed, files, schema
+from multiboard.backends._sqlite.opening import Opening, reading
+from multiboard.backends._sqlite.sessions import SessionLocks
+from multiboard.backends._sqlite.step import Step, writing
 from multiboard.primitives import (
     ChangeKind,
     Changes,

@@ -62,7 +62,7 @@ class Demo(Command):
             "--conductors", type=_at_least(2), default=3, help="processes (default: 3)"
         )
         parser.add_argument(
-            "--jobs", type=_at_least(1), default=300, help="files at most (default: 300)"
+            "--jobs", type=_at_least(1), default=200, help="files at most (default: 200)"
         )
         parser.add_argument("--json", metavar="FILE", help="write the result to a file, too")
         return parser
@@ -76,11 +76,8 @@ class Demo(Command):
             scratch = pathlib.Path(temporary)
             conf = board_conf(parsed_args.url or f"sqlite://{scratch / 'board.sqlite3'}")
             run = Run(conf, scratch, self.app.stdout)
-            run.screen.say(
-                f"{len(files)} of {found} files of {folder}, {parsed_args.conductors} conductors,"
-                f" on {loading.redact(conf['url'])}"
-            )
-            faults = run.all(folder, files, parsed_args.conductors)
+            what = f"{len(files)} of {found} files of {folder}"
+            faults = run.all(what, folder, files, parsed_args.conductors)
             if parsed_args.json:
                 result = {**run.ledger.to_dict(), "jobs_per_second": run.rate, "faults": faults}
                 pathlib.Path(parsed_args.json).write_text(json.dumps(result, indent=2) + "\n")
@@ -156,6 +153,8 @@ class Run:
                     f"the board {board.settings.namespace!r} holds {board.job_count} jobs already:"
                     " the demonstration would work on them; name another namespace, or none"
                 )
+            store = loading.redact(self._conf["url"])
+            self.screen.say(f"{what}, {conductors} conductors, on {store}")
             try:
                 with crew(self._crew):
                     self._crew.hire(

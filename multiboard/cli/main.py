@@ -41,7 +41,7 @@ class MultiboardApp(App):
     DEFAULT_VERBOSE_LEVEL = 0
 
     def __init__(self, **streams: Any) -> None:
-        manager = CommandManager()
+        manager = CommandManager(None)  # no entry points: these are all there are
         for name, command in COMMANDS.items():
             manager.add_command(name, command)
         super().__init__(

@@ -142,6 +142,7 @@ class _Feed:
         self._guard = guard
         self._cursor = guard.changes(None, 0.0).cursor
         self._names = self._listed()
+        self._away = False
 
     def _listed(self) -> dict[str, str]:
         return {
@@ -149,7 +150,7 @@ class _Feed:
         }
 
     def next(self, timeout: float) -> Iterable[Sequence[str]]:
-        """Yield the next events as words; an outage of the store is one of them."""
+        """Return the next events as words; that the store is away is one of them, once."""
         try:
             answer = self._guard.changes(self._cursor, timeout)
             owners = self._owners(answer.events)
@@ -158,8 +159,9 @@ class _Feed:
                 self._names = self._listed()
         except errors.Unavailable as error:
             time.sleep(timeout)
-            return [("UNAVAILABLE", str(error))]
-        self._cursor = answer.cursor
+            known, self._away = self._away, True
+            return [] if known else [("UNAVAILABLE", str(error))]
+        self._cursor, self._away = answer.cursor, False
         return [("RESET", "some events may have been missed"), *lines] if answer.reset else lines
 
     def _owners(self, events: Sequence[Change]) -> Mapping[str, str]:

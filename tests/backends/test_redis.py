@@ -19,7 +19,7 @@ import servers
 from redis_boards import boards_on, drained, eventually, key_of, keys_of
 
 from multiboard import errors
-from multiboard.backends._redis_board import KEYS
+from multiboard.backends._redis.board import KEYS
 from multiboard.backends.redis import RedisBackend
 from multiboard.primitives import Change, ChangeKind, NewPosting, Shelf
 

@@ -391,8 +391,8 @@ def test_what_is_over_is_tidied_up(
     make: Callable[..., SQLiteBackend], path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tombstones and the log are bounded by time and number, in small portions."""
-    monkeypatch.setattr("multiboard.backends._sqlite_step.REPEAT_WINDOW", 0.0)
-    monkeypatch.setattr("multiboard.backends._sqlite_step.HISTORY", 100)
+    monkeypatch.setattr("multiboard.backends._sqlite.step.REPEAT_WINDOW", 0.0)
+    monkeypatch.setattr("multiboard.backends._sqlite.step.HISTORY", 100)
     board = make(synchronous="NORMAL")
     for number in range(200):
         post(board, f"job{number}")

@@ -15,7 +15,7 @@ import pytest
 from sqlite_boards import board, in_child, make, path, post, sql  # noqa: F401
 
 from multiboard import errors
-from multiboard.backends import _sqlite_file as files
+from multiboard.backends._sqlite import files
 from multiboard.backends.sqlite import SQLiteBackend
 from multiboard.primitives import NewPosting, Shelf, Url
 

@@ -107,7 +107,8 @@ def test_jobs_are_listed_in_order(cli: Cli, board: Any, store_url: str) -> None:
     assert [row["Name"] for row in unclaimed] == ["second", "later"]
 
 
-def test_an_empty_board_lists_nothing(cli: Cli, board: Any, store_url: str) -> None:
+@pytest.mark.usefixtures("board")
+def test_an_empty_board_lists_nothing(cli: Cli, store_url: str) -> None:
     assert in_json(cli("jobs", store_url, "-f", "json")) == []
 
 
@@ -243,6 +244,25 @@ def wait_for(ready: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
+def test_watch_goes_on_after_an_outage(cli: Cli) -> None:
+    out = io.StringIO()
+    with servers.redis_server() as redis:
+        words = ("watch", f"{redis.url}?operation_timeout=1&connect_timeout=1", "--for", "12")
+        watching = threading.Thread(target=cli, args=words, kwargs={"out": out})
+        watching.start()
+        try:
+            wait_for(lambda: "WATCHING" in out.getvalue())
+            redis.kill()
+            wait_for(lambda: "UNAVAILABLE" in out.getvalue())
+            redis.restart()
+            with multiboard.backend("cli", redis.url) as board:
+                board.post("after")
+            wait_for(lambda: " after" in out.getvalue() or "RESET" in out.getvalue())
+        finally:
+            watching.join()
+    assert out.getvalue().count("UNAVAILABLE") == 1
+
+
 def test_watch_ends_at_ctrl_c(tmp_path: pathlib.Path) -> None:
     command = [sys.executable, "-m", "multiboard.cli.main", "watch", f"sqlite://{tmp_path}/b.db"]
     with subprocess.Popen(
@@ -273,6 +293,7 @@ BAD = [
     (["purge", "memory://x", f"redis://:{SECRET}@h/"], "is not a UUID"),
     (["demo", "--directory", "/nowhere/at/all"], "/nowhere/at/all is not a directory"),
     (["demo", "--url", "memory://x"], "one process only"),
+    (["demo", "--url", f"redis://:{SECRET}@127.0.0.1:1/0?connect_timeout=1"], "127.0.0.1:1"),
     (["backends", "nosuch"], "unknown backend"),
 ]
 

@@ -145,8 +145,9 @@ def test_a_killed_conductors_flow_goes_on_elsewhere(
     assert result["faults"] == []
     assert sum(result["consumed"].values()) == FILES
     (killed,) = result["killed"]
-    (takeover,) = result["takeovers"]
-    assert (takeover["from"], takeover["to"] != killed) == (killed, True)
+    # On a machine that is too busy another conductor may lose its session as well.
+    (takeover,) = [one for one in result["takeovers"] if one["from"] == killed]
+    assert takeover["to"] != killed
     assert 0 < takeover["seconds"] < 60
     # The logbook: what the killed one had done is not done again.
     assert (takeover["tasks_before"], takeover["tasks_after"]) == (["read", "compress"], ["verify"])
@@ -160,12 +161,10 @@ def test_one_command_without_arguments_is_enough(start: Callable[..., Demo]) -> 
     run = start()
     assert run.end() == 0, run.output
     result = json.loads(run.result.read_text())
-    assert (result["posted"], len(result["takeovers"])) == (300, 1)
+    assert (result["posted"], len(result["takeovers"])) == (200, 1)
 
 
-def test_a_single_file_is_enough(
-    start: Callable[..., Demo], files: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_a_single_file_is_enough(start: Callable[..., Demo], files: pathlib.Path) -> None:
     run = start("--directory", str(files), "--jobs", "1", "--conductors", "2")
     assert run.end() == 0, run.output
     assert f"1 of {FILES} files" in run.output
@@ -235,9 +234,9 @@ def test_a_lost_job_is_found(
 
 
 def test_a_conductor_that_dies_by_itself_is_shown(
-    start: Callable[..., Demo], tmp_path: pathlib.Path
+    start: Callable[..., Demo], files: pathlib.Path
 ) -> None:
-    run = start("--url", f"sqlite://{tmp_path}/board.db")
+    run = start("--directory", str(files))
     run.wait_for("jobs posted")
     os.kill(run.workers()[0], signal.SIGKILL)
     assert run.end() == 1

@@ -9,10 +9,9 @@ from __future__ import annotations
 import sqlite3
 
 from multiboard import errors
-from multiboard.backends import _sqlite_file as files
-from multiboard.backends import _sqlite_schema as schema
-from multiboard.backends._sqlite_opening import Opening
-from multiboard.backends._sqlite_sessions import probe_pause
+from multiboard.backends._sqlite import files, schema
+from multiboard.backends._sqlite.opening import Opening
+from multiboard.backends._sqlite.sessions import probe_pause
 from multiboard.primitives import Change, ChangeKind, Changes
 
 #: The most events of one answer.

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from multiboard import errors
-from multiboard.backends import _sqlite_file as files
+from multiboard.backends._sqlite import files
 from multiboard.primitives import Damage, Lease, Posting, boottime
 
 #: "MLTB", in files that were empty before us; a file with another one belongs to its application.

@@ -12,9 +12,8 @@ import sqlite3
 from collections.abc import Iterator
 
 from multiboard import errors
-from multiboard.backends import _sqlite_file as files
-from multiboard.backends import _sqlite_schema as schema
-from multiboard.backends._sqlite_sessions import SessionLocks
+from multiboard.backends._sqlite import files, schema
+from multiboard.backends._sqlite.sessions import SessionLocks
 from multiboard.primitives import boottime
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multiboard import errors
-from multiboard.backends._redis_connection import Address, Connections, WrongType, script
+from multiboard.backends._redis.connection import Address, Connections, WrongType, script
 
 #: Of the keys and values in the store. Another version must refuse the board, not misread it.
 FORMAT = "1"

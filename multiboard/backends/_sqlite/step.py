@@ -17,10 +17,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from multiboard import errors
-from multiboard.backends import _sqlite_file as files
-from multiboard.backends import _sqlite_schema as schema
-from multiboard.backends._sqlite_opening import Opening
-from multiboard.backends._sqlite_sessions import probe_pause
+from multiboard.backends._sqlite import files, schema
+from multiboard.backends._sqlite.opening import Opening
+from multiboard.backends._sqlite.sessions import probe_pause
 from multiboard.primitives import ChangeKind, Damage, Lease, NewPosting, Posting, Shelf, boottime
 
 #: Seconds for which a repeated removal, release or posting is told from a new one.

@@ -1,0 +1,311 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What the ZooKeeper backend makes of deaths, lost sessions, servers that go and lost answers."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from kazoo.client import KazooClient
+from zookeeper_boards import (
+    SOON,
+    TICK,
+    TIMEOUT,
+    A,
+    end_session,
+    eventually,
+    follow,
+    make,
+    post,
+    proxy,
+    script,
+    server,
+    troubled,
+    zk,
+)
+from zookeeper_proxy import Proxy
+
+from multiboard import errors
+from multiboard.backends.zookeeper import ZooKeeperBackend, ZooKeeperSettings
+from multiboard.primitives import Change, ChangeKind, Lease, NewPosting, Shelf
+
+#: Fixtures that are used by name.
+__all__ = ["make", "proxy", "server", "troubled", "zk"]
+
+
+# -- deaths ----------------------------------------------------------------------------------
+
+
+def test_a_killed_process_frees_its_leases_and_the_feed_says_so(make: Any) -> None:
+    board = make()
+    post(board)
+    cursor = board.changes(None, 0).cursor
+    owner = script(
+        "print(board.acquire('k', 'owner', 'c').token, flush=True); time.sleep(60)", board
+    )
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "1\n"
+    killed = time.monotonic()
+    owner.kill()
+    owner.wait()
+    told = follow(board, cursor, Change(ChangeKind.EXPIRED, "k", 1))
+    assert [change.kind for change in told] == [ChangeKind.CLAIMED, ChangeKind.EXPIRED]
+    assert time.monotonic() - killed < TIMEOUT + board.traits.lease_slack + 1.0
+    posting = board.get(["k"])[0]
+    assert (posting.lease, posting.attempts, posting.deaths) == (None, 1, 1)
+    lease = board.acquire("k", "heir", "d")
+    assert lease.token == 2
+    posting = board.get(["k"])[0]
+    assert (posting.lease, posting.attempts, posting.deaths) == (lease, 2, 1)
+
+
+def test_a_timed_lease_outlives_its_process_and_ends_when_due(make: Any) -> None:
+    board = make()
+    post(board)
+    cursor = board.changes(None, 0).cursor
+    owner = script("board.acquire('k', 'owner', 'c', 1.5)\nos.kill(os.getpid(), 9)", board)
+    assert owner.wait() == -signal.SIGKILL
+    lease = board.get(["k"])[0].lease
+    assert lease.session is None
+    with pytest.raises(errors.LeaseHeld):
+        board.acquire("k", "thief", "d")
+    follow(board, cursor, Change(ChangeKind.EXPIRED, "k", 1))
+    assert board.get(["k"])[0].deaths == 1
+    assert [type(answer) for answer in board.remove([lease])] == [errors.LeaseLost]
+    with pytest.raises(errors.LeaseLost):
+        board.renew(lease, 5.0)
+
+
+def test_a_timed_lease_that_nobody_watched_is_over_for_its_holder_too(make: Any) -> None:
+    board, other = make(), make()
+    post(board)
+    lease = board.acquire("k", "slow", "c", 0.2)
+    eventually(lambda: other.get(["k"])[0].lease is None)
+    with pytest.raises(errors.LeaseLost):
+        board.release(lease)
+    assert other.acquire("k", "next", "d").token == 2
+
+
+# -- sessions and servers ----------------------------------------------------------------------
+
+
+def test_an_expired_session_is_told_once_and_succeeded(make: Any, server: Any) -> None:
+    board, witness = make(), make()
+    post(board)
+    lease = board.acquire("k", "me", "c")
+    board.add([NewPosting("me", b"")], Shelf.ENTITIES)
+    assert board.keepalive() > 0
+    cursor, seen = board.changes(None, 0).cursor, witness.changes(None, 0).cursor
+    end_session(server, board)
+    follow(witness, seen, Change(ChangeKind.EXPIRED, "k", 1))
+    with pytest.raises(errors.SessionLost):
+        board.keepalive()
+    assert board.keepalive() > 0
+    assert board.changes(cursor, 0).reset
+    assert board.list(Shelf.ENTITIES).postings == []
+    assert [type(answer) for answer in board.remove([lease])] == [errors.LeaseLost]
+    again = board.acquire("k", "me", "c")
+    assert again.token == 2
+    assert again.session != lease.session
+
+
+def test_an_acquire_after_the_session_ended_changes_nothing(make: Any, server: Any) -> None:
+    board = make()
+    post(board)
+    post(board, "l")
+    board.acquire("k", "me", "c")
+    end_session(server, board)
+    with pytest.raises(errors.SessionLost):
+        board.acquire("l", "me", "d")
+    assert board.get(["l"])[0].attempts == 0
+    assert board.acquire("l", "me", "d").token == 1
+
+
+def test_a_restarted_server_keeps_leases_and_resets_feeds(make: Any, troubled: Any) -> None:
+    board = make(hosts=(f"{troubled.host}:{troubled.port}",), session_timeout=10.0)
+    post(board)
+    lease = board.acquire("k", "me", "c")
+    cursor = board.changes(None, 0).cursor
+    troubled.restart()
+    assert eventually(lambda: board.changes(cursor, 5.0)).reset
+    assert eventually(lambda: board.get(["k"])) == eventually(lambda: board.get(["k"]))
+    assert board.get(["k"])[0].lease == lease
+    assert board.remove([lease]) == [None]
+
+
+def test_a_wiped_server_is_a_lost_board(make: Any, troubled: Any) -> None:
+    board = make(hosts=(f"{troubled.host}:{troubled.port}",), session_timeout=10.0)
+    post(board)
+    lease = board.acquire("k", "me", "c")
+    cursor = board.changes(None, 0).cursor
+    troubled.restart(wipe=True)
+    for act in (
+        lambda: eventually(lambda: board.get(["k"])),
+        lambda: board.remove([lease]),
+        lambda: board.changes(cursor, 0),
+        board.keepalive,
+        board.list,
+        lambda: post(board),
+    ):
+        with pytest.raises(errors.BoardLost):
+            act()
+    board.open()
+    assert board.get(["k"]) == [None]
+
+
+def test_a_board_that_an_operator_deleted_is_lost(make: Any, zk: KazooClient) -> None:
+    board = make()
+    post(board)
+    cursor = board.changes(None, 0).cursor
+    zk.delete(board._board.paths.top, recursive=True)
+    fresh = make()
+    assert fresh.incarnation != board.incarnation
+    assert post(fresh).attempts == 0
+    with pytest.raises(errors.BoardLost):
+        eventually(lambda: board.changes(cursor, 1.0).reset)
+    with pytest.raises(errors.BoardLost):
+        board.get(["k"])
+    with pytest.raises(errors.BoardLost):
+        post(board, "new")
+
+
+def test_a_frozen_server_blocks_nobody_for_longer_than_allowed(make: Any, troubled: Any) -> None:
+    board = make(
+        hosts=(f"{troubled.host}:{troubled.port}",), session_timeout=10.0, connect_timeout=0.5
+    )
+    post(board)
+    troubled.pause()
+    try:
+        eventually(lambda: _is_away(board))
+        with pytest.raises((errors.Indeterminate, errors.Unavailable)):
+            post(board, "l")
+        waiting = threading.Thread(target=_until_closed, args=(board,))
+        waiting.start()
+        board.close()
+        waiting.join(SOON)
+        assert not waiting.is_alive()
+    finally:
+        troubled.resume()
+
+
+def _is_away(board: ZooKeeperBackend) -> bool:
+    try:
+        board.get(["k"])
+    except errors.Unavailable:
+        return True
+    return False
+
+
+def _until_closed(board: ZooKeeperBackend) -> None:
+    while True:
+        try:
+            board.changes(None, 10.0)
+        except errors.Closed:
+            return
+        except errors.Unavailable:
+            continue
+
+
+def test_unreachable_and_closed() -> None:
+    backend = ZooKeeperBackend(
+        ZooKeeperSettings(
+            hosts=("127.0.0.1:1",), connect_timeout=0.3, username="u", password="geheim"
+        )
+    )
+    with pytest.raises(errors.Closed):
+        backend.get(["k"])
+    with pytest.raises(errors.Unavailable, match=r"127\.0\.0\.1:1.*refused") as caught:
+        backend.open()
+    assert "geheim" not in str(caught.value) + repr(backend.settings)
+    backend.close()
+
+
+def test_the_granted_time_out_counts(make: Any) -> None:
+    board = make(session_timeout=600.0)
+    assert board.keepalive() == pytest.approx(20 * TICK)
+
+
+def test_closing_wakes_the_readers(make: Any) -> None:
+    board = make()
+    cursor = board.changes(None, 0).cursor
+    ended: list[type[BaseException]] = []
+
+    def wait() -> None:
+        try:
+            board.changes(cursor, 60.0)
+        except errors.Closed as error:
+            ended.append(type(error))
+
+    readers = [threading.Thread(target=wait) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    board.close()
+    for reader in readers:
+        reader.join(SOON)
+    assert ended == [errors.Closed] * 3
+
+
+# -- lost answers ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", ["answer", "request"])
+def test_a_lost_exchange_repeated_has_one_effect(make: Any, proxy: Proxy, lost: str) -> None:
+    board, other = make(hosts=(proxy.address,), session_timeout=4.0), make()
+
+    def twice(act: Callable[[], Any]) -> Any:
+        proxy.lose(lost)
+        with pytest.raises((errors.Indeterminate, errors.Unavailable)):
+            act()
+        assert proxy.lost
+        return eventually(lambda: (act(),))[0]
+
+    assert twice(lambda: post(board)) == other.get(["k"])[0]
+    lease = twice(lambda: board.acquire("k", "me", "c"))
+    assert (lease.token, other.get(["k"])[0].attempts) == (1, 1)
+    twice(lambda: board.release(lease))
+    assert other.get(["k"])[0].deaths == 0
+    lease = board.acquire("k", "me", "d", 60.0)
+    assert twice(lambda: board.renew(lease, 30.0)) == lease
+    assert twice(lambda: board.remove([lease], Shelf.TRASH)) == [None]
+    assert twice(lambda: board.restore("k")).attempts == 2
+    lease = board.acquire("k", "me", "e")
+    assert lease.token == 3
+    assert twice(lambda: board.remove([lease])) == [None]
+    assert other.list().postings == []
+    [entry] = twice(lambda: board.add([NewPosting("me", b"")], Shelf.ENTITIES))
+    assert other.list(Shelf.ENTITIES).postings == [entry]
+
+
+def test_a_posting_whose_answer_was_lost_does_not_come_back(make: Any, proxy: Proxy) -> None:
+    board, worker = make(hosts=(proxy.address,), session_timeout=4.0), make()
+    proxy.lose("answer")
+    with pytest.raises(errors.Indeterminate):
+        post(board)
+    assert worker.remove([worker.acquire("k", "w", "c")]) == [None]
+    [answer] = eventually(lambda: board.add([NewPosting("k", A)]))
+    assert isinstance(answer, errors.PostingNotFound)
+    assert worker.list().postings == []
+
+
+def test_a_lost_removal_is_told_from_that_of_a_successor(make: Any, proxy: Proxy) -> None:
+    board, other = make(hosts=(proxy.address,), session_timeout=4.0), make()
+    post(board)
+    lease = board.acquire("k", "me", "c", 0.3)
+    proxy.lose("request")
+    with pytest.raises((errors.Indeterminate, errors.Unavailable)):
+        board.remove([lease])
+    heir = eventually(lambda: _acquired(other, "k", "heir", "d"))
+    assert other.remove([heir]) == [None]
+    [answer] = eventually(lambda: board.remove([lease]))
+    assert isinstance(answer, errors.PostingNotFound)
+
+
+def _acquired(board: ZooKeeperBackend, *args: Any) -> Lease | None:
+    try:
+        return board.acquire(*args)
+    except errors.LeaseHeld:
+        return None
