@@ -17,6 +17,10 @@ same arguments, and must find the effect there once. Each verb says what a repea
 was surely not applied and :class:`~multiboard.errors.Indeterminate` when it may have been. The
 store client's own retries must be switched off.
 
+**Damage.** Foreign and damaged records are skipped, reported and left alone. Where the board can't
+work at all because of one (its counters are gone, a key has the wrong type), every verb raises a
+plain :class:`~multiboard.errors.BackendError` that names the record.
+
 **Time.** Durations are seconds as ``float``, measured by the store's clock unless said otherwise.
 What a store answers about the future (``ends_in``, ``due_in``) is relative to the instant of its
 answer, so that nobody has to compare clocks. What it answers about the past (``created_on``) is
@@ -101,7 +105,7 @@ class PostingDirectory(abc.ABC):
         posting again after it was consumed, the answer must be the posting as it was added or
         :class:`~multiboard.errors.PostingNotFound`, and the posting must not come back, for at
         least 60 seconds or, where the store has no memory of what is gone, the life of the
-        session.
+        session. With another rank or body such a key is ``PostingExists``, where it is remembered.
 
         Errors as values: ``PostingExists`` (the key is on the live or trash shelf with another
         rank or body; nothing changed).
@@ -194,9 +198,13 @@ class LeaseLock(abc.ABC):
 
     A **session lease** (``expires_in=None``) lives as long as the session of the backend that
     acquired it; the step that acquires it also renews the session, as :meth:`Backend.keepalive`
-    does, so that no lease begins with a session that is about to end. A **timed lease** (``expires_in=s``) outlives its process and ends ``s`` seconds
-    after it was acquired or last renewed. Either ends when it is released or when its posting is
-    removed. A lease that ended by itself counts a death, and the feed says EXPIRED.
+    does, so that no lease begins with a session that is about to end. A **timed lease**
+    (``expires_in=s``) outlives its process and ends ``s`` seconds after it was acquired or last
+    renewed. Either ends when it is released or when its posting is removed. A lease that ended by
+    itself counts a death, and the feed says EXPIRED.
+
+    Tokens rise for as long as a key is in use, over release, expiry, trash, restore, a restart of
+    the store, and even where a purged key is added again.
     """
 
     @abc.abstractmethod

@@ -73,6 +73,8 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]
         super().__init__()
         self.dial_timeout = dial_timeout
         self.failure: BaseException | None = None
+        self._poll = select.poll()
+        self._polled: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     def start(self) -> None:
         """Start nothing."""
@@ -96,16 +98,27 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]
     def select(
         self, readers: Sequence[Any], writers: Sequence[Any], _errors: Any, timeout: Any = None
     ) -> tuple[list[Any], list[Any], list[Any]]:
-        """Wait by poll: kazoo makes and closes an epoll for each wait, at twice the cost."""
-        poll = select.poll()
-        for reader in readers:
-            poll.register(reader, select.POLLIN)
-        for writer in writers:
-            poll.register(writer, select.POLLOUT)
-        ready = {fd for fd, _ in poll.poll(None if timeout is None else max(0.0, timeout) * 1000)}
+        """Wait by a poll made once: kazoo makes and closes an epoll for each wait."""
+        wanted = (tuple(r.fileno() for r in readers), tuple(w.fileno() for w in writers))
+        if wanted != self._polled:
+            self._poll, self._polled = select.poll(), wanted
+            for descriptor in wanted[0]:
+                self._poll.register(descriptor, select.POLLIN)
+            for descriptor in wanted[1]:
+                self._poll.register(descriptor, select.POLLOUT)
+        found = self._poll.poll(None if timeout is None else max(0.0, timeout) * 1000)
+        ready = {descriptor for descriptor, _ in found}
         return (
-            [reader for reader in readers if reader.fileno() in ready],
-            [writer for writer in writers if writer.fileno() in ready],
+            [
+                one
+                for one, descriptor in zip(readers, wanted[0], strict=True)
+                if descriptor in ready
+            ],
+            [
+                one
+                for one, descriptor in zip(writers, wanted[1], strict=True)
+                if descriptor in ready
+            ],
             [],
         )
 
@@ -149,7 +162,8 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
     def _read_watch_event(self, buffer: bytes, offset: int) -> None:
         event, _ = wire.Watch.deserialize(buffer, offset)
         self.client.link.on_event(event.type, event.path)
-        super()._read_watch_event(buffer, offset)
+        if self.client._child_watchers:
+            super()._read_watch_event(buffer, offset)
 
     def _read_response(self, header: Any, buffer: bytes, offset: int) -> Any:
         # An error code that kazoo does not know would end its thread, and the session with it.

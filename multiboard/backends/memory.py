@@ -83,7 +83,6 @@ class MemoryBackend(primitives.Backend):
         super().__init__(settings)
         self._board: _Board | None = None
         self._session: str | None = None
-        self._session_ended = False
 
     @classmethod
     def from_url(cls, url: Url) -> Mapping[str, Any]:
@@ -121,6 +120,7 @@ class MemoryBackend(primitives.Backend):
         with board.changed:
             if self._session is not None:
                 board.sessions[self._session] = 0.0
+                self._session = None
                 self._reap(board)
             board.changed.notify_all()
 
@@ -238,6 +238,7 @@ class MemoryBackend(primitives.Backend):
     def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
         board = self._opened()
         with board.changed:
+            self._reap(board)
             entries: dict[str, Any] = board.trash if shelf is Shelf.TRASH else board.entities
             return [entries.pop(key, None) is not None for key in keys]
 
