@@ -57,6 +57,7 @@ class Keeper:
         self._session_deadline: float | None = None
         self._verify: set[str] = set()
         self._enter_again = False
+        self._troubled = False
         self._losses = 0
 
     # -- what is kept ----------------------------------------------------------------------------
@@ -162,10 +163,16 @@ class Keeper:
                     self._enter_all()
                 if self._returns:
                     self._give_back_all()
+                if self._troubled and (session_due or to_check):
+                    self._troubled = False
+                    LOG.info("The leases are kept again")
             except errors.Closed:
                 return
             except errors.MultiboardError as error:
-                LOG.warning("The leases could not be kept, trying again: %s", error)
+                # Once an outage: this comes round several times a second.
+                level = logging.DEBUG if self._troubled else logging.WARNING
+                LOG.log(level, "The leases can't be kept, trying again: %s", error)
+                self._troubled = True
                 self._pause()
             except Exception:
                 LOG.exception("Keeping the leases failed, trying again")

@@ -39,6 +39,8 @@ FEED_TIMEOUT = 15.0
 #: Seconds that changes may gather for after some were told, unless somebody waits for the picture
 #: to change: a worker's own claims, one by one, would cost as much to hear of as to make.
 GATHER = 0.005
+#: Seconds to wait after a first failure of the feed; doubled with each that follows.
+FIRST_PAUSE = 0.05
 #: How many postings that went are remembered, so that late news of them costs no question.
 PAST = 10_000
 _GOES = frozenset({ChangeKind.REMOVED, ChangeKind.TRASHED})
@@ -287,7 +289,7 @@ class View:
 
     def _follow(self) -> None:
         cursor: str | None = None
-        pause = 0.05
+        pause = FIRST_PAUSE
         while not self._closed:
             try:
                 answer = self._backend.changes(cursor, FEED_TIMEOUT)
@@ -295,7 +297,9 @@ class View:
                 if answer.reset:
                     self.refresh()
                     self._loaded = True
-                cursor, pause = answer.cursor, 0.05
+                if pause > FIRST_PAUSE:
+                    LOG.info("The change feed is followed again")
+                cursor, pause = answer.cursor, FIRST_PAUSE
                 self._heard_at = boottime()
                 with self._changed:
                     self._changed.notify_all()
@@ -310,7 +314,9 @@ class View:
                     self._changed.notify_all()
                 return
             except errors.MultiboardError as error:
-                LOG.warning("The change feed is interrupted, trying again: %s", error)
+                # Once an outage: this comes round every second.
+                level = logging.DEBUG if pause > FIRST_PAUSE else logging.WARNING
+                LOG.log(level, "The change feed is interrupted, trying again: %s", error)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, pause)
                 pause = min(2 * pause, 1.0)

@@ -20,12 +20,16 @@ from typing import IO
 from multiboard_conformance.verdicts import Outcome
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
+#: Nothing but sys is imported before the path is ours: Python put the working directory first.
 _BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); import pytest;"
+    "import sys; sys.path[:] = sys.argv.pop(1).splitlines(); import pytest;"
     "sys.exit(pytest.main(sys.argv[1:]))"
 )
 #: pytest's exit statuses that are a verdict: passed, failed, nothing of this lane was selected.
 _REGULAR = (0, 1, 5)
+
+#: The last line of a lane that came to its end.
+THE_END = {"the": "end"}
 
 Told = Callable[[Outcome], None]
 
@@ -38,7 +42,7 @@ class Lane:
         self.output: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         self.process = subprocess.Popen(
             [
-                sys.executable, "-c", _BOOT, json.dumps([path for path in sys.path if path]),
+                sys.executable, "-c", _BOOT, "\n".join(filter(None, sys.path)),
                 "-c", os.path.join(_HERE, "conformance.ini"), "--rootdir", _HERE,
                 "--confcutdir", _HERE, "--noconftest", "-p", "no:cacheprovider",
                 "-p", "pytest_timeout", "-p", "multiboard_conformance.plugin", "--tb=short", "-q",
@@ -52,14 +56,19 @@ class Lane:
         )  # fmt: skip
         os.close(writing)
         self._told = told
+        self._complete = False
         self._thread = threading.Thread(target=self._listen, args=(reading,), daemon=True)
         self._thread.start()
 
     def _listen(self, reading: int) -> None:
         with open(reading, encoding="utf-8") as lines:
             for line in lines:
-                if line.endswith("\n"):
-                    said = json.loads(line)
+                if not line.endswith("\n"):
+                    return  # cut short by its death
+                said = json.loads(line)
+                if said == THE_END:
+                    self._complete = True
+                else:
                     self._told(Outcome(**{**said, "ids": tuple(said["ids"])}))
 
     def finish(self) -> str | None:
@@ -70,7 +79,8 @@ class Lane:
         self.output.seek(0)
         printed = self.output.read()
         self.output.close()
-        return None if status in _REGULAR else f"pytest ended with status {status}\n{printed}"
+        regular = status in _REGULAR and self._complete
+        return None if regular else f"pytest ended early, with status {status}\n{printed}"
 
 
 def _environment() -> dict[str, str]:

@@ -9,6 +9,7 @@ ran holds, 1 something does not, 2 nothing was run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import shlex
@@ -72,36 +73,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "://" not in options.backend or options.harness:
         # Where a module is named, the folder that the command is run in counts, last of all.
         sys.path.append(os.getcwd())
-    wrong = _unusable(options.backend)
-    if wrong:
-        print(f"multiboard-conformance: {wrong}\nNothing was run.", file=sys.stderr)
-        return 2
-    return _run(options, sys.argv[1:] if argv is None else argv)
-
-
-def _unusable(target: str) -> str | None:
-    """Return why nothing can be judged here; a backend that is merely broken is judged."""
     try:
-        backend = loading.load(target)
+        store = Store(options.backend)
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return _nothing_run(error)
     try:
+        away = _unusable(store)
+        return (
+            _run(options, sys.argv[1:] if argv is None else argv, store) if away is None else away
+        )
+    finally:
+        store.close()
+
+
+def _nothing_run(error: Exception) -> int:
+    print(f"multiboard-conformance: {type(error).__name__}: {error}", file=sys.stderr)
+    print("Nothing was run.", file=sys.stderr)
+    return 2
+
+
+def _unusable(store: Store) -> int | None:
+    """Tell why nothing can be judged here; a backend that is merely broken is judged."""
+    try:
+        backend = store.load(namespace="conformance")
         backend.open()
     except (errors.ConfigError, errors.Unavailable, errors.AccessDenied) as error:
-        return f"{type(error).__name__}: {error}"
+        return _nothing_run(error)
     except Exception:
         return None
-    try:
+    with contextlib.suppress(Exception):
         backend.close()
-    except Exception:
-        return None
     return None
 
 
-def _run(options: argparse.Namespace, argv: Sequence[str]) -> int:
+def _run(options: argparse.Namespace, argv: Sequence[str], store: Store) -> int:
     began = time.monotonic()
     seed = int.from_bytes(os.urandom(4), "big") if options.seed is None else options.seed
-    store = Store(options.backend)
     facts = store.facts()
     said = ", ".join(f"{name} {value}" for name, value in facts.items())
     print(f"multiboard conformance: {said}; seed {seed}", flush=True)
@@ -144,7 +151,6 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> int:
             ),
         }
         v.write(options.report, {**verdicts.report(**about), "result": result})
-    store.close()
     return {"nothing run": 2, v.FAILED: 1}.get(result, 0)
 
 

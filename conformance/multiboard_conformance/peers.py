@@ -31,7 +31,7 @@ from multiboard_conformance.workers import Actor
 PATIENCE = 90.0
 
 _BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    "import sys; sys.path[:] = sys.argv[1].splitlines();"
     "from multiboard_conformance.workers import main; main()"
 )
 
@@ -135,7 +135,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, wire.dumps([path for path in sys.path if path])],
+            [sys.executable, "-c", _BOOT, "\n".join(filter(None, sys.path))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

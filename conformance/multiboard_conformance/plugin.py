@@ -14,7 +14,7 @@ import json
 import random
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -23,6 +23,7 @@ from multiboard_conformance import verdicts as v
 from multiboard_conformance.boards import Board, Store
 from multiboard_conformance.guarantees import GUARANTEES, ids_of
 from multiboard_conformance.harness import Harness
+from multiboard_conformance.lanes import THE_END
 from multiboard_conformance.proxy import ProxiedStore, Proxy
 
 _BOARD = pytest.StashKey[Board]()
@@ -110,17 +111,20 @@ class Suite:
             broken = "\n".join(f"  {name}: {GUARANTEES[name].sentence}" for name in ids)
             table = "" if board is None else f"\n\n{board.history.table()}"
             outcome.text = f"{broken}\n\n{report.longreprtext}{table}"
-        if self._outcomes is not None:
-            line = json.dumps(dataclasses.asdict(outcome)) + "\n"
-            with open(self._outcomes, "a", encoding="utf-8", closefd=False) as file:
-                file.write(line)
+        self._tell(dataclasses.asdict(outcome))
         return report
+
+    def _tell(self, said: dict[str, Any]) -> None:
+        if self._outcomes is not None:
+            with open(self._outcomes, "a", encoding="utf-8", closefd=False) as file:
+                file.write(json.dumps(said) + "\n")
 
     def pytest_sessionfinish(self) -> None:
         """End what the run began."""
         with contextlib.suppress(Exception):
             self.harness.close()
         self.store.close()
+        self._tell(THE_END)
 
 
 def _reason(report: pytest.TestReport) -> str:

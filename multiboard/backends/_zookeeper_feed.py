@@ -13,6 +13,7 @@ its own siblings.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import itertools
 import random
@@ -26,7 +27,6 @@ from typing import Any
 
 from kazoo.exceptions import UnimplementedError
 from kazoo.protocol import serialization as wire
-from sortedcontainers import SortedDict
 
 from multiboard import errors
 from multiboard.backends import _zookeeper_client as client
@@ -356,7 +356,8 @@ class Order:
     def __init__(self) -> None:
         self.unknown: dict[str, object] = {}
         self._known: dict[str, Place] = {}
-        self._sorted: SortedDict = SortedDict()
+        self._sorted: list[tuple[int, int]] = []
+        self._keys: dict[tuple[int, int], str] = {}
         #: How many of the known ones have a time before which they are not handed out.
         self.delayed = 0
 
@@ -376,8 +377,8 @@ class Order:
         place = self._known.pop(key, None)
         if place is not None:
             self.delayed -= place.due > 0
-            if self._sorted.get(place.place) == key:
-                del self._sorted[place.place]
+            del self._keys[place.place]
+            del self._sorted[bisect.bisect_left(self._sorted, place.place)]
 
     def learn(self, key: str, place: Place | None) -> None:
         """Take in what was looked up; None for a posting that is damaged or gone."""
@@ -385,14 +386,17 @@ class Order:
         if place is not None:
             self._known[key] = place
             self.delayed += place.due > 0
-            self._sorted[place.place] = key
+            # No two have one place: the serial is that of a transaction of their own.
+            self._keys[place.place] = key
+            bisect.insort(self._sorted, place.place)
 
     def after(
         self, behind: tuple[int, int] | None, earliest: float, leases: dict[str, Any]
     ) -> tuple[str, Place] | None:
         """Return the first posting behind a place that is due and not leased."""
-        for place in self._sorted.irange(behind, None, (False, True)):
-            key = self._sorted[place]
+        start = 0 if behind is None else bisect.bisect_right(self._sorted, behind)
+        for index in range(start, len(self._sorted)):
+            key = self._keys[self._sorted[index]]
             if key not in leases and self._known[key].due <= earliest:
                 return key, self._known[key]
         return None

@@ -307,6 +307,14 @@ class Seen:
             return float(state.due)
         return self.job.delay and float(self.stat.ctime) + self.job.delay * 1000.0
 
+    def _due_in(self, now: Now) -> float:
+        """Return the seconds until it may be handed out, never more than were asked for."""
+        if not self.due:
+            return 0.0
+        asked = self.job.delay if self.state is None else self.state.delay
+        left = max(0.0, (self.due - now.earliest) / 1000.0)
+        return left if asked is None else min(left, asked)
+
     @property
     def needs_time(self) -> bool:
         """Whether what it is depends on the time."""
@@ -367,7 +375,7 @@ class Seen:
             deaths,
             created / 1000.0,
             changed / 1000.0,
-            max(0.0, (self.due - now.earliest) / 1000.0) if self.due else 0.0,
+            self._due_in(now),
             lease,
         )
 

@@ -17,7 +17,7 @@ import signal
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cliff.command import Command
@@ -68,7 +68,7 @@ class Demo(Command):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
-        folder, files, found = demo_files.choose(parsed_args.directory, parsed_args.jobs)
+        choice = demo_files.choose(parsed_args.directory, parsed_args.jobs)
         with (
             _terminated_as_interrupted(),
             tempfile.TemporaryDirectory(prefix="multiboard-demo-") as temporary,
@@ -76,8 +76,7 @@ class Demo(Command):
             scratch = pathlib.Path(temporary)
             conf = board_conf(parsed_args.url or f"sqlite://{scratch / 'board.sqlite3'}")
             run = Run(conf, scratch, self.app.stdout)
-            what = f"{len(files)} of {found} files of {folder}"
-            faults = run.all(what, folder, files, parsed_args.conductors)
+            faults = run.all(choice, parsed_args.conductors)
             if parsed_args.json:
                 result = {**run.ledger.to_dict(), "jobs_per_second": run.rate, "faults": faults}
                 pathlib.Path(parsed_args.json).write_text(json.dumps(result, indent=2) + "\n")
@@ -142,9 +141,7 @@ class Run:
         self.rate = 0.0
         self._read = 0
 
-    def all(
-        self, folder: pathlib.Path, files: Sequence[pathlib.Path], conductors: int
-    ) -> list[str]:
+    def all(self, choice: demo_files.Choice, conductors: int) -> list[str]:
         """Do everything; return what is wrong."""
         persistence = demo_flow.open_logbooks(str(self._logbooks))
         with multiboard.backend("demo", self._conf, persistence=persistence) as board:
@@ -154,7 +151,7 @@ class Run:
                     " the demonstration would work on them; name another namespace, or none"
                 )
             store = loading.redact(self._conf["url"])
-            self.screen.say(f"{what}, {conductors} conductors, on {store}")
+            self.screen.say(f"{choice}, {conductors} conductors, on {store}")
             try:
                 with crew(self._crew):
                     self._crew.hire(
@@ -162,7 +159,7 @@ class Run:
                         {"conf": self._conf, "logbooks": str(self._logbooks)},
                         self._scratch,
                     )
-                    self._post(board, persistence, folder, files)
+                    self._post(board, persistence, choice)
                     with self.screen:
                         self._follow(board)
                 faults = self.ledger.faults([job.uuid for job in left_on(board)])
@@ -185,14 +182,13 @@ class Run:
             for line in worker.log.splitlines()[-LOG_LINES:]:
                 self.screen.say(f"{name}: {line}", "red")
 
-    def _post(
-        self, board: JobBoard, persistence: Any, folder: pathlib.Path, files: Sequence[pathlib.Path]
-    ) -> None:
+    def _post(self, board: JobBoard, persistence: Any, choice: demo_files.Choice) -> None:
+        files = choice.files
         asked_at = boottime()
         for first in range(0, len(files), CHUNK):
             specs = []
             for number, path in enumerate(files[first : first + CHUNK], first):
-                name = str(path.relative_to(folder))
+                name = str(path.relative_to(choice.folder))
                 book, flow = demo_flow.new_logbook(persistence, name)
                 store = {"path": str(path), "packed": str(self._packed / f"{number}.xz")}
                 specs.append(JobSpec(name, book, {"flow_uuid": flow, "store": store}))

@@ -7,7 +7,8 @@ import os
 import pathlib
 import stat
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from multiboard import errors
 
@@ -18,8 +19,21 @@ LARGEST = 32 * 1024 * 1024
 _LEFT_OUT = {".git", "__pycache__", "site-packages", "dist-packages"}
 
 
-def choose(directory: str | None, limit: int) -> tuple[pathlib.Path, list[pathlib.Path], int]:
-    """Return the folder, the first ``limit`` of its files, and how many files it has.
+@dataclass(frozen=True)
+class Choice:
+    """The files to work on."""
+
+    folder: pathlib.Path
+    files: Sequence[pathlib.Path]
+    #: How many there were to choose from.
+    found: int
+
+    def __str__(self) -> str:
+        return f"{len(self.files)} of {self.found} files of {self.folder}"
+
+
+def choose(directory: str | None, limit: int) -> Choice:
+    """Choose the first ``limit`` files of a folder and those below.
 
     Without a folder it is the sources of the standard library. Files that can't be read, are
     empty, or are larger than ``LARGEST`` do not count.
@@ -32,7 +46,7 @@ def choose(directory: str | None, limit: int) -> tuple[pathlib.Path, list[pathli
     files = sorted(_files(folder, "" if directory else ".py"))
     if not files:
         raise errors.ConfigError(f"{folder} holds no files to work on")
-    return folder, files[:limit], len(files)
+    return Choice(folder, files[:limit], len(files))
 
 
 def _files(folder: pathlib.Path, suffix: str) -> Iterator[pathlib.Path]:

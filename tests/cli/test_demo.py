@@ -270,10 +270,10 @@ def test_a_board_gets_a_namespace_of_its_own_unless_one_is_given() -> None:
 
 
 def test_the_standard_librarys_sources_are_the_default() -> None:
-    folder, chosen, found = demo_files.choose(None, 50)
-    assert len(chosen) == 50
-    assert found > 150
-    assert all(path.suffix == ".py" and path.is_relative_to(folder) for path in chosen)
+    chosen = demo_files.choose(None, 50)
+    assert len(chosen.files) == 50
+    assert chosen.found > 150
+    assert all(path.suffix == ".py" and path.is_relative_to(chosen.folder) for path in chosen.files)
 
 
 def test_only_what_can_be_worked_on_is_chosen(tmp_path: pathlib.Path) -> None:
@@ -281,7 +281,8 @@ def test_only_what_can_be_worked_on_is_chosen(tmp_path: pathlib.Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "good")
     (tmp_path / "good").write_text("x")
     os.mkfifo(tmp_path / "pipe")
-    assert demo_files.choose(str(tmp_path), 9) == (tmp_path, [tmp_path / "good"], 1)
+    good = [tmp_path / "good"]
+    assert demo_files.choose(str(tmp_path), 9) == demo_files.Choice(tmp_path, good, 1)
     (tmp_path / "good").unlink()
     with pytest.raises(errors.ConfigError, match="holds no files"):
         demo_files.choose(str(tmp_path), 9)
