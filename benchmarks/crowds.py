@@ -14,7 +14,6 @@ import time
 from typing import Any
 
 from taskflow import exceptions as excp
-from taskflow.jobs import base
 
 from benchmarks import boards
 from benchmarks.boards import Contestant
@@ -40,16 +39,6 @@ def _come(contestant: Contestant, place: str, jobs: int) -> None:
     global _board
     _board = _open.enter_context(contestant.open(place))
     await_jobs(_board, jobs)
-
-
-def _watch() -> None:
-    """Have the board watched for good, by a listener where it can have one."""
-    if isinstance(_board, base.NotifyingJobBoard):
-        _board.notifier.register(base.POSTED, _hear)
-
-
-def _hear(event: str, details: Any) -> None:
-    """Hear of a job, and leave it to others."""
 
 
 def _leave() -> None:
@@ -136,7 +125,7 @@ def watchers(run: Run) -> None:
     bounds = (Bound("zookeeper", 1.5, absolute=True),)
     slower = Metric("watchers", f"Post to {crowd}: times slower", "x", bounds=bounds)
     rush = Metric("watchers-rush", f"Post to {crowd}, without a pause: times slower", "x")
-    for contestant in run.turns(_shared(run)):
+    for contestant in run.turns(_shared(run), long=True):
         empty = boards.new_place()
         with contestant.open(empty) as board:
             paced_alone, rushed_alone = _time_posts(board, posts)
@@ -146,7 +135,6 @@ def watchers(run: Run) -> None:
         boards.fill(contestant, full, jobs)
         for watcher in crew:  # one after the other: how fast they begin is not what is measured
             watcher.ask(_come, contestant, full, jobs)
-        together(crew, _watch)
         with contestant.open(full) as board:
             await_jobs(board, jobs)
             paced, rushed = _time_posts(board, posts)

@@ -44,6 +44,7 @@ SCENARIOS: dict[str, Callable[[Run], None]] = {
 SIZES = {
     "post": (500, "jobs posted"),
     "drain": (1000, "jobs drained by one worker"),
+    "claim-next": (300, "jobs drained by claim_next"),
     "processes": (3, "processes that drain together"),
     "processes-jobs": (600, "jobs that they drain"),
     "wake": (10, "jobs waited for in each repetition"),
@@ -70,8 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         crew = stack.enter_context(Crew())
         sizes = {name: getattr(options, name.replace("-", "_")) for name in SIZES}
         run = Run(contestants(urls), options.repetitions, sizes, crew, say)
-        for name in options.scenarios or SCENARIOS:
-            SCENARIOS[name](_labelled(run, name))
+        try:
+            for name in options.scenarios or SCENARIOS:
+                SCENARIOS[name](_labelled(run, name))
+        except KeyboardInterrupt:
+            say("interrupted: what was measured so far follows")
     facts = {
         "python": platform.python_version(),
         "processors": os.cpu_count(),
@@ -89,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         versions = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
         print(f"Python {facts['python']}, {facts['processors']} processors; {versions}")
-        print(f"Medians of {options.repetitions} turns taken alternately; {facts['seconds']} s.")
+        print(f"Medians; {options.repetitions} turns each, alternately; {facts['seconds']} s.")
         print(as_text(tables))
     return 0
 
@@ -115,7 +119,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"{', '.join(SCENARIOS)}; default: all",
     )
     parser.add_argument("--stores", nargs="+", choices=STORES, help="default: all")
-    parser.add_argument("--repetitions", type=_count, default=2, metavar="N", help="default: 2")
+    parser.add_argument(
+        "--repetitions",
+        type=_count,
+        default=2,
+        metavar="N",
+        help="default: 2; half as many of what takes long",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, with the single samples")
     for name, (default, said) in SIZES.items():
         parser.add_argument(

@@ -36,11 +36,14 @@ class Run:
     say: Callable[[str], None]
     tables: dict[str, Table] = field(default_factory=dict)
 
-    def turns(self, among: Sequence[Contestant] | None = None) -> Iterator[Contestant]:
-        """Let the contestants take turns, as often as there are repetitions."""
-        for number in range(self.repetitions):
+    def turns(
+        self, among: Sequence[Contestant] | None = None, *, long: bool = False
+    ) -> Iterator[Contestant]:
+        """Let the contestants take turns, as often as there are repetitions; ``long`` ones half."""
+        repetitions = max(1, self.repetitions // 2) if long else self.repetitions
+        for number in range(repetitions):
             for contestant in self.contestants if among is None else among:
-                self.say(f"{contestant} ({number + 1} of {self.repetitions})")
+                self.say(f"{contestant} ({number + 1} of {repetitions})")
                 yield contestant
 
     def note(self, metric: Metric, contestant: Contestant, *values: float) -> None:
@@ -139,7 +142,7 @@ def drain(run: Run) -> None:
 
 def claim_next(run: Run) -> None:
     """Drain a board by what only ours has: the store hands out the next job, or several."""
-    count = run.sizes["drain"]
+    count = run.sizes["claim-next"]
     title = f"Drain {count:,} jobs by one worker"
     single = Metric("claim-next", f"{title}: claim_next, consume (ours only)", "jobs/s", True)
     many = Metric(
@@ -185,7 +188,7 @@ def listing(run: Run) -> None:
             jobs = list(opened[contestant].iterjobs(only_unclaimed=True))
             run.note(warm, contestant, 1e3 * (time.perf_counter() - began))
             _expect(len(jobs), count)
-        for contestant in run.turns():
+        for contestant in run.turns(long=True):
             began = time.perf_counter()
             with contestant.open(places[contestant]) as board:
                 jobs = list(board.iterjobs(only_unclaimed=True, ensure_fresh=True))

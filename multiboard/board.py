@@ -127,7 +127,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
     def _on_register(self) -> None:
         here = self._connection
         if here is not None and len(self.notifier):
-            here.view.start()
+            here.view.start(prompt=True)
 
     def _tell(self, kind: ChangeKind, job: Job) -> None:
         for event in EVENTS[kind]:

@@ -103,6 +103,10 @@ def parse_url(text: str) -> tuple[Url, dict[str, str]]:
 
     Raises: ``ConfigError``; its message never repeats the user's part of the URL.
     """
+    if "#" in text:  # before anything else: what follows it would be missing from the password
+        raise errors.ConfigError(
+            f"the URL {redact(text)!r} has a '#': write %23 where a password or a name contains one"
+        )
     try:
         split = urlsplit(text)
         userinfo, _, hosts = split.netloc.rpartition("@")
@@ -119,10 +123,6 @@ def parse_url(text: str) -> tuple[Url, dict[str, str]]:
             f"can't read the URL {redact(text)!r}: {error}; it should look like"
             " scheme://user:password@host:port,host:port/path?option=value"
         ) from None
-    if "#" in text:
-        raise errors.ConfigError(
-            f"the URL {redact(text)!r} has a '#': write %23 where a password or a name contains one"
-        )
     return url, _parse_query(split.query)
 
 

@@ -48,7 +48,9 @@ def translate(doing: str, error: Exception) -> Exception:
     if not isinstance(error, errors.MultiboardError):
         return error
     wanted = next(theirs for ours, theirs in _TABLE if isinstance(error, ours))
-    translation: Exception = wanted(f"can not {doing}: {error}", cause=error)
+    # Not as TaskFlow's ``cause``, which would repeat the text of it in every message.
+    translation: Exception = wanted(f"can not {doing}: {error}")
+    translation.__cause__ = error
     return translation
 
 

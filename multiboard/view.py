@@ -36,8 +36,10 @@ LOG = logging.getLogger(__name__)
 
 #: Seconds that one question to the feed waits for an answer: bounds how long silence is believed.
 FEED_TIMEOUT = 15.0
-#: Seconds that changes may gather for after some were told, unless somebody waits for the picture
-#: to change: a worker's own claims, one by one, would cost as much to hear of as to make.
+#: Seconds that changes may gather for before they are taken in, unless somebody listens, or waits
+#: for the picture to change: a worker's own claims, one by one, would cost as much to hear of as
+#: to make, and the questions of all who watch would reach the store before its answer reaches the
+#: poster.
 GATHER = 0.005
 #: Seconds to wait after a first failure of the feed; doubled with each that follows.
 FIRST_PAUSE = 0.05
@@ -94,8 +96,10 @@ class View:
         self._openings = 0
         self._damage: dict[str, str] = {}
         self._thread: threading.Thread | None = None
-        #: How many wait for the picture to change; set while there are any, and in the end.
+        #: How many wait for the picture to change, and whether somebody listens to it for good;
+        #: set while there is any of them, and in the end.
         self._waiting = 0
+        self._prompt = False
         self._hurry = threading.Event()
         self._loaded = False
         self._closed = False
@@ -109,9 +113,16 @@ class View:
         """Whether the view is being kept."""
         return self._thread is not None
 
-    def start(self) -> None:
-        """Begin to keep the view, in a thread of its own; does not wait for it."""
+    def start(self, prompt: bool = False) -> None:
+        """Begin to keep the view, in a thread of its own; does not wait for it.
+
+        ``prompt`` is for those who listen: from then on changes do not gather, since what this
+        board does itself is told at once and must not overtake what others did before.
+        """
         with self._changed:
+            if prompt:
+                self._prompt = True
+                self._hurry.set()
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(
                     target=self._follow, name="multiboard-view", daemon=True
@@ -200,7 +211,7 @@ class View:
             self._changed.wait(timeout)
         finally:
             self._waiting -= 1
-            if not self._waiting and not self._closed:
+            if not (self._waiting or self._prompt or self._closed):
                 self._hurry.clear()
 
     def wait_for_opening(self, seen: int, timeout: float) -> None:
@@ -293,6 +304,8 @@ class View:
         while not self._closed:
             try:
                 answer = self._backend.changes(cursor, FEED_TIMEOUT)
+                if answer.events:
+                    self._hurry.wait(GATHER)
                 self._apply(answer.events)
                 if answer.reset:
                     self.refresh()
@@ -303,8 +316,6 @@ class View:
                 self._heard_at = boottime()
                 with self._changed:
                     self._changed.notify_all()
-                if answer.events:
-                    self._hurry.wait(GATHER)
             except errors.Closed:
                 return
             except (errors.BoardLost, errors.AccessDenied) as error:

@@ -89,8 +89,11 @@ def _environment() -> dict[str, str]:
     return {**kept, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
-def run(lanes: int, arguments: Sequence[str], told: Told) -> list[str]:
-    """Run all checks in so many lanes; return what went wrong with the running itself."""
+def run(lanes: int, arguments: Sequence[str], told: Told, *, last: bool) -> list[str]:
+    """Run all checks in so many lanes; return what went wrong with the running itself.
+
+    With ``last`` the checks that disturb others are run alone, when the lanes are done.
+    """
     lock = threading.Lock()
 
     def one_at_a_time(outcome: Outcome) -> None:
@@ -100,7 +103,7 @@ def run(lanes: int, arguments: Sequence[str], told: Told) -> list[str]:
     side_by_side = [f"{number}/{lanes}" for number in range(lanes)]
     return [
         printed
-        for names in (side_by_side, ["alone"])
+        for names in (side_by_side, ["alone"] if last else [])
         for printed in _run_together([Lane(name, arguments, one_at_a_time) for name in names])
     ]
 

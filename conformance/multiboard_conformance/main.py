@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 
 from multiboard import errors, loading
-from multiboard_conformance import lanes
+from multiboard_conformance import harness, lanes
 from multiboard_conformance import verdicts as v
 from multiboard_conformance.boards import Store
 from multiboard_conformance.guarantees import GUARANTEES
@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Where a module is named, the folder that the command is run in counts, last of all.
         sys.path.append(os.getcwd())
     try:
+        harness.load(options.harness, options.backend).close()
         store = Store(options.backend)
     except Exception as error:
         return _nothing_run(error)
@@ -126,7 +127,7 @@ def _run(options: argparse.Namespace, argv: Sequence[str], store: Store) -> int:
     arguments += ["--harness", options.harness] if options.harness else []
     arguments += [f"--only={name}" for name in options.only]
     arguments += ["-k", options.k] if options.k is not None else []
-    wrong = lanes.run(options.lanes, arguments, told)
+    wrong = lanes.run(options.lanes, arguments, told, last=options.harness is not None)
     progress.end()
 
     for outcome in verdicts.all(v.FAILED):

@@ -78,7 +78,9 @@ class Suite:
             config.hook.pytest_deselected(items=[i for i in items if not only & set(ids_of(i))])
             items[:] = [item for item in items if only & set(ids_of(item))]
         lane, _, lanes = config.getoption("--lane").partition("/")
-        alone = [item for item in items if item.get_closest_marker("alone") is not None]
+        # Without a harness they only say that they can't be run, and may do so in any lane.
+        disturbing = config.getoption("--harness") is not None
+        alone = [i for i in items if disturbing and i.get_closest_marker("alone") is not None]
         if lane == "alone":
             items[:] = alone
             return

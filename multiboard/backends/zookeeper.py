@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The board in ZooKeeper: every verb one transaction, every lease a node.
 
-The nodes are described in :mod:`multiboard.backends._zookeeper_layout`. This module imports the
+The nodes are described in :mod:`multiboard.backends._zookeeper.layout`. This module imports the
 primitives, the errors and its own siblings; of kazoo it knows the operations on the wire only.
 """
 
@@ -18,12 +18,12 @@ from typing import Any
 from kazoo.protocol import serialization as wire
 
 from multiboard import errors, primitives
-from multiboard.backends import _zookeeper_layout as layout
-from multiboard.backends._zookeeper_board import Added, Board, NodeExists, NoNode
-from multiboard.backends._zookeeper_client import Link
-from multiboard.backends._zookeeper_feed import Feed
-from multiboard.backends._zookeeper_layout import Seen
-from multiboard.backends._zookeeper_leases import TRIES, Leases
+from multiboard.backends._zookeeper import layout
+from multiboard.backends._zookeeper.board import Added, Board, NodeExists, NoNode
+from multiboard.backends._zookeeper.client import Link
+from multiboard.backends._zookeeper.feed import Feed
+from multiboard.backends._zookeeper.layout import Seen
+from multiboard.backends._zookeeper.leases import TRIES, Leases
 from multiboard.primitives import Changes, Damage, NewPosting, Posting, Shelf, Url, boottime
 
 #: ZooKeeper's own limit is 1 MiB for a request, and it drops the connection of whoever exceeds it.
@@ -207,8 +207,9 @@ class ZooKeeperBackend(Leases):
         when = stat.mtime / 1000.0
         digest = hashlib.sha256(new.body).digest()
         self._board.memory.note(("add", new.key), Added(new.rank, digest, stat.mzxid, when))
-        self._note_fresh([new.key])
-        return Posting(new.key, new.rank, stat.mzxid, new.body, 0, 0, when, when, new.delay)
+        posting = Posting(new.key, new.rank, stat.mzxid, new.body, 0, 0, when, when, new.delay)
+        self._note_fresh([posting])
+        return posting
 
     def _existing(
         self, link: Link, postings: Sequence[NewPosting]
@@ -277,7 +278,7 @@ class ZooKeeperBackend(Leases):
         now = self._board.time_for(link, seen)
         shown = [found.posting(now) if isinstance(found, Seen) else found for found in seen]
         self._note_fresh(
-            found.key for found in shown if isinstance(found, Posting) and layout.is_fresh(found)
+            found for found in shown if isinstance(found, Posting) and layout.is_fresh(found)
         )
         return shown
 

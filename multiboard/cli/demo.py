@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cliff.command import Command
+from taskflow import exceptions as excp
 
 import multiboard
 from multiboard import errors, loading
@@ -76,7 +77,11 @@ class Demo(Command):
             scratch = pathlib.Path(temporary)
             conf = board_conf(parsed_args.url or f"sqlite://{scratch / 'board.sqlite3'}")
             run = Run(conf, scratch, self.app.stdout)
-            faults = run.all(choice, parsed_args.conductors)
+            try:
+                faults = run.all(choice, parsed_args.conductors)
+            except excp.JobFailure as error:
+                # TaskFlow's text repeats the cause on lines of its own.
+                raise errors.BackendError(error.args[0]) from error
             if parsed_args.json:
                 result = {**run.ledger.to_dict(), "jobs_per_second": run.rate, "faults": faults}
                 pathlib.Path(parsed_args.json).write_text(json.dumps(result, indent=2) + "\n")

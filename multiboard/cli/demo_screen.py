@@ -109,19 +109,18 @@ class Screen:
             return
         table = Table(title="Takeovers", title_justify="left")
         table.add_column("job", overflow="fold")
-        for heading in ("from", "to"):
-            table.add_column(heading)
-        table.add_column("claimed after", justify="right")
-        table.add_column("done before")
-        table.add_column("done after")
+        table.add_column("from", no_wrap=True)
+        table.add_column("to", no_wrap=True)
+        table.add_column("within", justify="right", no_wrap=True)
+        table.add_column("done before, and after")
         for takeover in self._ledger.takeovers:
+            before, after = (" ".join(tasks) or "-" for tasks in (takeover.before, takeover.after))
             table.add_row(
                 escape(takeover.name),
                 takeover.frm,
                 takeover.to,
                 seconds_of(takeover),
-                ", ".join(takeover.before) or "nothing",
-                ", ".join(takeover.after) or "nothing",
+                f"{before} | {after}",
             )
         self._console.print(table)
 

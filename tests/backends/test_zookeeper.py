@@ -27,7 +27,7 @@ from zookeeper_boards import (
 )
 
 from multiboard import errors
-from multiboard.backends import _zookeeper_feed, _zookeeper_layout
+from multiboard.backends._zookeeper import feed, layout
 from multiboard.backends.zookeeper import ZooKeeperBackend
 from multiboard.primitives import Change, ChangeKind, NewPosting, Shelf, Url
 
@@ -46,7 +46,7 @@ def test_a_stale_lease_does_not_fit_a_posting_made_anew(make: Any) -> None:
     assert other.remove([stale]) == [None]
     post(other, body=B)
     current = other.acquire("k", "same name", "d")
-    assert current.token == stale.token
+    assert current.token > stale.token
     for act in (lambda: board.release(twin), lambda: board.renew(twin, 5.0)):
         with pytest.raises(errors.LeaseLost):
             act()
@@ -65,8 +65,8 @@ def test_a_claim_that_was_prepared_for_an_earlier_posting_is_refused(make: Any) 
     other.release(other.acquire("k", "a", "c"))  # its state has the same version again
     current = board._board.look(link, ["k"])[0]
     assert current.state_stat.version == seen.state_stat.version
-    hold = _zookeeper_layout.Hold("late", "z", None)
-    assert board._claim(link, "k", hold, seen, _zookeeper_layout.NO_MATTER) is None
+    hold = layout.Hold("late", "z", None)
+    assert board._claim(link, "k", hold, seen) is None
     assert other.get(["k"])[0].lease is None
 
 
@@ -90,8 +90,13 @@ def test_a_forked_child_has_a_session_of_its_own(make: Any) -> None:
             status = 0
         os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
-    told = follow(board, cursor, Change(ChangeKind.EXPIRED, "l", 1))
-    assert len(told) == 2
+    token = board.acquire("l", "heir", "e").token
+    told = follow(board, cursor, Change(ChangeKind.CLAIMED, "l", token))
+    assert [change.kind for change in told] == [
+        ChangeKind.CLAIMED,
+        ChangeKind.EXPIRED,
+        ChangeKind.CLAIMED,
+    ]
     assert board.get(["k"])[0].lease == lease
     assert board.remove([lease]) == [None]
 
@@ -195,8 +200,8 @@ def test_foreign_nodes_break_nothing_and_stay(make: Any, zk: KazooClient) -> Non
     assert board.remove([kept], Shelf.TRASH) == [None]
     assert board.get(["parent", "kept"]) == [None, None]
     assert [one.key for one in board.list(Shelf.TRASH).postings] == ["kept"]
-    told = follow(board, cursor, Change(ChangeKind.TRASHED, "kept", 1))
-    assert Change(ChangeKind.REMOVED, "parent", 1) in told
+    told = follow(board, cursor, Change(ChangeKind.TRASHED, "kept", kept.token))
+    assert Change(ChangeKind.REMOVED, "parent", parent.token) in told
     assert [pair[0].key for pair in board.acquire_next("me", ["n1", "n2"])] == ["good"]
     for path in [*foreign, "states/parent/foreign"]:
         assert zk.exists(f"{here}/{path}"), path
@@ -240,7 +245,7 @@ def test_without_recursive_watches_each_change_is_a_reset(make: Any) -> None:
 
 
 def test_a_slow_reader_hears_a_reset(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_zookeeper_feed, "HISTORY", 5)
+    monkeypatch.setattr(feed, "HISTORY", 5)
     board = make()
     cursor = board.changes(None, 0).cursor
     for number in range(5):

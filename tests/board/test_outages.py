@@ -85,7 +85,7 @@ def test_during_an_outage_every_operation_fails_in_time(
         with pytest.raises(excp.JobFailure) as caught:
             operation()
         assert type(caught.value) is excp.JobFailure
-        assert isinstance(caught.value.cause, errors.BackendError)
+        assert isinstance(caught.value.__cause__, errors.BackendError)
         assert time.monotonic() - begun < 10
     assert list(board.iterjobs()) == [job, held]  # the view is what was seen last
 
@@ -134,7 +134,7 @@ def test_a_wiped_store_says_so(server: servers.Server, make_board: Maker) -> Non
     def board_is_lost(operation: Callable[[], Any]) -> bool:
         with pytest.raises(excp.JobFailure) as caught:
             operation()
-        return isinstance(caught.value.cause, errors.BoardLost)
+        return isinstance(caught.value.__cause__, errors.BoardLost)
 
     # Right after the start a server may still be away; it never reads as COMPLETE.
     assert eventually(lambda: board_is_lost(lambda: job.state), 30)
@@ -175,7 +175,7 @@ def test_a_wrong_password_is_told_without_the_password() -> None:
         board = multiboard.fetch("b", f"redis://:s3cret@{server.host}:{server.port}")
         with pytest.raises(excp.JobFailure) as caught:
             board.connect()
-        assert isinstance(caught.value.cause, errors.AccessDenied)
+        assert isinstance(caught.value.__cause__, errors.AccessDenied)
         assert "s3cret" not in str(caught.value)
         with multiboard.backend("b", f"redis://:right@{server.host}:{server.port}") as good:
             assert good.post("a").state == states.UNCLAIMED

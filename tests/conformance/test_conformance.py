@@ -80,6 +80,7 @@ def test_nothing_run_is_2(tmp_path: pathlib.Path) -> None:
         ["nosuchbackend://"],
         ["no.such.module:Class"],
         ["redis://127.0.0.1:1"],
+        ["memory://", "--harness", "no.such.module:Harness"],
         ["memory://", "--waive", "LEASE-1"],
         ["memory://", "--waive", "NO-1=a reason"],
         [],

@@ -58,7 +58,7 @@ class TokenRestarts(memory.MemoryBackend):
 
     def _end_lease(self, board: Any, record: Any, kind: ChangeKind) -> None:
         super()._end_lease(board, record, kind)
-        record.token = 0
+        board.tokens = itertools.count(1)
 
 
 @caught_by("LEASE-3")
@@ -66,9 +66,7 @@ class TokenRestartsInTheTrash(memory.MemoryBackend):
     """Counts tokens anew for a posting that comes back from the trash."""
 
     def restore(self, key: str) -> Posting:
-        record = self._opened().trash.get(key)
-        if record is not None:
-            record.token = 0
+        self._opened().tokens = itertools.count(1)
         return super().restore(key)
 
 

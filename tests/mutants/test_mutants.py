@@ -25,7 +25,7 @@ def judge(folder: pathlib.Path, name: str, *arguments: str) -> tuple[int, dict[s
     paths = [str(ROOT), str(ROOT / "conformance"), str(HERE)]
     done = subprocess.run(
         [sys.executable, "-m", "multiboard_conformance.main", f"memory_mutants:{name}",
-         "--quick", "--report", str(path), *arguments],
+         "--quick", "--lanes", "2", "--report", str(path), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,

@@ -350,9 +350,13 @@ class Seen:
 
     @property
     def tallies(self) -> tuple[int, int, int]:
-        """Token, attempts and deaths, were the lease over that was given last."""
+        """Token, attempts and deaths, were the lease over that was given last.
+
+        Tokens begin above the posting's serial. Each claim is a transaction of its own, so the
+        serial of a posting of the same key that is made later is above all of them.
+        """
         if self.state is None:
-            return 0, 0, 0
+            return int(self.stat.czxid), 0, 0
         died = self.state.lease is not None
         return self.state.token, self.state.attempts, self.state.deaths + died
 

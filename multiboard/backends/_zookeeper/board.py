@@ -22,8 +22,7 @@ from kazoo import exceptions as kz
 from kazoo.protocol import serialization as wire
 
 from multiboard import errors
-from multiboard.backends import _zookeeper_client as client
-from multiboard.backends import _zookeeper_layout as layout
+from multiboard.backends._zookeeper import client, layout
 from multiboard.primitives import Damage, NewPosting, Posting, boottime
 
 #: Seconds for which a repeated posting, removal or release is told from a new one.

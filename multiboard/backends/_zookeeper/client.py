@@ -25,7 +25,7 @@ from kazoo.protocol.states import KeeperState
 from kazoo.retry import KazooRetry
 
 from multiboard import errors
-from multiboard.backends._zookeeper_kazoo import Client, Handler, NotSent, Quiet
+from multiboard.backends._zookeeper.wire import Client, Handler, NotSent, Quiet
 from multiboard.primitives import boottime
 
 #: Requests under way at once in a pipeline.

@@ -15,11 +15,11 @@ from typing import Any
 from kazoo.protocol import serialization as wire
 
 from multiboard import errors, primitives
-from multiboard.backends import _zookeeper_layout as layout
-from multiboard.backends._zookeeper_board import Board, NodeExists
-from multiboard.backends._zookeeper_client import Link, Outcome
-from multiboard.backends._zookeeper_feed import Feed, Place
-from multiboard.backends._zookeeper_layout import Seen
+from multiboard.backends._zookeeper import layout
+from multiboard.backends._zookeeper.board import Board, NodeExists
+from multiboard.backends._zookeeper.client import Link, Outcome
+from multiboard.backends._zookeeper.feed import Feed, Place
+from multiboard.backends._zookeeper.layout import Seen
 from multiboard.primitives import Damage, Lease, Posting, Shelf
 
 #: Keys and states that are remembered to save a look before a claim or an end.
@@ -36,14 +36,15 @@ class Leases(primitives.Backend):
 
     def _forget(self) -> None:
         """Forget what was learned of the postings."""
-        self._fresh: dict[str, None] = {}
+        #: The serials of postings that nobody ever claimed.
+        self._fresh: dict[str, int] = {}
         self._states: dict[str, layout.State] = {}
 
-    def _note_fresh(self, keys: Iterable[str]) -> None:
+    def _note_fresh(self, postings: Iterable[Posting]) -> None:
         """Remember that nobody ever claimed these: a claim of one needs no look before."""
         if len(self._fresh) > REMEMBERED:
             self._fresh = {}
-        self._fresh.update(dict.fromkeys(keys))
+        self._fresh.update((posting.key, posting.serial) for posting in postings)
 
     def _open_feed(self) -> Feed:
         if self._feed is None:
@@ -83,9 +84,9 @@ class Leases(primitives.Backend):
         return self._acquire(link, key, layout.Hold(holder, claim_id, expires_in))
 
     def _acquire(self, link: Link, key: str, hold: layout.Hold) -> Lease:
-        if key in self._fresh:
-            self._fresh.pop(key, None)
-            lease = self._claim(link, key, hold, None, layout.NO_MATTER)
+        serial = self._fresh.pop(key, None)
+        if serial is not None:
+            lease = self._claim(link, key, hold, serial)
             if lease is not None:
                 return lease
         for attempt in range(TRIES):
@@ -100,7 +101,7 @@ class Leases(primitives.Backend):
             now = self._board.time_for(link, [seen])
             current = seen.lease(now)
             if current is None:
-                lease = self._claim(link, key, hold, seen, now)
+                lease = self._claim(link, key, hold, seen)
                 if lease is not None:
                     return lease
             elif (current.claim_id, current.session) == (hold.claim_id, _session(link, hold)):
@@ -110,11 +111,12 @@ class Leases(primitives.Backend):
                 raise errors.LeaseHeld(key, current.holder)
         raise errors.Unavailable(f"posting {key!r} changes hands too fast")
 
-    def _claim(
-        self, link: Link, key: str, hold: layout.Hold, seen: Seen | None, now: layout.Now
-    ) -> Lease | None:
-        """Try to lease a posting as it was seen, or one never claimed; None if it is otherwise."""
-        state, operations = self._claim_operations(link, key, hold, seen)
+    def _claim(self, link: Link, key: str, hold: layout.Hold, known: Seen | int) -> Lease | None:
+        """Try to lease a posting as it was seen; None if it is otherwise.
+
+        Of one that nobody ever claimed the serial is enough.
+        """
+        state, operations = self._claim_operations(link, key, hold, known)
         outcome = link.commit([(operations, None)])[0]
         if outcome.error is not None:
             if hold.expires_in is None:
@@ -128,16 +130,20 @@ class Leases(primitives.Backend):
         return Lease(key, hold.holder, hold.claim_id, state.token, session, hold.expires_in)
 
     def _claim_operations(
-        self, link: Link, key: str, hold: layout.Hold, seen: Seen | None
+        self, link: Link, key: str, hold: layout.Hold, known: Seen | int
     ) -> tuple[layout.State, list[Any]]:
+        seen = None if isinstance(known, int) else known
         paths = self._board.paths
         mark = layout.claim_mark(hold.claim_id)
         suffix = f"{mark}~{'s' if hold.expires_in is None else 't'}"
         path = f"{paths.states}/{key}"
         born = uuid.uuid4().hex[:16]
         operations: list[Any] = [wire.CheckVersion(f"{paths.live}/{key}", -1)]
-        first = layout.State(1, 1, 0, born, suffix)
-        state = first if seen is None else seen.claimed(suffix, born)
+        state = (
+            layout.State(known + 1, 1, 0, born, suffix)
+            if isinstance(known, int)
+            else known.claimed(suffix, born)
+        )
         if seen is None or seen.state_stat is None:
             operations.append(link.create(path, state.encode()))
         else:
@@ -189,7 +195,7 @@ class Leases(primitives.Backend):
             if not wanted:
                 break
             hold = layout.Hold(holder, wanted[0], expires_in)
-            pair = self._claim_first(link, key, hold) if place.fresh else None
+            pair = self._claim_first(link, key, hold, place.place[1]) if place.fresh else None
             if pair is None:
                 try:
                     lease = self._acquire(link, key, hold)
@@ -222,9 +228,11 @@ class Leases(primitives.Backend):
             earliest = self._board.now(link).earliest
         return earliest
 
-    def _claim_first(self, link: Link, key: str, hold: layout.Hold) -> tuple[Posting, Lease] | None:
+    def _claim_first(
+        self, link: Link, key: str, hold: layout.Hold, serial: int
+    ) -> tuple[Posting, Lease] | None:
         """Lease a posting that nobody ever claimed, and read it, in one round trip."""
-        state, operations = self._claim_operations(link, key, hold, None)
+        state, operations = self._claim_operations(link, key, hold, serial)
         reading: list[Any] = []
 
         def claim_and_read() -> Iterator[tuple[Sequence[Any], bytes]]:

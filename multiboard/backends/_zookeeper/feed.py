@@ -29,9 +29,8 @@ from kazoo.exceptions import UnimplementedError
 from kazoo.protocol import serialization as wire
 
 from multiboard import errors
-from multiboard.backends import _zookeeper_client as client
-from multiboard.backends import _zookeeper_layout as layout
-from multiboard.backends._zookeeper_kazoo import AddWatch
+from multiboard.backends._zookeeper import client, layout
+from multiboard.backends._zookeeper.wire import AddWatch
 from multiboard.primitives import Change, ChangeKind, Changes, boottime
 
 #: How many changes a slow reader may be behind before it hears a reset.
