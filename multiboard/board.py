@@ -355,8 +355,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         """How many jobs are on the board, as of moments ago."""
         with translated("count the jobs"):
             view = self._here.view
-            if not view.loaded:
-                view.load(self.settings.operation_timeout)
+            view.load(self.settings.operation_timeout)
             return len(view)
 
     def find_owner(self, job: Job) -> str | None:

@@ -172,8 +172,12 @@ class View:
         return len(self._entries)
 
     def entries(self) -> Iterator[Entry]:
-        """Iterate over the entries of this instant, in order."""
+        """Iterate over the entries of this instant, in order.
+
+        Raises: ``Closed``; ``BoardLost``: a picture that is no longer kept is not shown.
+        """
         with self._changed:
+            self._check()
             return iter(list(self._order.values()))
 
     def find(self, key: str) -> Entry | None:
@@ -192,16 +196,20 @@ class View:
         """
         give_up = None if timeout is None else boottime() + timeout
         with self._changed:
-            while not ready():
-                if self._closed:
-                    raise errors.Closed("the board was closed")
-                if self._failure is not None:
-                    raise self._failure
+            while True:
+                self._check()
+                if ready():
+                    return True
                 left = None if give_up is None else give_up - boottime()
                 if left is not None and left <= 0:
                     return False
                 self._await_change(left)
-            return True
+
+    def _check(self) -> None:
+        if self._closed:
+            raise errors.Closed("the board was closed")
+        if self._failure is not None:
+            raise self._failure
 
     def _await_change(self, timeout: float | None) -> None:
         """Wait for the picture to change, changes being told at once; called with the lock held."""

@@ -1,8 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Broken backends: the memory backend with one small fault each, and what has to catch it.
+"""Broken backends: the memory backend with one small fault each in its lock or its directory.
 
-The conformance suite is run on every class of :data:`MUTANTS`; the first id that ``expected``
-names, and every other one, must fail. It imports the memory backend, whose inside it spoils.
+It imports the memory backend, whose inside it spoils.
 """
 
 from __future__ import annotations
@@ -11,25 +10,13 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
+
+from mutants import caught_by
 
 from multiboard import errors, primitives
 from multiboard.backends import memory
-from multiboard.primitives import ChangeKind, Changes, Lease, Posting, Shelf, boottime
-
-#: Class name -> ids that must fail on it.
-MUTANTS: dict[str, tuple[str, ...]] = {}
-
-
-def caught_by(*ids: str) -> Any:
-    """Register a mutant with the guarantees that it breaks."""
-
-    def register(cls: type[memory.MemoryBackend]) -> type[memory.MemoryBackend]:
-        MUTANTS[cls.__name__] = ids
-        return cls
-
-    return register
-
+from multiboard.primitives import ChangeKind, Lease, Posting, Shelf, boottime
 
 # -- the lock --------------------------------------------------------------------------------
 
@@ -345,184 +332,3 @@ class PageSkipsOne(memory.MemoryBackend):
         if after is not None:
             after = (after[0], after[1] + 1)
         return super().list(shelf, after=after, limit=limit)
-
-
-# -- handing out -----------------------------------------------------------------------------
-
-
-@caught_by("NEXT-2")
-class DelayIsIgnored(memory.MemoryBackend):
-    """Hands out what is not due."""
-
-    def acquire_next(
-        self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
-    ) -> Sequence[tuple[Posting, Lease]]:
-        for record in self._opened().live.values():
-            record.due_at = 0.0
-        return super().acquire_next(holder, claim_ids, expires_in)
-
-
-@caught_by("NEXT-1")
-class YoungestFirst(memory.MemoryBackend):
-    """Hands out the youngest of a rank first."""
-
-    def acquire_next(
-        self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
-    ) -> Sequence[tuple[Posting, Lease]]:
-        board = self._opened()
-        with board.changed:
-            for record in board.live.values():
-                record.posting = dataclasses.replace(record.posting, serial=-record.posting.serial)
-            won = super().acquire_next(holder, claim_ids, expires_in)
-            for record in board.live.values():
-                record.posting = dataclasses.replace(record.posting, serial=-record.posting.serial)
-        return won
-
-
-@caught_by("NEXT-1", "LEASE-6")
-class RepeatedNextTakesMore(memory.MemoryBackend):
-    """A repeated acquire_next takes postings again, for the same claim ids."""
-
-    def acquire_next(
-        self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
-    ) -> Sequence[tuple[Posting, Lease]]:
-        number = next(_numbers)
-        return super().acquire_next(holder, [f"{c}{number}" for c in claim_ids], expires_in)
-
-
-_numbers = itertools.count()
-
-
-# -- the feed --------------------------------------------------------------------------------
-
-
-@caught_by("FEED-1")
-class FeedDrops(memory.MemoryBackend):
-    """Tells every change but each ninth."""
-
-    @staticmethod
-    def _tell(board: Any, kind: ChangeKind, key: str, token: int | None = None) -> None:
-        if next(_numbers) % 9:
-            memory.MemoryBackend._tell(board, kind, key, token)
-
-
-@caught_by("FEED-2")
-class AnnouncesEarly(memory.MemoryBackend):
-    """Tells of a posting a moment before the listing can show it."""
-
-    def add(
-        self, postings: Sequence[primitives.NewPosting], shelf: Shelf = Shelf.LIVE
-    ) -> Sequence[Posting | errors.MultiboardError]:
-        board = self._opened()
-        if shelf is Shelf.LIVE:
-            known = {p.key for p in self.get([new.key for new in postings]) if p is not None}
-            with board.changed:
-                for new in postings:
-                    if new.key not in known and new.key not in board.trash:
-                        self._tell(board, ChangeKind.POSTED, new.key)
-            time.sleep(0.01)
-        return super().add(postings, shelf)
-
-    def _add_one(self, board: Any, new: Any) -> Posting | errors.MultiboardError:
-        told, length = board.told, len(board.log)
-        answer = super()._add_one(board, new)
-        if len(board.log) > length:
-            board.log.pop()
-            board.told = told
-        return answer
-
-
-@caught_by("FEED-3")
-class FeedPolls(memory.MemoryBackend):
-    """Looks for changes every two seconds."""
-
-    def changes(self, cursor: str | None, timeout: float) -> Changes:
-        give_up = boottime() + timeout
-        while True:
-            changes = super().changes(cursor, 0.0)
-            left = give_up - boottime()
-            if changes.events or changes.reset or left <= 0:
-                return changes
-            time.sleep(min(2.0, left))
-
-
-@caught_by("FEED-4")
-class SilentAfterReconnect(memory.MemoryBackend):
-    """Takes a cursor that it does not know for one from which nothing was missed."""
-
-    def changes(self, cursor: str | None, timeout: float) -> Changes:
-        changes = super().changes(cursor, timeout)
-        return changes if cursor is None else dataclasses.replace(changes, reset=False)
-
-
-# -- errors and everything at once -----------------------------------------------------------
-
-
-@caught_by("ERR-1")
-class NativeErrorEscapes(memory.MemoryBackend):
-    """Lets the error of its own dictionary out."""
-
-    def restore(self, key: str) -> Posting:
-        board = self._opened()
-        if key not in board.live and key not in board.trash:
-            raise KeyError(key)
-        return super().restore(key)
-
-
-@caught_by("ERR-1")
-class WorksAfterClose(memory.MemoryBackend):
-    """Goes on reading after close."""
-
-    _last: Any = None
-
-    def close(self) -> None:
-        self._last = self._board
-        super().close()
-
-    def count(self, shelf: Shelf = Shelf.LIVE) -> int:
-        return 0 if self._board is None and self._last is not None else super().count(shelf)
-
-
-@caught_by("ERR-2")
-class RefusalRenames(memory.MemoryBackend):
-    """A refused posting leaves its body behind."""
-
-    def _add_one(self, board: Any, new: Any) -> Posting | errors.MultiboardError:
-        answer = super()._add_one(board, new)
-        if isinstance(answer, errors.PostingExists) and new.key in board.live:
-            record = board.live[new.key]
-            record.posting = dataclasses.replace(record.posting, body=new.body)
-        return answer
-
-
-@caught_by("RUN-1")
-class NotForkSafe(memory.MemoryBackend):
-    """Lets a forked child work on its own copy of the board, as if it were shared."""
-
-    def _opened(self) -> Any:
-        if self._board is None:
-            raise errors.Closed("the memory board is not open")
-        return self._board
-
-
-class Empty(primitives.Backend):
-    """Raises everywhere: it must fail every guarantee."""
-
-    expected: ClassVar[str] = "all"
-
-    @property
-    def traits(self) -> primitives.Traits:
-        return primitives.Traits(
-            durable=True, cross_process=True, cross_host=False, max_body=1000, lease_slack=0.1
-        )
-
-    @property
-    def incarnation(self) -> str:
-        raise NotImplementedError
-
-    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError("this backend does nothing")
-
-    open = close = keepalive = _refuse
-    add = get = list = count = remove = restore = purge = _refuse
-    acquire = renew = release = changes = _refuse

@@ -16,7 +16,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE))
 
-from memory_mutants import MUTANTS  # noqa: E402 - found through the line above
+import memory_mutants  # noqa: E402, F401 - found through the line above; fills the list
+import memory_mutants_feed  # noqa: E402, F401
+from mutants import MUTANTS  # noqa: E402
 
 
 def judge(folder: pathlib.Path, name: str, *arguments: str) -> tuple[int, dict[str, Any], str]:
@@ -24,7 +26,7 @@ def judge(folder: pathlib.Path, name: str, *arguments: str) -> tuple[int, dict[s
     path = folder / "report.json"
     paths = [str(ROOT), str(ROOT / "conformance"), str(HERE)]
     done = subprocess.run(
-        [sys.executable, "-m", "multiboard_conformance.main", f"memory_mutants:{name}",
+        [sys.executable, "-m", "multiboard_conformance.main", name,
          "--quick", "--lanes", "2", "--report", str(path), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
@@ -48,7 +50,7 @@ def test_mutant_is_caught(tmp_path: pathlib.Path, name: str) -> None:
 
 @pytest.mark.timeout(300)
 def test_empty_backend_fails_everything(tmp_path: pathlib.Path) -> None:
-    status, told, printed = judge(tmp_path, "Empty")
+    status, told, printed = judge(tmp_path, "memory_mutants_feed:Empty")
     assert status == 1
     verdicts = {one: entry["verdict"] for one, entry in told["guarantees"].items()}
     assert verdicts == dict.fromkeys(verdicts, "failed"), printed

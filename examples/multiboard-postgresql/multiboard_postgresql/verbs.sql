@@ -34,7 +34,7 @@ $$;
 CREATE FUNCTION multiboard.tell(board text, what text, which text, proof bigint, t timestamptz)
 RETURNS void LANGUAGE sql AS $$
     INSERT INTO multiboard.events VALUES (board, nextval('multiboard.numbers'), what, which, proof, t);
-    SELECT pg_notify('multiboard_' || md5(board), '');
+    SELECT pg_notify('multiboard', board);
 $$;
 
 -- Ends what has ended by itself: sessions, their entities, and leases of either kind.
@@ -115,12 +115,13 @@ $$;
 
 CREATE FUNCTION multiboard.keepalive(
     board text, known text, me text, begun boolean, lasting float8
-) RETURNS void LANGUAGE plpgsql AS $$
+) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     t timestamptz := multiboard.enter(board, known);
 BEGIN
     PERFORM multiboard.check_session(me, begun);
     PERFORM multiboard.attend(board, me, lasting, t);
+    RETURN me;
 END $$;
 
 CREATE FUNCTION multiboard.leave(board text, known text, me text)
@@ -196,6 +197,16 @@ BEGIN
         SELECT FROM multiboard.boards WHERE namespace = board AND incarnation = known
     ) THEN RAISE EXCEPTION 'another board, or none' USING ERRCODE = 'MB001'; END IF;
     RETURN clock_timestamp();
+END $$;
+
+CREATE FUNCTION multiboard.facts(
+    board text, known text, OUT version text, OUT switched_off text[]
+) LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    PERFORM multiboard.check_board(board, known);
+    version := current_setting('server_version');
+    switched_off := (SELECT array_agg(name) FROM pg_settings WHERE setting = 'off'
+        AND name IN ('fsync', 'full_page_writes', 'synchronous_commit'));
 END $$;
 
 CREATE FUNCTION multiboard.get(board text, known text, keys text[])
@@ -372,7 +383,7 @@ BEGIN
     WHERE namespace = board AND NOT entity AND key = which AND token = proof AND sound;
     IF NOT FOUND THEN RETURN multiboard.why_not(board, which, proof, 'renewed'); END IF;
     -- No event; but waiting readers have to know when to look for the end, if that is sooner now.
-    PERFORM pg_notify('multiboard_' || md5(board), '');
+    PERFORM pg_notify('multiboard', board);
     RETURN 'done';
 END $$;
 

@@ -164,11 +164,9 @@ class Link:
         with self._changed:
             while not self.connected:
                 left = deadline - boottime()
-                if self.closing:
-                    raise errors.Closed("the ZooKeeper board was closed")
                 if self._denied:
                     raise errors.AccessDenied(f"ZooKeeper at {self.hosts} refused the credentials")
-                if self.ended:
+                if self.ended:  # or closed, by the board or by whoever found the session over
                     raise SessionOver
                 if self.epoch and boottime() - self._down_since > self.granted:
                     # By now the server ended the session too; a wiped one would refuse us for ever.
@@ -236,7 +234,7 @@ class Link:
         give_up = boottime() + self.patience
         while not result.wait(0.05):
             if self.closing:
-                return None, errors.Closed("the ZooKeeper board was closed")
+                return None, kz.ConnectionLoss("the connection was closed")
             if boottime() >= give_up:
                 return None, KazooTimeoutError(f"no answer within {self.patience} s")
         return (result.value, None) if result.successful() else (None, result.exception)
@@ -341,7 +339,7 @@ class Link:
         value, error = self._settle(result)
         if error is not None and not isinstance(error, ABOUT_NODES):
             mapped = self._explain(error, write=True)
-            if isinstance(mapped, (errors.Indeterminate, errors.Closed)) and evidence is not None:
+            if isinstance(mapped, errors.Indeterminate) and evidence is not None:
                 return Outcome(error=mapped, doubt=Doubt(self, slot, evidence))
             self._free_slot(slot)
             return Outcome(error=mapped)

@@ -1,0 +1,378 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The backend: what the three primitives are in PostgreSQL.
+
+Each verb is one call of a function in ``verbs.sql``, which does it in one transaction. This module
+turns arguments into parameters and rows into values. It imports public names of multiboard only.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from multiboard import errors
+from multiboard.primitives import (
+    Backend,
+    Change,
+    ChangeKind,
+    Changes,
+    Damage,
+    Lease,
+    NewPosting,
+    Page,
+    Posting,
+    Settings,
+    Shelf,
+    Traits,
+    Url,
+    setting,
+)
+from multiboard_postgresql import wire
+from multiboard_postgresql.ear import Ear
+
+OLDEST = 130000  # PostgreSQL 13: gen_random_uuid() without an extension
+#: Any number will do, as long as nobody else uses it for something else.
+INSTALLING = 0x6D62_7067
+KINDS = {kind.value for kind in ChangeKind}
+#: Columns of ``multiboard.posting``.
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostgreSQLSettings(Settings):
+    """Where the server is, and as whom to speak to it."""
+
+    host: str = setting("localhost", help="The server's host, or the folder of its socket.")
+    port: int = setting(5432, help="The server's port.", minimum=1, maximum=65535)
+    user: str | None = setting(None, help="The role; by default that of this process.")
+    password: str | None = setting(None, help="The role's password.", secret=True)
+    dbname: str = setting("postgres", help="The database; its schema 'multiboard' is used.")
+    sslmode: str = setting(
+        "prefer",
+        help="Whether to encrypt and what to verify, as in libpq.",
+        choices=("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    )
+
+
+@dataclass
+class _Session:
+    """The session of a backend in one process; its id is chosen before the store knows of it."""
+
+    id: str
+    #: None: the store was never told of it; False: it may know it; True: it has confirmed it, and
+    #: only then is its absence a loss.
+    begun: bool | None = None
+
+
+class _Here:
+    """What a backend has in one process: a forked child begins with nothing."""
+
+    def __init__(self, settings: PostgreSQLSettings) -> None:
+        words = {
+            "host": settings.host,
+            "port": settings.port,
+            "user": settings.user,
+            "password": settings.password,
+            "dbname": settings.dbname,
+            "sslmode": settings.sslmode,
+            "application_name": "multiboard",
+            "client_encoding": "UTF8",
+            # What we gave up waiting for must not be applied long after. And nobody's schema may
+            # come before the server's own functions.
+            "options": f"-c statement_timeout={max(1, int(settings.operation_timeout * 1000))}"
+            " -c search_path=pg_catalog",
+        }
+        self.pool = wire.Pool(words, settings.connect_timeout, settings.operation_timeout)
+        self.ear = Ear(self.pool.dial, settings.namespace, settings.operation_timeout / 2)
+        self.session = _Session(uuid.uuid4().hex)
+
+
+class PostgreSQLBackend(Backend):
+    """A board in a PostgreSQL database."""
+
+    settings_class = PostgreSQLSettings
+    settings: PostgreSQLSettings
+
+    def __init__(self, settings: PostgreSQLSettings) -> None:
+        super().__init__(settings)
+        self._incarnation: str | None = None
+        # By process id. What was inherited over a fork stays here: it is neither used nor closed.
+        self._parts: dict[int, _Here] = {}
+
+    @classmethod
+    def from_url(cls, url: Url) -> Mapping[str, Any]:
+        """``postgresql://user:password@host:port/dbname``; each part may be left out."""
+        if len(url.hosts) > 1:
+            raise errors.ConfigError(f"{url.scheme}: takes one host")
+        host, port = url.hosts[0] if url.hosts else (None, None)
+        found = {
+            "host": host,
+            "port": port,
+            "user": url.username,
+            "password": url.password,
+            "dbname": url.path.strip("/"),
+        }
+        return {name: value for name, value in found.items() if value}
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(
+            durable=True,
+            cross_process=True,
+            cross_host=True,
+            max_body=16 * 1024 * 1024,
+            lease_slack=0.5,
+            native_claim_next=True,
+        )
+
+    @property
+    def incarnation(self) -> str:
+        return self._known()
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        here = _Here(self.settings)
+        try:
+            with here.pool.connection(self.settings.connect_timeout) as connection:
+                if connection.info.server_version < OLDEST:
+                    raise errors.Unsupported("PostgreSQL 13 or later is needed")
+                self._install(connection)
+            (row,) = here.pool.ask("open", self.settings.namespace)
+        except errors.Indeterminate as error:
+            raise wire.reading(error) from error  # a board that was made is found by the next open
+        except BaseException:
+            here.pool.close()
+            raise
+        self._parts[os.getpid()] = here
+        self._incarnation = row[0]
+
+    def _install(self, connection: wire.Connection) -> None:
+        """Make the tables and functions where there are none, once, whoever comes together."""
+        there = "SELECT to_regtype('multiboard.posting') IS NOT NULL"
+        if connection.execute(there).fetchone() == (True,):
+            return
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", [INSTALLING])
+            if connection.execute(there).fetchone() == (False,):
+                folder = importlib.resources.files(__package__)
+                for name in ("tables.sql", "verbs.sql"):
+                    connection.execute(folder.joinpath(name).read_bytes())
+
+    def close(self) -> None:
+        known, self._incarnation = self._incarnation, None
+        here = self._parts.pop(os.getpid(), None)
+        if known is None or here is None:
+            return
+        here.ear.close()
+        if here.session.begun is not None:
+            try:
+                at_most = min(1.0, self.settings.operation_timeout)
+                here.pool.ask(
+                    "leave", self.settings.namespace, known, here.session.id, timeout=at_most
+                )
+            except errors.MultiboardError:
+                pass  # then it ends by its time-out
+        here.pool.close()
+
+    def keepalive(self) -> float:
+        self._ask_in_session("keepalive")
+        return self.settings.session_timeout
+
+    def facts(self) -> Mapping[str, str]:
+        ((version, switches),) = self._read("facts")
+        facts = {"store": "postgresql", "version": version}
+        for name in switches or ():
+            facts[f"warning_{name}"] = f"{name} is off: a crash may lose acknowledged postings"
+        return facts
+
+    def _here(self) -> _Here:
+        pid = os.getpid()
+        # setdefault is one step: of threads that come together, all get the same.
+        return self._parts.get(pid) or self._parts.setdefault(pid, _Here(self.settings))
+
+    def _known(self) -> str:
+        if self._incarnation is None:
+            raise errors.Closed("the backend is not open")
+        return self._incarnation
+
+    def _ask(self, verb: str, *arguments: Any) -> Sequence[Row]:
+        known = self._known()
+        return self._here().pool.ask(verb, self.settings.namespace, known, *arguments)
+
+    def _read(self, verb: str, *arguments: Any) -> Sequence[Row]:
+        try:
+            return self._ask(verb, *arguments)
+        except errors.Indeterminate as error:
+            raise wire.reading(error) from error
+
+    def _ask_in_session(self, verb: str, *arguments: Any) -> tuple[str, Sequence[Row]]:
+        """Call a verb that may begin or renew the session; return the session's id, and the rows."""
+        self._known()
+        here = self._here()
+        session = here.session
+        begun, session.begun = session.begun, session.begun or False
+        try:
+            rows = self._ask(
+                verb, session.id, bool(begun), self.settings.session_timeout, *arguments
+            )
+        except errors.SessionLost:
+            if here.session is session:
+                here.session = _Session(uuid.uuid4().hex)
+            raise
+        if any(session.id in row for row in rows):  # an answer that names the session confirms it
+            session.begun = True
+        return session.id, rows
+
+    # -- the directory ---------------------------------------------------------------------------
+
+    def add(
+        self, postings: Sequence[NewPosting], shelf: Shelf = Shelf.LIVE
+    ) -> Sequence[Posting | errors.MultiboardError]:
+        columns = (
+            [posting.key for posting in postings],
+            [posting.rank for posting in postings],
+            [posting.body for posting in postings],
+            [float(posting.delay) for posting in postings],
+        )
+        if shelf is Shelf.ENTITIES:
+            _, rows = self._ask_in_session("add_entities", *columns)
+        else:
+            rows = self._ask("add", *columns)
+        return [_added(posting, row) for posting, row in zip(postings, rows, strict=True)]
+
+    def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
+        found = {row[1]: _posting(row) for row in self._read("get", list(keys))}
+        return [found.get(key) for key in keys]
+
+    def list(
+        self,
+        shelf: Shelf = Shelf.LIVE,
+        *,
+        after: tuple[int, int] | None = None,
+        limit: int | None = None,
+    ) -> Page:
+        rank, serial = after or (None, None)
+        more = None if limit is None else limit + 1  # one more tells whether it is the end
+        rows = self._read("list", shelf.value, rank, serial, more)
+        postings = [_posting(row) for row in rows if row[0] is None]
+        damaged = [
+            Damage(f"multiboard.postings, key {row[1]!r}", "a column is empty or out of range")
+            for row in rows
+            if row[0] is not None
+        ]
+        if limit is None or len(postings) <= limit:
+            return Page(postings, None, damaged)
+        return Page(postings[:limit], postings[limit - 1].place, damaged)
+
+    def count(self, shelf: Shelf = Shelf.LIVE) -> int:
+        ((number,),) = self._read("count", shelf.value)
+        return int(number)
+
+    def remove(
+        self, leases: Sequence[Lease], to: Shelf | None = None
+    ) -> Sequence[errors.MultiboardError | None]:
+        keys = [lease.key for lease in leases]
+        rows = self._ask("remove", keys, [lease.token for lease in leases], to is Shelf.TRASH)
+        return [_failure(lease, row) for lease, row in zip(leases, rows, strict=True)]
+
+    def restore(self, key: str) -> Posting:
+        rows = self._ask("restore", key)
+        if not rows:
+            raise errors.PostingNotFound(key)
+        return _posting(rows[0])
+
+    def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
+        return [row[0] for row in self._ask("purge", list(keys), shelf.value)]
+
+    # -- the leases ------------------------------------------------------------------------------
+
+    def acquire(
+        self, key: str, holder: str, claim_id: str, expires_in: float | None = None
+    ) -> Lease:
+        session, rows = self._ask_in_session("acquire", key, holder, claim_id, expires_in)
+        if not rows:
+            raise errors.PostingNotFound(key)
+        lease = _posting(rows[0]).lease
+        assert lease is not None  # if it was free, it is ours now
+        if lease.claim_id != claim_id or lease.session not in (None, session):
+            raise errors.LeaseHeld(key, lease.holder)
+        return lease
+
+    def acquire_next(
+        self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
+    ) -> Sequence[tuple[Posting, Lease]]:
+        _, rows = self._ask_in_session("acquire_next", holder, list(claim_ids), expires_in)
+        won = [_posting(row) for row in rows]
+        return [(posting, posting.lease) for posting in won if posting.lease is not None]
+
+    def renew(self, lease: Lease, expires_in: float) -> Lease:
+        _raise(_failure(lease, self._ask("renew", lease.key, lease.token, float(expires_in))[0]))
+        return lease if lease.session is not None else replace(lease, ends_in=float(expires_in))
+
+    def release(self, lease: Lease, delay: float = 0.0) -> None:
+        _raise(_failure(lease, self._ask("release", lease.key, lease.token, float(delay))[0]))
+
+    # -- the feed --------------------------------------------------------------------------------
+
+    def changes(self, cursor: str | None, timeout: float) -> Changes:
+        give_up = time.monotonic() + timeout
+        since = self._position(cursor)
+        ear = self._here().ear
+        while True:
+            seen = ear.heard
+            ((is_reset, upto, told, rest),) = self._read("changes", since)
+            left = give_up - time.monotonic()
+            if is_reset or told or left <= 0:
+                events = [Change(ChangeKind(kind), key, token)
+                          for kind, key, token in told or () if kind in KINDS]
+                return Changes(events, f"{self._known()}:{upto}", is_reset)
+            if rest is not None and rest <= 0:
+                self._read("enter")  # a lease has ended: say so, and look again
+            elif not ear.listen():  # else it began to listen now, after we looked
+                ear.wait(seen, left if rest is None else min(left, rest + 0.001))
+
+    def _position(self, cursor: str | None) -> int | None:
+        """Return the event after which a cursor stands; None where it is no cursor of this board."""
+        board, _, number = (cursor or "").rpartition(":")
+        known = self._known()
+        return int(number) if board == known and number.isascii() and number.isdigit() else None
+
+
+# -- rows to values ------------------------------------------------------------------------------
+
+
+def _posting(row: Row) -> Posting:
+    _, key, rank, serial, body, attempts, deaths, created, modified, due_in, *rest = row
+    holder, claim_id, token, session, ends_in = rest
+    lease = None if claim_id is None else Lease(key, holder, claim_id, token, session, ends_in)
+    return Posting(
+        key, rank, serial, body, attempts, deaths, created, modified, due_in, lease
+    )
+
+
+def _added(posting: NewPosting, row: Row) -> Posting | errors.MultiboardError:
+    if row[0] == "exists":
+        return errors.PostingExists(posting.key)
+    if row[0] == "gone":
+        return errors.PostingNotFound(posting.key, f"posting {posting.key!r} was consumed already")
+    return replace(_posting(row), body=posting.body)
+
+
+def _failure(lease: Lease, row: Row) -> errors.MultiboardError | None:
+    """Return what a verb's word means for the lease that it was given."""
+    if row[0] == "done":
+        return None
+    if row[0] == "lost":
+        return errors.LeaseLost(lease.key, lease.token)
+    return errors.PostingNotFound(lease.key)
+
+
+def _raise(error: errors.MultiboardError | None) -> None:
+    if error is not None:
+        raise error

@@ -1,0 +1,113 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""A PostgreSQL server for the tests: in a temporary folder, on a free port, gone afterwards."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import pathlib
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Sequence
+
+HOST = "127.0.0.1"
+PASSWORD = "correct-horse"
+SECONDS = 60.0
+
+
+class Server:
+    """A server whose folder says all about it, so that another process can restart it."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = pathlib.Path(folder)
+        self.port, self._bin, self._user = json.loads((self.folder / "server.json").read_text())
+
+    @classmethod
+    def start_new(cls) -> Server:
+        """Make a cluster and start it."""
+        found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
+        program = found[-1] if found else shutil.which("initdb")
+        if program is None:
+            raise RuntimeError(
+                "PostgreSQL is not installed: install the Debian package postgresql. "
+                "These tests need a real server and do not skip it."
+            )
+        folder = tempfile.mkdtemp(prefix="multiboard-postgresql-")
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = probe.getsockname()[1]
+        user = None
+        if os.getuid() == 0:  # the server refuses to be root
+            user = "nobody"
+            os.chown(folder, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)
+        words = [port, os.path.dirname(os.path.realpath(program)), user]
+        (pathlib.Path(folder) / "server.json").write_text(json.dumps(words))
+        server = cls(folder)
+        try:
+            secret = server.folder / "secret"
+            secret.write_text(PASSWORD)
+            secret.chmod(0o644)
+            server._run(
+                "initdb", "--pgdata", str(server.data), "--username=board", "--auth=scram-sha-256",
+                f"--pwfile={secret}", "--encoding=UTF8", "--no-locale", "--no-sync",
+            )  # fmt: skip
+            with (server.data / "postgresql.conf").open("a") as conf:
+                conf.write(
+                    f"listen_addresses = '{HOST}'\nport = {port}\n"
+                    f"unix_socket_directories = '{folder}'\n"
+                    "max_connections = 400\nshared_buffers = 32MB\n"
+                )
+            server.start()
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    @property
+    def data(self) -> pathlib.Path:
+        """The cluster."""
+        return self.folder / "data"
+
+    @property
+    def url(self) -> str:
+        """Where a board may be."""
+        return f"postgresql://board:{PASSWORD}@{HOST}:{self.port}/postgres"
+
+    def start(self) -> None:
+        """Start the server and wait until it serves."""
+        log = str(self.folder / "server.log")
+        self._run("pg_ctl", "start", "-w", "-s", "-D", str(self.data), "-l", log)
+
+    def kill(self) -> None:
+        """Kill the server; its other processes follow, and its data stay."""
+        pid = int((self.data / "postmaster.pid").read_text().split()[0])
+        # While a process of the old server lives, a new one refuses to start.
+        kin = _children(pid)
+        os.kill(pid, signal.SIGKILL)
+        for child in kin:
+            while os.path.exists(f"/proc/{child}"):
+                _sleep_until_gone(child)
+
+    def close(self) -> None:
+        """Stop the server and delete its folder."""
+        if (self.data / "postmaster.pid").exists():
+            self._run("pg_ctl", "stop", "-m", "immediate", "-w", "-s", "-D", str(self.data))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _run(self, program: str, *words: str) -> None:
+        command: Sequence[str] = [f"{self._bin}/{program}", *words]
+        done = subprocess.run(
+            command, cwd=self.folder, user=self._user, group=None if self._user is None else
+            pwd.getpwnam(self._user).pw_gid, extra_groups=[] if self._user else None,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            timeout=SECONDS, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            log = self.folder / "server.log"
+            said = log.read_text()[-2000:] if log.exists() else ""
+            raise RuntimeError(f"{program} failed: {done.stderr.decode()}\n{said}")
