@@ -3,6 +3,7 @@
 #   make demo [URL=redis://...] [DIR=...]   see it work: workers, a kill -9, a takeover
 #   make test                               lint, unit tests, conformance: on real servers
 #   make test-full                          the installed package, from outside this folder
+#   make reports                            conformance/reports/*.json, from real servers
 #   make bench                              against TaskFlow's own boards
 #
 # The first run makes .venv and installs into it; `make test` also installs the servers.
@@ -19,7 +20,7 @@ STAMP := $(VENV)/.installed
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-full bench docs lint format servers venv clean
+.PHONY: help demo test test-full reports bench docs lint format servers venv clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -54,6 +55,9 @@ test: venv servers lint
 test-full: venv servers docs
 	$(BIN)/reno lint
 	tools/try-installed $(PYTHON)
+
+reports: venv servers
+	$(BIN)/python tools/make-reports $(ARGS)
 
 bench: venv servers
 	$(BIN)/python tools/servers.py redis zookeeper -- $(BIN)/python -m benchmarks $(ARGS)

@@ -58,6 +58,8 @@ class Keeper:
         self._verify: set[str] = set()
         self._enter_again = False
         self._troubled = False
+        #: By boottime, while the thread sleeps; 0 while it is at work, and looks round after.
+        self._sleeps_until = 0.0
         self._losses = 0
 
     # -- what is kept ----------------------------------------------------------------------------
@@ -139,17 +141,25 @@ class Keeper:
     # -- the thread ------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        """Wake the thread, starting it where need be; called with the lock held."""
+        """Have the thread look round; called with the lock held.
+
+        Not where it sleeps until no later than anything is due: a switch of threads for each
+        claim would cost as much as the claim.
+        """
         if self._thread is None and not self._closed:
             self._thread = threading.Thread(target=self._run, name="multiboard-keeper", daemon=True)
             self._thread.start()
-        self._wake.notify_all()
+        if self._urgent() or self._next_due() < self._sleeps_until:
+            self._sleeps_until = 0.0
+            self._wake.notify_all()
 
     def _run(self) -> None:
         while True:
             with self._wake:
                 if not self._closed and not self._urgent():
-                    self._wake.wait(max(0.0, self._next_due() - boottime()))
+                    self._sleeps_until = self._next_due()
+                    self._wake.wait(max(0.0, self._sleeps_until - boottime()))
+                    self._sleeps_until = 0.0
                 if self._closed:
                     return
                 session_due = self._needs_session() and boottime() >= (self._renew_at or 0.0)

@@ -40,7 +40,7 @@ FEED_TIMEOUT = 15.0
 #: for the picture to change: a worker's own claims, one by one, would cost as much to hear of as
 #: to make, and the questions of all who watch would reach the store before its answer reaches the
 #: poster.
-GATHER = 0.005
+GATHER = 0.02
 #: Seconds to wait after a first failure of the feed; doubled with each that follows.
 FIRST_PAUSE = 0.05
 #: How many postings that went are remembered, so that late news of them costs no question.

@@ -55,8 +55,16 @@ class Store:
 
     @functools.cached_property
     def traits(self) -> primitives.Traits:
-        """What the backend declares."""
-        return self.load().traits
+        """What the backend declares; some of it may only be known of an open one."""
+        backend = self.load(namespace=f"conformance-{uuid.uuid4().hex[:12]}")
+        try:
+            backend.open()
+            return backend.traits
+        except Exception:
+            return backend.traits
+        finally:
+            with contextlib.suppress(Exception):
+                backend.close()
 
     def facts(self) -> dict[str, str]:
         """Return what the backend tells of its store, or why it does not."""

@@ -183,6 +183,22 @@ def check_leases_of_the_killed_are_freed(deaths: Deaths) -> None:
     assert [key for key, at in deaths.freed.items() if at - deaths.killed_at > late] == []
 
 
+@guarantee("LEASE-4")
+def check_lease_slack_is_what_the_store_needs(deaths: Deaths) -> None:
+    """lease_slack is neither less than what the store takes nor many times as much: declare that.
+
+    A board waits for it; and who declares a minute and takes a moment hides a fault to come.
+    """
+    before, granted = deaths.renewed
+    assert deaths.successor is not None
+    late = max(0.0, deaths.successor[0] - before - granted)
+    declared = deaths.slack
+    assert late <= declared + BUSY, f"lease_slack is {declared:g} s; the lease was {late:g} s late"
+    assert declared <= max(5.0, 10 * late), (
+        f"lease_slack is {declared:g} s for {late:g} s: declare less"
+    )
+
+
 @guarantee("LEASE-4", "FEED-3")
 def check_feed_tells_of_the_killed(deaths: Deaths) -> None:
     """The feed says EXPIRED of every lease of a killed process, to a reader that only waits."""

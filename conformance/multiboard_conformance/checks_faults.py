@@ -30,7 +30,7 @@ from multiboard_conformance.boards import (
 from multiboard_conformance.feeds import Reader
 from multiboard_conformance.guarantees import guarantee
 from multiboard_conformance.harness import Harness
-from multiboard_conformance.plugin import Effort, need
+from multiboard_conformance.plugin import Effort, need, not_exercised
 from multiboard_conformance.programs import claim_id
 from multiboard_conformance.proxy import Mode, Proxy
 
@@ -297,7 +297,7 @@ def check_restart_of_the_store(board: Board, harness: Harness) -> None:
     backend.release(old)
     harness.restart()
     if not board.traits.durable:
-        return
+        not_exercised("the store does not declare that it is durable")
     new = persist(lambda: backend.acquire("k", "me", "again", 60.0), 30.0)
     assert new.token > old.token
     assert listed(board.open()) == ["k", "l"]
@@ -309,7 +309,7 @@ def check_reader_hears_after_a_restart(board: Board, harness: Harness) -> None:
     """A reader that waits while the store restarts hears reset, or goes on; never silence."""
     need(harness, "restart")
     if not board.traits.durable:
-        return
+        not_exercised("the store does not declare that it is durable")
     backend = board.open(**QUICK_FAILING)
     reader = Reader(backend).start()
     with ThreadPoolExecutor(1) as threads:

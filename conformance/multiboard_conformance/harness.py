@@ -8,7 +8,7 @@ listed as "not exercised", apart from what passed. Imports the primitives only.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from multiboard.primitives import Settings
@@ -47,6 +47,30 @@ class Harness:
 
     def wipe(self, settings: Settings) -> None:
         """Let the store come back without the board, as after the loss of its data."""
+        raise NotImplementedError
+
+    def failover(self, writes: Callable[[], None]) -> None:
+        """Let a replica take over that missed what ``writes`` writes, at the same address.
+
+        Call ``writes`` where no replica learns of it, end the server, and let one serve that holds
+        the rest. Where a replica never takes over before it has everything, restart instead.
+        """
+        raise NotImplementedError
+
+    def trim(self, settings: Settings) -> None:
+        """Let the store, or its backends in this process, forget the past of the board's feed.
+
+        It is what happens by itself to a reader that is too slow, after more changes than a test
+        can make.
+        """
+        raise NotImplementedError
+
+    def spare(self) -> str:
+        """Start a store for the checks that disturb it, and return its target.
+
+        It is called once, in the one process that runs them, beside the others; :meth:`close` ends
+        it. Without this hook they work on the target of the command, when all others are done.
+        """
         raise NotImplementedError
 
     def address(self) -> tuple[str, int]:

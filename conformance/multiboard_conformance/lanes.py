@@ -89,10 +89,11 @@ def _environment() -> dict[str, str]:
     return {**kept, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
-def run(lanes: int, arguments: Sequence[str], told: Told, *, last: bool) -> list[str]:
+def run(lanes: int, arguments: Sequence[str], told: Told, *, alone: str | None) -> list[str]:
     """Run all checks in so many lanes; return what went wrong with the running itself.
 
-    With ``last`` the checks that disturb others are run alone, when the lanes are done.
+    The checks that disturb a store have a lane of their own: "beside" the others, on a store of
+    its own; or "after" them. With None they can't be run, and any lane says so.
     """
     lock = threading.Lock()
 
@@ -103,7 +104,10 @@ def run(lanes: int, arguments: Sequence[str], told: Told, *, last: bool) -> list
     side_by_side = [f"{number}/{lanes}" for number in range(lanes)]
     return [
         printed
-        for names in (side_by_side, ["alone"] if last else [])
+        for names in (
+            [*side_by_side, "alone"] if alone == "beside" else side_by_side,
+            ["alone"] if alone == "after" else [],
+        )
         for printed in _run_together([Lane(name, arguments, one_at_a_time) for name in names])
     ]
 

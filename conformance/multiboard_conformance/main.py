@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import os
-import shlex
 import sys
 import time
 from collections.abc import Sequence
 
-from multiboard import errors, loading
-from multiboard_conformance import harness, lanes
+from multiboard import errors
+from multiboard_conformance import harness, lanes, report
 from multiboard_conformance import verdicts as v
 from multiboard_conformance.boards import Store
 from multiboard_conformance.guarantees import GUARANTEES
@@ -42,11 +40,25 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ID=REASON",
         help="expect this guarantee, or this check, to fail: the result is partial",
     )
-    parser.add_argument("--report", metavar="FILE", help="write the report as JSON")
+    parser.add_argument(
+        "--report",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="write the report: as Markdown to a FILE that ends in .md, else as JSON",
+    )
     parser.add_argument("--harness", metavar="MODULE:CLASS", help="what the suite can't guess")
     parser.add_argument("--seed", type=int, help="repeat the random schedules of a run")
     parser.add_argument("--list", action="store_true", help="print the guarantees and stop")
     parser.add_argument("--lanes", type=int, default=4, help="processes that run checks")
+    parser.add_argument(
+        "--taskflow-board",
+        choices=("redis", "zookeeper", "etcd", "multiboard"),
+        help="judge a jobboard through TaskFlow's own API, in place of a backend",
+    )
+    parser.add_argument(
+        "--conf", action="append", default=[], metavar="KEY=VALUE", help="that board's; url=... too"
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="name every check")
     return parser
 
@@ -55,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = _parser()
     options = parser.parse_args(argv)
+    if options.taskflow_board:
+        from multiboard_conformance import board_run  # it imports TaskFlow
+
+        return board_run.run(options, sys.argv[1:] if argv is None else argv)
     if options.list:
         for promise in GUARANTEES.values():
             print(f"{promise.id:<8} {promise.sentence}")
@@ -74,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Where a module is named, the folder that the command is run in counts, last of all.
         sys.path.append(os.getcwd())
     try:
-        harness.load(options.harness, options.backend).close()
+        hooks = harness.load(options.harness, options.backend)
+        options.spare = harness.provides(hooks, "spare")
+        hooks.close()
         store = Store(options.backend)
     except Exception as error:
         return _nothing_run(error)
@@ -127,7 +145,8 @@ def _run(options: argparse.Namespace, argv: Sequence[str], store: Store) -> int:
     arguments += ["--harness", options.harness] if options.harness else []
     arguments += [f"--only={name}" for name in options.only]
     arguments += ["-k", options.k] if options.k is not None else []
-    wrong = lanes.run(options.lanes, arguments, told, last=options.harness is not None)
+    alone = ("beside" if options.spare else "after") if options.harness else None
+    wrong = lanes.run(options.lanes, arguments, told, alone=alone)
     progress.end()
 
     for outcome in verdicts.all(v.FAILED):
@@ -139,19 +158,12 @@ def _run(options: argparse.Namespace, argv: Sequence[str], store: Store) -> int:
     seconds = round(time.monotonic() - began, 1)
     effort = "quick" if options.quick else "full"
     print(f"\n{result}: {verdicts.summary()} in {seconds} s ({effort}, seed {seed})")
-    if options.report:
-        about = {
-            "backend": loading.redact(options.backend),
-            "facts": facts,
-            "traits": dataclasses.asdict(store.traits),
-            "effort": effort,
-            "seed": seed,
-            "seconds": seconds,
-            "reproduce": shlex.join(
-                ["multiboard-conformance", *(loading.redact(part) for part in argv)]
-            ),
-        }
-        v.write(options.report, {**verdicts.report(**about), "result": result})
+    told_all = report.build(
+        verdicts, store, result=result, facts=facts, argv=argv, effort=effort, seed=seed,
+        seconds=seconds,
+    )  # fmt: skip
+    for path in options.report:
+        report.write(path, told_all)
     return {"nothing run": 2, v.FAILED: 1}.get(result, 0)
 
 

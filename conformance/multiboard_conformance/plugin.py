@@ -64,8 +64,11 @@ class Suite:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.effort = Effort(config.getoption("--quick"), config.getoption("--seed"))
-        self.store = Store(config.getoption("--board"))
-        self.harness = harnesses.load(config.getoption("--harness"), self.store.target)
+        target = config.getoption("--board")
+        self.harness = harnesses.load(config.getoption("--harness"), target)
+        if config.getoption("--lane") == "alone" and harnesses.provides(self.harness, "spare"):
+            target = self.harness.spare()
+        self.store = Store(target)
         self._outcomes: int | None = config.getoption("--outcomes")
 
     @pytest.hookimpl(trylast=True)

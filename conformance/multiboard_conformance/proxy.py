@@ -45,6 +45,8 @@ class Proxy:
         self.mode = Mode.PASS
         #: How often a fault that waits for a request or a reply has struck.
         self.struck = 0
+        #: Bytes and chunks passed to the server, and bytes passed back.
+        self.sent = self.requests = self.received = 0
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
         self._closed = False
@@ -128,8 +130,17 @@ class Proxy:
                 data = source.recv(65536)
                 if not data or not self._may_pass(request):
                     break
+                self._count(data, request)
                 sink.sendall(data)
         _cut(source, sink)
+
+    def _count(self, data: bytes, request: bool) -> None:
+        with self._lock:
+            if request:
+                self.sent += len(data)
+                self.requests += 1
+            else:
+                self.received += len(data)
 
     def _may_pass(self, request: bool) -> bool:
         """Do what the mode asks; return False where the connection is to be cut."""

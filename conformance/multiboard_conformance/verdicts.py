@@ -1,20 +1,15 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""From the outcomes of checks to a verdict for each guarantee, and to the report.
+"""From the outcomes of checks to a verdict for each guarantee.
 
 Imports the suite's guarantees only.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from multiboard_conformance.guarantees import GUARANTEES
-
-#: The version of the report's schema.
-SCHEMA = "multiboard-conformance/1"
 
 PASSED, FAILED, WAIVED = "passed", "failed", "waived"
 NOT_EXERCISED, NOT_RUN = "not exercised", "not run"
@@ -98,26 +93,6 @@ class Verdicts:
             return FAILED
         return "conformant" if set(verdicts) == {PASSED} else "partial"
 
-    def report(self, **about: Any) -> dict[str, Any]:
-        """Return the report, to be written as JSON."""
-        return {
-            "schema": SCHEMA,
-            "result": self.result(),
-            **about,
-            "guarantees": {
-                name: {
-                    "verdict": self.of(name),
-                    "sentence": promise.sentence,
-                    "checks": {o.check: o.verdict for o in self.outcomes.values() if name in o.ids},
-                }
-                for name, promise in GUARANTEES.items()
-            },
-            "failures": {o.check: o.why for o in self.all(FAILED)},
-            "waived": {o.check: o.why for o in self.all(WAIVED)},
-            "not_exercised": {o.check: o.why for o in self.all(NOT_EXERCISED)},
-            "needless_waivers": self.needless_waivers(),
-        }
-
     def all(self, verdict: str) -> list[Outcome]:
         """Return the outcomes of one verdict."""
         return [o for o in self.outcomes.values() if o.verdict == verdict]
@@ -143,10 +118,3 @@ class Verdicts:
         for name in self.needless_waivers():
             lines += ["", f"The waiver of {name} is needless: nothing of it failed. Remove it."]
         return lines
-
-
-def write(path: str, report: Mapping[str, Any]) -> None:
-    """Write a report as JSON."""
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=2)
-        file.write("\n")

@@ -20,6 +20,7 @@ import servers
 from redis_boards import Proxy, Where, at, boards_on, drained, eventually, key_of, keys_of
 
 from multiboard import errors
+from multiboard.backends._redis.connection import FRESH
 from multiboard.backends.redis import RedisBackend, RedisSettings
 from multiboard.primitives import NewPosting, Shelf, Url
 
@@ -103,6 +104,7 @@ def test_a_server_with_a_log_goes_on_where_it_was_killed() -> None:
         lease = board.acquire("a", "me", "c1")
         running.kill()
         running.start()
+        time.sleep(2 * FRESH)
         assert board.acquire("a", "me", "c1") == lease
         told, cursor = drained(board, cursor)
         assert [change.kind.value for change in told] == ["posted", "posted", "claimed"]
@@ -225,6 +227,7 @@ def test_an_idle_connection_that_the_server_dropped_is_no_failure(
 ) -> None:
     board.add([NewPosting("a", b"")])
     raw.client_kill_filter(_type="normal", skipme=True)
+    time.sleep(2 * FRESH)
     assert keys_of(board.list().postings) == ["a"]
     assert board.acquire("a", "me", "c1").key == "a"
 

@@ -1,24 +1,67 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What the suite can't guess about our own stores: garbage, damage, the loss of a board.
+"""What the suite can't guess about our own stores: garbage, damage, restarts, the loss of a board.
 
 It writes past the backends, with the stores' own clients. It knows how they lay out a board; that
-is what a harness is for.
+is what a harness is for. Servers are killed that nobody else uses: each harness starts a spare one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
+import os
+import pathlib
+import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import kazoo.client
 import redis
 from multiboard_conformance.harness import Harness
 
+TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
+if str(TOOLS) not in sys.path:
+    sys.path.append(str(TOOLS))
 
-class RedisHarness(Harness):
+import servers  # noqa: E402 - found through the line above
+
+
+class ServerHarness(Harness):
+    """A store with a server: the spare one is killed and started again."""
+
+    store: str
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target)
+        self._stack = contextlib.ExitStack()
+        self._spare: servers.Server | None = None
+
+    def spare(self) -> str:
+        self._spare = self._stack.enter_context(servers.server(self.store))
+        return self._spare.url
+
+    @property
+    def server(self) -> servers.Server:
+        """The spare server."""
+        assert self._spare is not None, "only the spare server may be disturbed"
+        return self._spare
+
+    def restart(self) -> None:
+        self.server.kill()
+        self.server.start()
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+class RedisHarness(ServerHarness):
     """Foreign keys, members and fields beside the board's."""
+
+    store = "redis"
 
     @contextlib.contextmanager
     def _client(self, settings: Any) -> Iterator[tuple[redis.Redis, str]]:
@@ -54,9 +97,66 @@ class RedisHarness(Harness):
         with self._client(settings) as (client, prefix):
             client.delete(*client.scan_iter(f"{prefix}*"))
 
+    def trim(self, settings: Any) -> None:
+        with self._client(settings) as (client, prefix):
+            client.xtrim(f"{prefix}feed", maxlen=1, approximate=False)
+
+    def failover(self, writes: Callable[[], None]) -> None:
+        # What a lagging replica holds is an earlier state of the primary: so is a copy of its file.
+        with tempfile.TemporaryDirectory() as folder:
+            data, replica = os.path.join(self.server.folder, "data"), os.path.join(folder, "data")
+            shutil.copytree(data, replica)
+            writes()
+            self.server.kill()
+            shutil.rmtree(data)
+            shutil.copytree(replica, data)
+            self.server.start()
+
+
+#: A process that is killed in the middle of a write; its lines say when to do that.
+_WRITER = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], timeout=10.0, isolation_level=None)
+connection.execute("PRAGMA cache_spill = 1")
+connection.execute("PRAGMA cache_size = 2")
+connection.execute("BEGIN IMMEDIATE")
+connection.execute("UPDATE multiboard_postings SET rank = 7, serial = serial + 1000, attempts = 9")
+connection.execute("CREATE TABLE half (x)")
+connection.executemany("INSERT INTO half VALUES (?)", [("x" * 4000,) for _ in range(50)])
+print("written", flush=True)
+time.sleep(60.0)
+"""
+
 
 class SQLiteHarness(Harness):
     """Foreign tables and rows in the board's file."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target)
+        self._folder: str | None = None
+
+    def spare(self) -> str:
+        self._folder = tempfile.mkdtemp(prefix="multiboard-sqlite-")
+        return f"sqlite://{self._folder}/board.db"
+
+    def restart(self) -> None:
+        """Kill a process in the middle of a write: all of a restart that a file can have."""
+        assert self._folder is not None
+        writer = subprocess.Popen(
+            [sys.executable, "-c", _WRITER, f"{self._folder}/board.db"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert writer.stdout is not None
+        with writer.stdout as said:
+            line = said.readline()
+        writer.kill()
+        writer.wait()
+        assert line == "written\n", "the process died before it wrote"
+
+    def close(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     @contextlib.contextmanager
     def _connection(self, settings: Any) -> Iterator[tuple[sqlite3.Connection, int]]:
@@ -109,9 +209,19 @@ class SQLiteHarness(Harness):
         with self._connection(settings) as (connection, board):
             connection.execute("DELETE FROM multiboard_boards WHERE id = ?", (board,))
 
+    def trim(self, settings: Any) -> None:
+        with self._connection(settings) as (connection, board):
+            connection.execute(
+                "DELETE FROM multiboard_log WHERE board = ? AND seq <"
+                " (SELECT max(seq) FROM multiboard_log WHERE board = ?)",
+                (board, board),
+            )
 
-class ZooKeeperHarness(Harness):
+
+class ZooKeeperHarness(ServerHarness):
     """Foreign nodes among the board's."""
+
+    store = "zookeeper"
 
     @contextlib.contextmanager
     def _client(self, settings: Any) -> Iterator[tuple[kazoo.client.KazooClient, str]]:
@@ -160,3 +270,19 @@ class ZooKeeperHarness(Harness):
     def wipe(self, settings: Any) -> None:
         with self._client(settings) as (client, top):
             client.delete(top, recursive=True)
+
+    def failover(self, writes: Callable[[], None]) -> None:
+        # An ensemble never elects a server that missed what was acknowledged.
+        writes()
+        self.restart()
+
+    def trim(self, settings: Any) -> None:
+        # The server keeps no history: the backend does, in this process, for its readers.
+        from multiboard.backends._zookeeper import feed
+
+        place = f"board:{settings.namespace.replace('/', ':')}/"
+        for found in gc.get_objects():
+            if isinstance(found, feed.Feed) and place in found._paths.live:
+                with found.changed:
+                    while len(found._log) > 1:
+                        found._log.popleft()

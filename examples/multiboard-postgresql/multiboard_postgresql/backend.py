@@ -32,15 +32,15 @@ from multiboard.primitives import (
     Url,
     setting,
 )
+
 from multiboard_postgresql import wire
 from multiboard_postgresql.ear import Ear
+from multiboard_postgresql.rows import Row, added, failure_of, in_parts, posting_of, raise_any
 
 OLDEST = 130000  # PostgreSQL 13: gen_random_uuid() without an extension
 #: Any number will do, as long as nobody else uses it for something else.
 INSTALLING = 0x6D62_7067
 KINDS = {kind.value for kind in ChangeKind}
-#: Columns of ``multiboard.posting``.
-Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class _Here:
     """What a backend has in one process: a forked child begins with nothing."""
 
     def __init__(self, settings: PostgreSQLSettings) -> None:
-        words = {
+        words: dict[str, str | int | None] = {
             "host": settings.host,
             "port": settings.port,
             "user": settings.user,
@@ -143,25 +143,32 @@ class PostgreSQLBackend(Backend):
                 if connection.info.server_version < OLDEST:
                     raise errors.Unsupported("PostgreSQL 13 or later is needed")
                 self._install(connection)
-            (row,) = here.pool.ask("open", self.settings.namespace)
-        except errors.Indeterminate as error:
-            raise wire.reading(error) from error  # a board that was made is found by the next open
-        except BaseException:
+            (row,) = here.pool.ask(
+                "open", self.settings.namespace, timeout=self.settings.connect_timeout
+            )
+        except BaseException as error:
             here.pool.close()
+            if isinstance(error, errors.Indeterminate):  # a board that was made is found again
+                raise wire.reading(error) from error
             raise
         self._parts[os.getpid()] = here
         self._incarnation = row[0]
 
     def _install(self, connection: wire.Connection) -> None:
         """Make the tables and functions where there are none, once, whoever comes together."""
-        there = "SELECT to_regtype('multiboard.posting') IS NOT NULL"
+        # A query of the catalogue, for to_regproc() answers from a cache that is not told of what
+        # another one committed while we waited for the lock.
+        there = (
+            "SELECT EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace "
+            "WHERE (n.nspname, p.proname) = ('multiboard', 'changes'))"
+        )
         if connection.execute(there).fetchone() == (True,):
             return
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [INSTALLING])
             if connection.execute(there).fetchone() == (False,):
                 folder = importlib.resources.files(__package__)
-                for name in ("tables.sql", "verbs.sql"):
+                for name in ("tables.sql", "steps.sql", "verbs.sql"):
                     connection.execute(folder.joinpath(name).read_bytes())
 
     def close(self) -> None:
@@ -212,7 +219,7 @@ class PostgreSQLBackend(Backend):
             raise wire.reading(error) from error
 
     def _ask_in_session(self, verb: str, *arguments: Any) -> tuple[str, Sequence[Row]]:
-        """Call a verb that may begin or renew the session; return the session's id, and the rows."""
+        """Call a verb that may begin or renew the session; return the session and the rows."""
         self._known()
         here = self._here()
         session = here.session
@@ -234,20 +241,24 @@ class PostgreSQLBackend(Backend):
     def add(
         self, postings: Sequence[NewPosting], shelf: Shelf = Shelf.LIVE
     ) -> Sequence[Posting | errors.MultiboardError]:
-        columns = (
-            [posting.key for posting in postings],
-            [posting.rank for posting in postings],
-            [posting.body for posting in postings],
-            [float(posting.delay) for posting in postings],
-        )
-        if shelf is Shelf.ENTITIES:
-            _, rows = self._ask_in_session("add_entities", *columns)
-        else:
-            rows = self._ask("add", *columns)
-        return [_added(posting, row) for posting, row in zip(postings, rows, strict=True)]
+        self._known()
+        answers: list[Posting | errors.MultiboardError] = []
+        for part in in_parts(postings):
+            columns = (
+                [posting.key for posting in part],
+                [posting.rank for posting in part],
+                [posting.body for posting in part],
+                [float(posting.delay) for posting in part],
+            )
+            if shelf is Shelf.ENTITIES:
+                _, rows = self._ask_in_session("add_entities", *columns)
+            else:
+                rows = self._ask("add", *columns)
+            answers += [added(posting, row) for posting, row in zip(part, rows, strict=True)]
+        return answers
 
     def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
-        found = {row[1]: _posting(row) for row in self._read("get", list(keys))}
+        found = {row[1]: posting_of(row) for row in self._read("get", list(keys))}
         return [found.get(key) for key in keys]
 
     def list(
@@ -260,7 +271,7 @@ class PostgreSQLBackend(Backend):
         rank, serial = after or (None, None)
         more = None if limit is None else limit + 1  # one more tells whether it is the end
         rows = self._read("list", shelf.value, rank, serial, more)
-        postings = [_posting(row) for row in rows if row[0] is None]
+        postings = [posting_of(row) for row in rows if row[0] is None]
         damaged = [
             Damage(f"multiboard.postings, key {row[1]!r}", "a column is empty or out of range")
             for row in rows
@@ -277,18 +288,39 @@ class PostgreSQLBackend(Backend):
     def remove(
         self, leases: Sequence[Lease], to: Shelf | None = None
     ) -> Sequence[errors.MultiboardError | None]:
-        keys = [lease.key for lease in leases]
-        rows = self._ask("remove", keys, [lease.token for lease in leases], to is Shelf.TRASH)
-        return [_failure(lease, row) for lease, row in zip(leases, rows, strict=True)]
+        self._known()
+        answers: list[errors.MultiboardError | None] = []
+        for part in in_parts(leases):
+            keys, tokens = [lease.key for lease in part], [lease.token for lease in part]
+            rows = self._ask("remove", keys, tokens, to is Shelf.TRASH)
+            answers += [failure_of(lease, row) for lease, row in zip(part, rows, strict=True)]
+        return answers
 
     def restore(self, key: str) -> Posting:
-        rows = self._ask("restore", key)
-        if not rows:
+        restored = self._whole(self._ask("restore", key))
+        if not restored:
             raise errors.PostingNotFound(key)
-        return _posting(rows[0])
+        return restored[0]
 
     def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
-        return [row[0] for row in self._ask("purge", list(keys), shelf.value)]
+        self._known()
+        rows = [
+            row for part in in_parts(keys) for row in self._ask("purge", list(part), shelf.value)
+        ]
+        return [row[0] for row in rows]
+
+    def _whole(self, rows: Sequence[Row]) -> Sequence[Posting]:
+        """Return postings that a verb which writes has answered with, and read their bodies.
+
+        Who has gone meanwhile is left out.
+        """
+        postings = [posting_of(row) for row in rows]
+        try:
+            found = self.get([posting.key for posting in postings]) if postings else []
+        except errors.Unavailable as error:  # for the reading; but the verb was applied
+            raise errors.Indeterminate(str(error)) from error
+        bodies = {posting.key: posting.body for posting in found if posting is not None}
+        return [replace(p, body=bodies[p.key]) for p in postings if p.key in bodies]
 
     # -- the leases ------------------------------------------------------------------------------
 
@@ -298,7 +330,7 @@ class PostgreSQLBackend(Backend):
         session, rows = self._ask_in_session("acquire", key, holder, claim_id, expires_in)
         if not rows:
             raise errors.PostingNotFound(key)
-        lease = _posting(rows[0]).lease
+        lease = posting_of(rows[0]).lease
         assert lease is not None  # if it was free, it is ours now
         if lease.claim_id != claim_id or lease.session not in (None, session):
             raise errors.LeaseHeld(key, lease.holder)
@@ -308,15 +340,18 @@ class PostgreSQLBackend(Backend):
         self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
     ) -> Sequence[tuple[Posting, Lease]]:
         _, rows = self._ask_in_session("acquire_next", holder, list(claim_ids), expires_in)
-        won = [_posting(row) for row in rows]
+        won = self._whole(rows)
         return [(posting, posting.lease) for posting in won if posting.lease is not None]
 
     def renew(self, lease: Lease, expires_in: float) -> Lease:
-        _raise(_failure(lease, self._ask("renew", lease.key, lease.token, float(expires_in))[0]))
+        raise_any(
+            failure_of(lease, self._ask("renew", lease.key, lease.token, float(expires_in))[0])
+        )
         return lease if lease.session is not None else replace(lease, ends_in=float(expires_in))
 
     def release(self, lease: Lease, delay: float = 0.0) -> None:
-        _raise(_failure(lease, self._ask("release", lease.key, lease.token, float(delay))[0]))
+        (row,) = self._ask("release", lease.key, lease.token, float(delay))
+        raise_any(failure_of(lease, row))
 
     # -- the feed --------------------------------------------------------------------------------
 
@@ -329,8 +364,11 @@ class PostgreSQLBackend(Backend):
             ((is_reset, upto, told, rest),) = self._read("changes", since)
             left = give_up - time.monotonic()
             if is_reset or told or left <= 0:
-                events = [Change(ChangeKind(kind), key, token)
-                          for kind, key, token in told or () if kind in KINDS]
+                events = [
+                    Change(ChangeKind(kind), key, token)
+                    for kind, key, token in told or ()
+                    if kind in KINDS
+                ]
                 return Changes(events, f"{self._known()}:{upto}", is_reset)
             if rest is not None and rest <= 0:
                 self._read("enter")  # a lease has ended: say so, and look again
@@ -338,41 +376,7 @@ class PostgreSQLBackend(Backend):
                 ear.wait(seen, left if rest is None else min(left, rest + 0.001))
 
     def _position(self, cursor: str | None) -> int | None:
-        """Return the event after which a cursor stands; None where it is no cursor of this board."""
+        """Return the event behind which a cursor stands; None if it is none of this board."""
         board, _, number = (cursor or "").rpartition(":")
         known = self._known()
         return int(number) if board == known and number.isascii() and number.isdigit() else None
-
-
-# -- rows to values ------------------------------------------------------------------------------
-
-
-def _posting(row: Row) -> Posting:
-    _, key, rank, serial, body, attempts, deaths, created, modified, due_in, *rest = row
-    holder, claim_id, token, session, ends_in = rest
-    lease = None if claim_id is None else Lease(key, holder, claim_id, token, session, ends_in)
-    return Posting(
-        key, rank, serial, body, attempts, deaths, created, modified, due_in, lease
-    )
-
-
-def _added(posting: NewPosting, row: Row) -> Posting | errors.MultiboardError:
-    if row[0] == "exists":
-        return errors.PostingExists(posting.key)
-    if row[0] == "gone":
-        return errors.PostingNotFound(posting.key, f"posting {posting.key!r} was consumed already")
-    return replace(_posting(row), body=posting.body)
-
-
-def _failure(lease: Lease, row: Row) -> errors.MultiboardError | None:
-    """Return what a verb's word means for the lease that it was given."""
-    if row[0] == "done":
-        return None
-    if row[0] == "lost":
-        return errors.LeaseLost(lease.key, lease.token)
-    return errors.PostingNotFound(lease.key)
-
-
-def _raise(error: errors.MultiboardError | None) -> None:
-    if error is not None:
-        raise error

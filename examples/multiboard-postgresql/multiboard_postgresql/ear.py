@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 
 import psycopg
-
 from multiboard import errors
+
 from multiboard_postgresql.wire import Connection
 
 
@@ -85,7 +85,8 @@ class Ear:
     def _run(self, connection: Connection, bell: socket.socket) -> None:
         with contextlib.suppress(psycopg.Error, OSError):  # whatever it is: nobody listens now
             while True:
-                ready, _, _ = select.select([connection, bell], [], [], self._patience)
+                sources: list[Connection | socket.socket] = [connection, bell]
+                ready, _, _ = select.select(sources, [], [], self._patience)
                 if bell in ready:
                     break
                 connection.give_up = time.monotonic() + self._patience

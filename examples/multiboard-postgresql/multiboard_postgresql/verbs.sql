@@ -3,93 +3,15 @@
 -- The verbs. Each is one function, called by one statement, which is one transaction.
 --
 -- Why functions: between two statements of a transaction the client may be frozen (SIGSTOP, a swapped
--- machine, a lost network), and would keep the lock of the board for all that time.
+-- machine, a lost network), and would keep the lock of the board for all that time. For the same reason
+-- no verb that writes answers with bodies: a transaction ends when its answer was taken, and a large
+-- one does not fit into what the network holds for a client that does not read.
 --
 -- Those that write are VOLATILE: each statement in them sees what was committed before it, which is
 -- what is needed after waiting for a lock. Those that read are STABLE: all their statements see
 -- one and the same instant, the board's row included.
 
--- What a shelf shows. A lease that is over is not shown, noticed or not.
-CREATE FUNCTION multiboard.shown(board text, on_shelf text, t timestamptz)
-RETURNS SETOF multiboard.posting LANGUAGE sql STABLE AS $$
-    SELECT NULL::text, p.key, p.rank, p.serial, p.body, p.attempts,
-        p.deaths + CASE WHEN ended THEN 1 ELSE 0 END,
-        extract(epoch FROM p.created_on)::float8,
-        extract(epoch FROM CASE WHEN ended THEN coalesce(s.deadline, p.ends_on, p.modified_on)
-                                ELSE p.modified_on END)::float8,
-        CASE WHEN ended THEN 0 ELSE greatest(0, extract(epoch FROM p.due_on - t)::float8) END,
-        CASE WHEN NOT ended THEN p.holder END,
-        CASE WHEN NOT ended THEN p.claim_id END,
-        CASE WHEN NOT ended THEN p.token END,
-        CASE WHEN NOT ended THEN p.session END,
-        CASE WHEN NOT ended THEN extract(epoch FROM p.ends_on - t)::float8 END
-    FROM multiboard.postings p
-    LEFT JOIN multiboard.sessions s ON s.id = p.session
-    CROSS JOIN LATERAL (SELECT (p.claim_id IS NOT NULL OR p.entity)
-        AND coalesce(s.deadline, p.ends_on, '-infinity') <= t) AS is_over (ended)
-    WHERE p.namespace = board AND p.shelf = on_shelf AND p.sound AND NOT (p.entity AND ended)
-$$;
-
--- Says it to the feed. The notification is sent at commit, and only wakes: the story is in the table.
-CREATE FUNCTION multiboard.tell(board text, what text, which text, proof bigint, t timestamptz)
-RETURNS void LANGUAGE sql AS $$
-    INSERT INTO multiboard.events VALUES (board, nextval('multiboard.numbers'), what, which, proof, t);
-    SELECT pg_notify('multiboard', board);
-$$;
-
--- Ends what has ended by itself: sessions, their entities, and leases of either kind.
-CREATE FUNCTION multiboard.reap(board text, t timestamptz) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-    dead record;
-BEGIN
-    FOR dead IN
-        SELECT p.key, p.token, coalesce(s.deadline, p.ends_on, t) AS ended_on
-        FROM multiboard.postings p LEFT JOIN multiboard.sessions s ON s.id = p.session
-        WHERE p.namespace = board AND p.claim_id IS NOT NULL AND p.sound
-            AND coalesce(s.deadline, p.ends_on, '-infinity') <= t
-        ORDER BY ended_on, p.token
-    LOOP
-        UPDATE multiboard.postings
-        SET deaths = deaths + 1, modified_on = dead.ended_on, due_on = dead.ended_on,
-            claim_id = NULL, holder = NULL, token = NULL, ends_on = NULL, session = NULL
-        WHERE namespace = board AND NOT entity AND key = dead.key;
-        PERFORM multiboard.tell(board, 'expired', dead.key, dead.token, t);
-    END LOOP;
-    DELETE FROM multiboard.sessions WHERE namespace = board AND deadline <= t;
-    DELETE FROM multiboard.postings p
-    WHERE p.namespace = board AND p.entity AND p.session IS NOT NULL AND p.sound
-        AND NOT EXISTS (SELECT FROM multiboard.sessions s WHERE s.id = p.session);
-END $$;
-
--- Forgets old events and deeds.
-CREATE FUNCTION multiboard.sweep(board text, t timestamptz) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-    newest bigint;
-BEGIN
-    SELECT max(id) INTO newest FROM multiboard.events
-    WHERE namespace = board AND told_on <= t - interval '10 minutes';
-    UPDATE multiboard.boards SET swept_on = t, trimmed = greatest(trimmed, newest)
-    WHERE namespace = board;
-    DELETE FROM multiboard.events WHERE namespace = board AND id <= newest;
-    DELETE FROM multiboard.past WHERE namespace = board AND done_on <= t - interval '2 minutes';
-END $$;
-
--- How every verb that writes begins: lock the board, be sure that it is the one that was opened, and
--- put an end to what has ended. Returns the instant of the verb, which is one after the lock.
-CREATE FUNCTION multiboard.enter(board text, known text)
-RETURNS timestamptz LANGUAGE plpgsql AS $$
-DECLARE
-    t timestamptz;
-    swept timestamptz;
-BEGIN
-    SELECT swept_on INTO swept FROM multiboard.boards
-    WHERE namespace = board AND incarnation = known FOR UPDATE;
-    IF NOT FOUND THEN RAISE EXCEPTION 'another board, or none' USING ERRCODE = 'MB001'; END IF;
-    t := clock_timestamp();
-    PERFORM multiboard.reap(board, t);
-    IF swept < t - interval '1 minute' THEN PERFORM multiboard.sweep(board, t); END IF;
-    RETURN t;
-END $$;
+-- The life of a backend.
 
 CREATE FUNCTION multiboard.open(board text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
@@ -97,21 +19,6 @@ BEGIN
     -- A statement of its own: the one above does not see the row for which it has waited.
     RETURN (SELECT incarnation FROM multiboard.boards WHERE namespace = board);
 END $$;
-
--- Sessions. "begun" says that the session was seen in the store: not being there is then a loss.
-
-CREATE FUNCTION multiboard.check_session(me text, begun boolean) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-    IF begun AND NOT EXISTS (SELECT FROM multiboard.sessions WHERE id = me) THEN
-        RAISE EXCEPTION 'the session has ended' USING ERRCODE = 'MB002';
-    END IF;
-END $$;
-
-CREATE FUNCTION multiboard.attend(board text, me text, lasting float8, t timestamptz)
-RETURNS void LANGUAGE sql AS $$
-    INSERT INTO multiboard.sessions VALUES (me, board, t + make_interval(secs => lasting))
-    ON CONFLICT (id) DO UPDATE SET deadline = excluded.deadline
-$$;
 
 CREATE FUNCTION multiboard.keepalive(
     board text, known text, me text, begun boolean, lasting float8
@@ -164,9 +71,8 @@ BEGIN
         END IF;
         IF answer.flaw IS NULL THEN
             SELECT s.* INTO answer
-            FROM multiboard.shown(board, coalesce(old.shelf, 'live'), t) s WHERE s.key = keys[i];
-            answer.body := NULL;  -- who asks has it
-        END IF;
+            FROM multiboard.shown(board, coalesce(old.shelf, 'live'), t, false) s WHERE s.key = keys[i];
+            END IF;
         RETURN NEXT answer;
     END LOOP;
 END $$;
@@ -186,17 +92,8 @@ BEGIN
             created_on, modified_on, due_on, session)
         VALUES (board, 'entities', keys[i], ranks[i], nextval('multiboard.numbers'), bodies[i],
             t, t, t + make_interval(secs => delays[i]), me);
-        RETURN QUERY SELECT * FROM multiboard.shown(board, 'entities', t) s WHERE s.key = keys[i];
+        RETURN QUERY SELECT * FROM multiboard.shown(board, 'entities', t, false) s WHERE s.key = keys[i];
     END LOOP;
-END $$;
-
-CREATE FUNCTION multiboard.check_board(board text, known text)
-RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
-BEGIN
-    IF NOT EXISTS (
-        SELECT FROM multiboard.boards WHERE namespace = board AND incarnation = known
-    ) THEN RAISE EXCEPTION 'another board, or none' USING ERRCODE = 'MB001'; END IF;
-    RETURN clock_timestamp();
 END $$;
 
 CREATE FUNCTION multiboard.facts(
@@ -214,7 +111,7 @@ RETURNS SETOF multiboard.posting LANGUAGE plpgsql STABLE AS $$
 DECLARE
     t timestamptz := multiboard.check_board(board, known);
 BEGIN
-    RETURN QUERY SELECT * FROM multiboard.shown(board, 'live', t) s WHERE s.key = ANY (keys);
+    RETURN QUERY SELECT * FROM multiboard.shown(board, 'live', t, true) s WHERE s.key = ANY (keys);
 END $$;
 
 CREATE FUNCTION multiboard.list(
@@ -223,7 +120,7 @@ CREATE FUNCTION multiboard.list(
 DECLARE
     t timestamptz := multiboard.check_board(board, known);
 BEGIN
-    RETURN QUERY SELECT * FROM multiboard.shown(board, on_shelf, t) s
+    RETURN QUERY SELECT * FROM multiboard.shown(board, on_shelf, t, true) s
         WHERE (s.rank, s.serial) > (coalesce(after_rank, -1), coalesce(after_serial, 0))
         ORDER BY s.rank, s.serial LIMIT at_most;
     IF after_rank IS NULL THEN  -- damaged rows have no place in the order: the first page names them
@@ -240,7 +137,7 @@ RETURNS bigint LANGUAGE plpgsql STABLE AS $$
 DECLARE
     t timestamptz := multiboard.check_board(board, known);
 BEGIN
-    RETURN (SELECT count(*) FROM multiboard.shown(board, on_shelf, t));
+    RETURN (SELECT count(*) FROM multiboard.shown(board, on_shelf, t, true));
 END $$;
 
 CREATE FUNCTION multiboard.remove(
@@ -273,17 +170,6 @@ BEGIN
     END LOOP;
 END $$;
 
--- Why a lease is not current: this very deed was done, or it was lost, or there is no posting.
-CREATE FUNCTION multiboard.why_not(board text, which text, proof bigint, its_deed text)
-RETURNS text LANGUAGE sql AS $$
-    SELECT CASE
-        WHEN EXISTS (SELECT FROM multiboard.past WHERE namespace = board AND key = which
-            AND token = proof AND deed = its_deed) THEN 'done'
-        WHEN EXISTS (SELECT FROM multiboard.postings WHERE namespace = board AND NOT entity
-            AND key = which AND shelf = 'live' AND sound) THEN 'lost'
-        ELSE 'gone' END
-$$;
-
 CREATE FUNCTION multiboard.restore(board text, known text, which text)
 RETURNS SETOF multiboard.posting LANGUAGE plpgsql AS $$
 DECLARE
@@ -293,7 +179,7 @@ BEGIN
     SET shelf = 'live', serial = nextval('multiboard.numbers'), due_on = t, modified_on = t
     WHERE namespace = board AND NOT entity AND key = which AND shelf = 'trash' AND sound;
     IF FOUND THEN PERFORM multiboard.tell(board, 'restored', which, NULL, t); END IF;
-    RETURN QUERY SELECT * FROM multiboard.shown(board, 'live', t) s WHERE s.key = which;
+    RETURN QUERY SELECT * FROM multiboard.shown(board, 'live', t, false) s WHERE s.key = which;
 END $$;
 
 CREATE FUNCTION multiboard.purge(board text, known text, keys text[], on_shelf text)
@@ -309,22 +195,6 @@ END $$;
 
 -- The leases.
 
-CREATE FUNCTION multiboard.lease(
-    board text, which text, who text, claim text, me text, seconds float8, t timestamptz
-) RETURNS boolean LANGUAGE plpgsql AS $$
-DECLARE
-    proof bigint;
-BEGIN
-    UPDATE multiboard.postings SET attempts = attempts + 1, modified_on = t, due_on = least(due_on, t),
-        claim_id = claim, holder = who, token = nextval('multiboard.numbers'),
-        session = CASE WHEN seconds IS NULL THEN me END, ends_on = t + make_interval(secs => seconds)
-    WHERE namespace = board AND NOT entity AND key = which
-        AND shelf = 'live' AND sound AND claim_id IS NULL
-    RETURNING token INTO proof;
-    IF FOUND THEN PERFORM multiboard.tell(board, 'claimed', which, proof, t); END IF;
-    RETURN proof IS NOT NULL;
-END $$;
-
 -- Answers with the posting as it is now: whoever has it.
 CREATE FUNCTION multiboard.acquire(
     board text, known text, me text, begun boolean, lasting float8,
@@ -337,7 +207,7 @@ BEGIN
     IF multiboard.lease(board, which, who, claim, me, seconds, t) AND seconds IS NULL THEN
         PERFORM multiboard.attend(board, me, lasting, t);
     END IF;
-    RETURN QUERY SELECT * FROM multiboard.shown(board, 'live', t) s WHERE s.key = which;
+    RETURN QUERY SELECT * FROM multiboard.shown(board, 'live', t, false) s WHERE s.key = which;
 END $$;
 
 CREATE FUNCTION multiboard.acquire_next(
@@ -368,7 +238,7 @@ BEGIN
         PERFORM multiboard.lease(board, candidate, who, free[n], me, seconds, t);
     END LOOP;
     IF n > 0 AND seconds IS NULL THEN PERFORM multiboard.attend(board, me, lasting, t); END IF;
-    RETURN QUERY SELECT * FROM multiboard.shown(board, 'live', t) s
+    RETURN QUERY SELECT * FROM multiboard.shown(board, 'live', t, false) s
         WHERE s.claim_id = ANY (claims) AND (s.session IS NULL OR s.session = me)
         ORDER BY s.claim_id = ANY (held) DESC, s.rank, s.serial;
 END $$;

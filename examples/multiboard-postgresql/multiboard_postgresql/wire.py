@@ -7,16 +7,19 @@ psycopg waits for as long as it takes; a verb must not. It is the only library u
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
+from multiboard import errors
 from psycopg import pq
+from psycopg.abc import PQGen
 from psycopg.conninfo import make_conninfo
 
-from multiboard import errors
+T = TypeVar("T")
 
 #: Connections that are kept when nobody uses them; more are opened when more threads come.
 KEPT = 4
@@ -33,69 +36,67 @@ NO_RIGHT = ("28", "42501")
 class Connection(psycopg.Connection[tuple[Any, ...]]):
     """A connection on which nothing waits beyond ``give_up``, by this machine's clock."""
 
-    give_up = float("inf")
+    give_up = math.inf
 
-    def wait(self, gen: Any, interval: float = 0.1, **more: Any) -> Any:
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Wait for the server as psycopg does, but not for ever."""
+        more = {} if timeout is None else {"timeout": timeout}  # psycopg 3.2 has none
         return super().wait(self._until(gen), min(interval, 0.05), **more)
 
-    def _until(self, gen: Any) -> Any:
-        wants = next_of(gen, None)
-        while not isinstance(wants, StopIteration):
-            ready = yield wants
-            if not ready and time.monotonic() >= self.give_up:
-                raise TimeoutError("no answer in time")
-            wants = next_of(gen, ready)
-        return wants.value
-
-
-def next_of(gen: Any, value: Any) -> Any:
-    """Advance a generator; its end is an answer too."""
-    try:
-        return gen.send(value)
-    except StopIteration as end:
-        return end
+    def _until(self, gen: PQGen[T]) -> PQGen[T]:
+        """Go through ``gen``, which is told of every interval in which nothing came."""
+        try:
+            wants = next(gen)
+            while True:
+                ready = yield wants
+                if not ready and time.monotonic() >= self.give_up:
+                    raise TimeoutError("no answer in time")
+                wants = gen.send(ready)
+        except StopIteration as end:
+            answer: T = end.value
+            return answer
 
 
 def connect(words: Mapping[str, str | int | None], seconds: float) -> Connection:
     """Connect within so many seconds; psycopg's own time limit is not shorter than two."""
-    where = f"{words['host']}:{words['port']}"
     give_up = time.monotonic() + seconds
     made = pq.PGconn.connect_start(make_conninfo("", **words).encode())
     try:
-        state = pq.PollingStatus.WRITING
+        state: int = pq.PollingStatus.WRITING
         while state != pq.PollingStatus.OK:
             if made.status == pq.ConnStatus.BAD or state == pq.PollingStatus.FAILED:
-                raise _refused(where, made)
-            left = give_up - time.monotonic()
+                raise psycopg.OperationalError(" ".join(made.get_error_message().split()))
+            left = max(0.0, give_up - time.monotonic())
             reads = [made.socket] if state == pq.PollingStatus.READING else []
             writes = [] if reads else [made.socket]
-            if left <= 0 or not any(select.select(reads, writes, [], left)):
-                raise errors.Unavailable(f"PostgreSQL at {where}: no answer in {seconds} s")
+            if not any(select.select(reads, writes, [], left)):
+                raise TimeoutError(f"no answer in {seconds} s")
             state = made.connect_poll()
+        made.nonblocking = 1
+        connection = Connection(made)
+        connection.autocommit = True  # a verb is one statement, hence one transaction
     except BaseException:
         made.finish()
         raise
-    made.nonblocking = 1
-    connection = Connection(made)
-    connection.autocommit = True  # a verb is one statement, hence one transaction
     return connection
 
 
-def _refused(where: str, made: pq.abc.PGconn) -> errors.BackendError:
-    """Return what a failed attempt means. libpq gives no SQLSTATE here, only words."""
-    said = made.get_error_message().strip()
-    words = ("authentication failed", "pg_hba.conf", "permission denied", "no password")
-    denied = made.needs_password or any(word in said for word in words)
+def _refused(where: str, error: Exception) -> errors.BackendError:
+    """Return what a failed attempt to connect means: libpq gives words here, and no SQLSTATE."""
+    denials = ("authentication failed", "pg_hba.conf", "permission denied", "no password")
+    denied = any(words in str(error) for words in denials)
     kind = errors.AccessDenied if denied else errors.Unavailable
-    return kind(f"PostgreSQL at {where}: {said}")
+    return kind(f"PostgreSQL at {where}: {error}")
 
 
 class Pool:
     """The connections of one backend in one process."""
 
     def __init__(
-        self, words: Mapping[str, str | int | None], connect_timeout: float, operation_timeout: float
+        self,
+        words: Mapping[str, str | int | None],
+        connect_timeout: float,
+        operation_timeout: float,
     ) -> None:
         self._words = words
         self._connect_timeout = connect_timeout
@@ -103,11 +104,20 @@ class Pool:
         self._idle: list[Connection] = []
         self._closed = False
 
-    def dial(self) -> Connection:
-        """Return a connection of the caller's own."""
-        return connect(self._words, self._connect_timeout)
+    def dial(self, at_most: float | None = None) -> Connection:
+        """Return a connection of the caller's own.
 
-    def ask(self, verb: str, *arguments: Any, timeout: float | None = None) -> list[tuple[Any, ...]]:
+        Raises: ``Unavailable``, ``AccessDenied``; nothing was asked yet.
+        """
+        try:
+            return connect(self._words, min(self._connect_timeout, at_most or math.inf))
+        except (psycopg.Error, OSError) as error:
+            where = f"{self._words['host']}:{self._words['port']}"
+            raise _refused(where, error) from error
+
+    def ask(
+        self, verb: str, *arguments: Any, timeout: float | None = None
+    ) -> list[tuple[Any, ...]]:
         """Call one of our functions; it is one statement, and one transaction.
 
         Raises: ``Unavailable`` where it surely had no effect, ``Indeterminate`` where it may have.
@@ -120,7 +130,7 @@ class Pool:
     @contextlib.contextmanager
     def connection(self, timeout: float | None = None) -> Iterator[Connection]:
         """Lend a connection, with the time limit of one verb; translate what goes wrong on it."""
-        connection = self._take()
+        connection = self._take(timeout)
         connection.give_up = time.monotonic() + (timeout or self._operation_timeout)
         try:
             yield connection
@@ -135,7 +145,7 @@ class Pool:
         if self._closed or len(self._idle) > KEPT:
             self._drop(KEPT if not self._closed else 0)
 
-    def _take(self) -> Connection:
+    def _take(self, at_most: float | None) -> Connection:
         while self._idle:
             with contextlib.suppress(IndexError):  # another thread was quicker
                 connection = self._idle.pop()
@@ -144,7 +154,7 @@ class Pool:
                 if not connection.closed and not select.select([connection], [], [], 0)[0]:
                     return connection
                 connection.close()
-        return self.dial()
+        return self.dial(at_most)
 
     def _drop(self, keep: int) -> None:
         with contextlib.suppress(IndexError):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
@@ -13,6 +14,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 
 HOST = "127.0.0.1"
@@ -81,17 +83,22 @@ class Server:
     def start(self) -> None:
         """Start the server and wait until it serves."""
         log = str(self.folder / "server.log")
-        self._run("pg_ctl", "start", "-w", "-s", "-D", str(self.data), "-l", log)
+        give_up = time.monotonic() + SECONDS
+        while True:
+            try:
+                return self._run("pg_ctl", "start", "-w", "-s", "-D", str(self.data), "-l", log)
+            except RuntimeError:  # what was killed may still be on its way out
+                if time.monotonic() > give_up or not (self.data / "postmaster.pid").exists():
+                    raise
+            time.sleep(0.1)
 
     def kill(self) -> None:
-        """Kill the server; its other processes follow, and its data stay."""
+        """Kill the server, all its processes; its data stay."""
         pid = int((self.data / "postmaster.pid").read_text().split()[0])
-        # While a process of the old server lives, a new one refuses to start.
-        kin = _children(pid)
-        os.kill(pid, signal.SIGKILL)
-        for child in kin:
-            while os.path.exists(f"/proc/{child}"):
-                _sleep_until_gone(child)
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in (pid, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
 
     def close(self) -> None:
         """Stop the server and delete its folder."""

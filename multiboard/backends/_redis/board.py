@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multiboard import errors
-from multiboard.backends._redis.connection import Address, Connections, WrongType, script
+from multiboard.backends._redis.connection import Address, Call, Connections, WrongType, script
 
 #: Of the keys and values in the store. Another version must refuse the board, not misread it.
 FORMAT = "1"
@@ -90,6 +90,7 @@ class Board:
         #: dropping it would close the parent's connections.
         self._processes: dict[int, _Process] = {}
         self._incarnation: str | None = None
+        self._calls: dict[tuple[str, str], Call] = {}
         #: Known once it was opened; empty and False where the server does not tell.
         self.version = ""
         self.appends = False
@@ -212,12 +213,15 @@ class Board:
         within: float | None = None,
         wakes: bool = False,
     ) -> Any:
-        # A server reads flags in a script's first line from 7.0; one that hides its version is
-        # older, since from then on scripts know it.
-        flags = int(self.version.partition(".")[0] or 0) >= 7
+        call = self._calls.get((name, self.version))
+        if call is None:
+            # A server reads flags in a script's first line from 7.0; one that hides its version
+            # is older, since from then on scripts know it.
+            flags = int(self.version.partition(".")[0] or 0) >= 7
+            call = Call(script(name, flags), tuple(self.keys.values()))
+            self._calls[name, self.version] = call
         try:
-            keys = tuple(self.keys.values())
-            return connections.run(script(name, flags), keys, args, within=within, wakes=wakes)
+            return connections.run(call, args, within=within, wakes=wakes)
         except WrongType as error:
             raise self._named(connections, error) from error.__cause__
 

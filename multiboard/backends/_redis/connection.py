@@ -18,7 +18,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,10 @@ _REFUSED_TEXT = re.compile(
     r"\b(BUSY|LOADING|MISCONF|MASTERDOWN|READONLY|OOM|NOREPLICAS|CLUSTERDOWN|CROSSSLOT|TRYAGAIN"
     r"|MOVED|ASK|UNBLOCKED|UNKILLABLE)\b|max number of clients"
 )
+
+
+#: Seconds for which a connection that was just used is taken to be alive.
+FRESH = 0.05
 
 
 class WrongType(errors.BackendError):
@@ -152,6 +156,31 @@ def script(name: str, flags: bool) -> Script:
     return Script(name, text, hashlib.sha1(text.encode()).hexdigest(), read_only)
 
 
+class Call:
+    """A script and the keys that it is called with, packed once: a call adds its arguments."""
+
+    def __init__(self, what: Script, keys: Sequence[str]) -> None:
+        self.script = what
+        self._keys = keys
+        self._count = 3 + len(keys)
+        self._head = b"".join(_bulk(part) for part in ("EVALSHA", what.sha, len(keys), *keys))
+
+    def packed(self, args: Sequence[Any]) -> bytes:
+        """Return the command as it goes over the wire."""
+        count = self._count + len(args)
+        return b"*%d\r\n%b%b" % (count, self._head, b"".join([_bulk(arg) for arg in args]))
+
+    def in_full(self, args: Sequence[Any]) -> bytes:
+        """Return the command with the script's text, for a server that does not know it yet."""
+        parts = ("EVAL", self.script.text, len(self._keys), *self._keys, *args)
+        return b"*%d\r\n%b" % (len(parts), b"".join([_bulk(part) for part in parts]))
+
+
+def _bulk(value: Any) -> bytes:
+    data = value if type(value) is bytes else str(value).encode()
+    return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
 class Connections:
     """The connections of one backend in one process. Thread-safe.
 
@@ -163,7 +192,8 @@ class Connections:
         self.address = address
         self.patience = patience
         self._lock = threading.Lock()
-        self._idle: list[Any] = []
+        #: Idle connections, the one that was used last on top, and when that was.
+        self._idle: list[tuple[Any, float]] = []
         self._waiting: set[Any] = set()
         self.closed = False
 
@@ -176,13 +206,12 @@ class Connections:
             for connection in self._waiting:
                 with contextlib.suppress(OSError, TypeError):
                     socket.socket.shutdown(connection._sock, socket.SHUT_RDWR)
-        for connection in idle:
+        for connection, _ in idle:
             _drop(connection)
 
     def run(
         self,
-        what: Script,
-        keys: Sequence[str],
+        call: Call,
         args: Sequence[Any],
         *,
         within: float | None = None,
@@ -193,67 +222,66 @@ class Connections:
         Raises: ``Unavailable``, ``Indeterminate`` (unless it changes nothing), ``AccessDenied``,
         ``WrongType``, ``Closed``.
         """
-        with self._connected(within) as connection, self._cut_short(connection, wakes):
-            rest = (len(keys), *keys, *args)
+        connection = self._take(self.patience if within is None else within, wakes)
+        try:
             try:
-                return self._exchange(connection, ("EVALSHA", what.sha, *rest), what.read_only)
+                return self._exchange(connection, call.packed(args), call.script.read_only)
             except errors.Unavailable as error:
                 if not isinstance(error.__cause__, native.NoScriptError):
                     raise
-            return self._exchange(connection, ("EVAL", what.text, *rest), what.read_only)
+            return self._exchange(connection, call.in_full(args), call.script.read_only)
+        finally:
+            self._give_back(connection, wakes)
 
     def ask(self, *command: Any, block: float = 0.0) -> Any:
         """Run a command that changes nothing; it may block for ``block`` seconds in the server.
 
         Raises: ``Unavailable``, ``AccessDenied``, ``WrongType``, ``Closed``.
         """
-        within = self.patience + block
-        with self._connected(within) as connection, self._cut_short(connection, True):
-            return self._exchange(connection, command, read_only=True)
+        connection = self._take(self.patience + block, wakes=True)
+        try:
+            packed = b"*%d\r\n%b" % (len(command), b"".join([_bulk(part) for part in command]))
+            return self._exchange(connection, packed, read_only=True)
+        finally:
+            self._give_back(connection, wakes=True)
 
     # -- one connection ----------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _cut_short(self, connection: Any, wakes: bool) -> Iterator[None]:
-        """Let :meth:`close` end the exchange that follows."""
-        if not wakes:
-            yield
-            return
+    def _take(self, within: float, wakes: bool) -> Any:
+        """Return a connection that is connected, and waits for answers so long."""
+        now = time.monotonic()
         with self._lock:
             if self.closed:
                 raise errors.Closed("the redis board was closed")
-            self._waiting.add(connection)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._waiting.discard(connection)
-
-    @contextlib.contextmanager
-    def _connected(self, within: float | None) -> Iterator[Any]:
-        """Hold a connection that is connected; it goes back unless it broke."""
-        if within is None:
-            within = self.patience
-        give_up = time.monotonic() + within
-        with self._lock:
-            if self.closed:
-                raise errors.Closed("the redis board was closed")
-            connection = self._idle.pop() if self._idle else None
-        if connection is not None and not _usable(connection):
+            connection, used_at = self._idle.pop() if self._idle else (None, now)
+        # A look at the socket costs a tenth of a call: one that was just used is taken as it is.
+        if connection is not None and now - used_at > FRESH and not _usable(connection):
             _drop(connection)
             connection = None
         if connection is None:
             connection = self._connect(within)
-        try:
-            connection._sock.settimeout(max(0.001, give_up - time.monotonic()))
-            yield connection
-        finally:
+        left = within - (time.monotonic() - now)
+        if connection._sock.gettimeout() != within or left < within / 2:
+            connection._sock.settimeout(max(0.001, left))
+        if wakes:
             with self._lock:
-                keep = not self.closed and connection._sock is not None
-                if keep:
-                    self._idle.append(connection)
-            if not keep:
-                _drop(connection)
+                if not self.closed:
+                    self._waiting.add(connection)
+                    return connection
+            _drop(connection)
+            raise errors.Closed("the redis board was closed")
+        return connection
+
+    def _give_back(self, connection: Any, wakes: bool) -> None:
+        """Keep a connection for the next call, unless it broke."""
+        with self._lock:
+            if wakes:
+                self._waiting.discard(connection)
+            keep = not self.closed and connection._sock is not None
+            if keep:
+                self._idle.append((connection, time.monotonic()))
+        if not keep:
+            _drop(connection)
 
     def _connect(self, within: float) -> Any:
         connection = None
@@ -266,9 +294,9 @@ class Connections:
             raise self._told(error, sent=False, read_only=True) from error
         return connection
 
-    def _exchange(self, connection: Any, command: Sequence[Any], read_only: bool) -> Any:
+    def _exchange(self, connection: Any, packed: bytes, read_only: bool) -> Any:
         try:
-            connection.send_command(*command)
+            connection.send_packed_command([packed], check_health=False)
             return connection.read_response()
         except native.ResponseError as error:
             raise self._told(error, sent=True, read_only=read_only) from error

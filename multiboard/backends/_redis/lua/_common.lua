@@ -25,7 +25,7 @@ local SHELVES = {
 local REPLY_BYTES = 4194304
 
 local call = redis.call
-local meta = call('HMGET', META, 'incarnation', 'serial', 'token', 'seq')
+local meta = call('HMGET', META, 'incarnation', 'serial')
 if meta[1] ~= ARGV[1] then return {'LOST'} end
 
 local clock = call('TIME')

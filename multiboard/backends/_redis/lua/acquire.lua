@@ -7,7 +7,8 @@
 -- Replies  {'OK', now, token, end}, {'HELD', holder}, {'GONE'} where there is no such posting, or
 --          {'SESSION'} where the session has ended
 
-reap()
+reap('light')
+touch({FREE, HELD}, {})
 local session, key, claim = ARGV[2], ARGV[5], ARGV[7]
 local function acquire()
   if session ~= '0' and not attend(session, ARGV[3], ARGV[4]) then return {'SESSION'} end
@@ -16,6 +17,7 @@ local function acquire()
   if leased(p) then
     if over(p) then
       -- Beyond the batch that was reaped: the feed must say so before it says CLAIMED.
+      touch_all()
       expire(key, p, score)
     elseif p.claim == claim and p.session == session then
       return {'OK', now, p.token, p.ends}
@@ -23,6 +25,7 @@ local function acquire()
       return {'HELD', p.holder}
     end
   end
+  if tonumber(p.due) > tonumber(p.modified) then call('ZCARD', DELAYED) end
   lease(key, p, session, tonumber(ARGV[8]), claim, ARGV[6])
   return {'OK', now, p.token, p.ends}
 end

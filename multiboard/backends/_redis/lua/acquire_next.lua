@@ -59,7 +59,8 @@ while #unused > 0 and looked < 1000 do
     local p, score = find(key)
     looked = looked + 1
     if p and not leased(p) then
-      local packed = lease(key, p, session, tonumber(ARGV[6]), table.remove(unused, 1), ARGV[5])
+      local packed = lease(key, p, session, tonumber(ARGV[6]), table.remove(unused, 1), ARGV[5],
+        true)
       show(won, key, score, packed)
       if bytes > REPLY_BYTES then more = #unused > 0 and 1 or 0; break end
     elseif page[i + 1] == 'inf' then

@@ -39,7 +39,9 @@ for i = 2, #ARGV, 5 do
     local score = place(rank)
     local p = {
       size = #body, digest = digest, created = int(now), attempts = 0, deaths = 0,
-      modified = int(now), due = int(now + delay), token = '0', ends = '0', session = '0',
+      modified = int(now), due = int(now + delay), ends = '0', session = '0',
+      -- Where a purged key is used again, its tokens go on above the earlier ones.
+      token = int(serial * 100),
       claim = '', holder = '',
     }
     local packed = write(LIVE_STATE, key, p)

@@ -7,8 +7,9 @@
 -- Replies  {'OK', {answer, ...}} with, for each lease, 'OK' where it removed the posting, now or
 --          before, 'LOST' where it is not current, 'GONE' where there is no such posting
 
-reap()
 local kind = ARGV[2]
+reap(kind == 'removed' and 'light')
+touch({HELD, GONE}, {CLAIMS, CONSUMED})
 local answers = {}
 for i = 3, #ARGV, 2 do
   local key, fence = ARGV[i], ARGV[i + 1]

@@ -1,0 +1,153 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Checks of the traits, both ways: declared and broken fails, undeclared and working fails too.
+
+Two can be judged in part only. ``max_body`` is a promise of the least: that bodies of that size
+come back is checked (DIR-4), but a store that takes more may have its reasons to promise less.
+``cross_host`` can't be told from one machine; what is judged is that it means cross_process too.
+The leases of the dead have a scene of their own, in ``checks_deaths``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from multiboard.primitives import Backend, LeaseLock, NewPosting
+from multiboard_conformance.boards import (
+    Board,
+    listed,
+    persist,
+    post,
+    take,
+)
+from multiboard_conformance.guarantees import guarantee
+from multiboard_conformance.harness import Harness
+from multiboard_conformance.peers import RemotePeer
+from multiboard_conformance.plugin import need
+from multiboard_conformance.programs import claim_id
+from multiboard_conformance.proxy import Proxy
+
+_DECLARE = "it works, and the backend does not declare {0}: declare it"
+
+
+def _judge(declared: bool, works: bool, trait: str) -> None:
+    assert works or not declared, f"the backend declares {trait}, and it does not hold"
+    assert declared or not works, _DECLARE.format(trait)
+
+
+# -- durable ---------------------------------------------------------------------------------
+
+
+@pytest.mark.alone
+@guarantee("DIR-1")
+def check_durable_is_what_a_kill_shows(board: Board, harness: Harness) -> None:
+    """Postings survive a SIGKILL of the store if and only if the backend declares durable."""
+    need(harness, "restart")
+    backend = board.open()
+    names = [f"k{n}" for n in range(20)]
+    post(backend, *names)
+    incarnation = backend.incarnation
+    harness.restart()
+    after = board.make()
+    persist(after.open, 30.0)
+    works = after.incarnation == incarnation and listed(after) == names
+    _judge(board.traits.durable, works, "durable")
+
+
+# -- cross_process, cross_host ---------------------------------------------------------------
+
+
+@guarantee("RUN-1")
+def check_cross_process_is_what_a_process_sees(board: Board) -> None:
+    """Another process sees the board's postings if and only if cross_process is declared."""
+    backend = board.open()
+    post(backend, "k")
+    store = board.store
+    settings = store.settings(namespace=board.namespace)
+    own = (store.load(**settings).settings, board.traits)
+    peer = RemotePeer(store.pool, store.target, settings, "process", board.history, own)
+    try:
+        there = [posting and posting.key for posting in peer.get(["k"])] == ["k"]
+        post(peer, "theirs")
+    finally:
+        peer.leave()
+    works = there and backend.get(["theirs"])[0] is not None
+    _judge(board.traits.cross_process, works, "cross_process")
+
+
+@guarantee("RUN-1")
+def check_cross_host_means_cross_process(board: Board) -> None:
+    """What machines can share, processes can."""
+    assert board.traits.cross_process or not board.traits.cross_host
+
+
+# -- native_claim_next -----------------------------------------------------------------------
+
+_BODY = 2000
+_NUMBER = 150
+
+
+@guarantee("NEXT-1")
+def check_native_claim_next_is_no_fallback(board: Board) -> None:
+    """A backend that declares native_claim_next has an acquire_next of its own."""
+    own = type(board.make().backend).acquire_next is not LeaseLock.acquire_next
+    assert own or not board.traits.native_claim_next, (
+        "the backend declares native_claim_next, and acquire_next is the fallback"
+    )
+    if board.store.address() is None:
+        # Without a server to listen to, an acquire_next of its own is all that can be seen.
+        _judge(board.traits.native_claim_next, own, "native_claim_next")
+
+
+@guarantee("NEXT-1")
+def check_native_claim_next_does_not_list(faulty: Board, proxy: Proxy) -> None:
+    """acquire_next reads no whole shelf if it is declared native; in one request it is native."""
+    backend = faulty.open()
+    body = bytes(_BODY)
+    backend.add([NewPosting(f"k{n}", body) for n in range(_NUMBER)])
+    own = type(backend.backend).acquire_next is not LeaseLock.acquire_next
+    requests, received = [], []
+    for _ in range(6):  # a keepalive or a reader of the backend may speak in between
+        sent, back = proxy.requests, proxy.received
+        assert len(_next(backend)) == 1
+        requests.append(proxy.requests - sent)
+        received.append(proxy.received - back)
+    lists = min(received) > _BODY * _NUMBER // 2
+    assert not (faulty.traits.native_claim_next and lists), (
+        f"the backend declares native_claim_next and reads {min(received)} bytes for one posting"
+    )
+    works = own and not lists and min(requests) == 1
+    assert faulty.traits.native_claim_next or not works, _DECLARE.format("native_claim_next")
+
+
+def _next(backend: Backend) -> list[object]:
+    return list(backend.acquire_next("me", [claim_id()], 60.0))
+
+
+# -- fencing_survives_failover ---------------------------------------------------------------
+
+
+@pytest.mark.alone
+@guarantee("LEASE-3")
+def check_fencing_survives_failover_both_ways(board: Board, harness: Harness) -> None:
+    """Tokens rise over the loss of the last writes if and only if that is declared.
+
+    The holder of a lease that the new server never heard of must not pass for its successor.
+    """
+    need(harness, "failover")
+    backend = board.open()
+    post(backend, "k")
+    backend.release(take(backend, "k", 60.0))
+    tokens: list[int] = []
+
+    def writes() -> None:
+        for _ in range(3):
+            lost = take(backend, "k", 60.0)
+            tokens.append(lost.token)
+            backend.release(lost)
+
+    harness.failover(writes)
+    after = board.make()
+    persist(after.open, 30.0)
+    lease = persist(lambda: after.acquire("k", "me", "after", 60.0), 30.0)
+    works = lease.token > max(tokens)
+    _judge(board.traits.fencing_survives_failover, works, "fencing_survives_failover")

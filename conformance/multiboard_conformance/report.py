@@ -1,0 +1,225 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The report of a run: what was judged, where, and how it came out, as JSON and as Markdown.
+
+``conformance/README.md`` describes the schema. A report names no machine: hosts and paths are
+placeholders, in the command that reproduces it too. Imports the errors, the loader and the suite's
+verdicts only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from multiboard import loading
+from multiboard_conformance import verdicts as v
+from multiboard_conformance.boards import Store
+from multiboard_conformance.guarantees import GUARANTEES
+
+#: The name and the version of the schema; the number rises when a reader would misread a report.
+SCHEMA = "multiboard-conformance/1"
+
+#: Options of the command that are no part of what was judged.
+_LOCAL_OPTIONS = ("--report", "--seed")
+_COUNTED = (v.PASSED, v.FAILED, v.WAIVED, v.NOT_EXERCISED)
+
+
+def build(
+    verdicts: v.Verdicts,
+    store: Store,
+    *,
+    result: str,
+    facts: Mapping[str, str],
+    argv: Sequence[str],
+    effort: str,
+    seed: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the report of a run, to be written as JSON."""
+    cls = loading.spec_class(store.target)
+    return {
+        "schema": SCHEMA,
+        "result": result,
+        "suite": {"version": _version("multiboard_conformance"), "guarantees": len(GUARANTEES)},
+        "backend": {
+            "target": anonymous(store.target, store),
+            "class": f"{cls.__module__}:{cls.__qualname__}",
+            "version": _version(cls.__module__.partition(".")[0]),
+        },
+        "store": {name: _without_places(text) for name, text in facts.items()},
+        "python": platform.python_version(),
+        "traits": dataclasses.asdict(store.traits),
+        "effort": effort,
+        "seed": seed,
+        "seconds": seconds,
+        "reproduce": reproduce(argv, store, seed),
+        "counts": _counts(verdicts.outcomes.values()),
+        "guarantees": {name: _guarantee(verdicts, name) for name in GUARANTEES},
+        "checks": _checks(verdicts.outcomes.values()),
+        "failures": {o.check: o.why for o in verdicts.all(v.FAILED)},
+        "waived": {o.check: o.why for o in verdicts.all(v.WAIVED)},
+        "not_exercised": _reasons(verdicts.all(v.NOT_EXERCISED)),
+        "needless_waivers": verdicts.needless_waivers(),
+    }
+
+
+def _guarantee(verdicts: v.Verdicts, name: str) -> dict[str, Any]:
+    outcomes = [o for o in verdicts.outcomes.values() if name in o.ids]
+    return {
+        "verdict": verdicts.of(name),
+        **_counts(outcomes),
+        "seconds": round(sum(o.seconds for o in outcomes), 2),
+        "sentence": GUARANTEES[name].sentence,
+    }
+
+
+def _counts(outcomes: Iterable[v.Outcome]) -> dict[str, int]:
+    said = [o.verdict for o in outcomes]
+    return {verdict.replace(" ", "_"): said.count(verdict) for verdict in _COUNTED}
+
+
+def _checks(outcomes: Iterable[v.Outcome]) -> dict[str, dict[str, Any]]:
+    """Return what became of each check, its variants together: the worst verdict counts."""
+    order = (v.NOT_EXERCISED, v.PASSED, v.WAIVED, v.FAILED)
+    checks: dict[str, dict[str, Any]] = {}
+    for outcome in sorted(outcomes, key=lambda o: o.check):
+        name = outcome.check.partition("[")[0]
+        known = checks.setdefault(
+            name, {"verdict": v.NOT_EXERCISED, "variants": 0, "seconds": 0.0, "ids": []}
+        )
+        known["verdict"] = max(known["verdict"], outcome.verdict, key=order.index)
+        known["variants"] += 1
+        known["seconds"] = round(known["seconds"] + outcome.seconds, 2)
+        known["ids"] += [one for one in outcome.ids if one not in known["ids"]]
+    return checks
+
+
+def _reasons(outcomes: Iterable[v.Outcome]) -> dict[str, str]:
+    return {o.check.partition("[")[0]: o.why for o in sorted(outcomes, key=lambda o: o.check)}
+
+
+# -- no places -------------------------------------------------------------------------------
+
+
+def reproduce(argv: Sequence[str], store: Store, seed: int) -> str:
+    """Return the command that repeats a run, its seed included, with placeholders for places."""
+    words: list[str] = []
+    skip = False
+    for word in argv:
+        option = word.partition("=")[0]
+        if skip or option in _LOCAL_OPTIONS:
+            skip = not skip and "=" not in word
+            continue
+        words.append(anonymous(word, store) if word == store.target else word)
+    return shlex.join(["multiboard-conformance", *words, "--seed", str(seed)])
+
+
+def anonymous(target: str, store: Store) -> str:
+    """Return a target without the user, the host, the path and the options in it."""
+    text = loading.redact(target)
+    if "://" not in text:
+        return text
+    fields = {field.name for field in dataclasses.fields(store.load().settings)}
+    scheme, _, rest = text.partition("://")
+    hosts, slash, path = rest.partition("/")
+    if hosts and fields & {"host", "hosts"}:
+        hosts = "HOST:PORT"
+    if path and "path" in fields:
+        path = "PATH"
+    return f"{scheme}://{hosts}{slash}{path}"
+
+
+def _without_places(text: str) -> str:
+    text = re.sub(r"(?<![\w/])/[\w.-]+(?:/[\w.-]+)+", "/PATH", text)
+    return re.sub(r"\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?", "HOST:PORT", text)
+
+
+def _version(package: str) -> str:
+    for distribution in importlib.metadata.packages_distributions().get(package, ()):
+        return importlib.metadata.version(distribution)
+    # An editable installation or a bare source tree lists no packages.
+    for name in (package, package.replace("_conformance", "")):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+# -- writing ---------------------------------------------------------------------------------
+
+
+def write(path: str, report: Mapping[str, Any]) -> None:
+    """Write a report: as Markdown where the name ends in ``.md``, else as JSON."""
+    text = markdown(report) if path.endswith(".md") else as_json(report)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def as_json(report: Mapping[str, Any]) -> str:
+    """Return the JSON of a report, one line for each guarantee and check, to be compared well."""
+    parts = []
+    for name, value in report.items():
+        if name in ("guarantees", "checks") and value:
+            lines = [f"    {json.dumps(key)}: {json.dumps(item)}" for key, item in value.items()]
+            parts.append(f"  {json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n  }")
+        else:
+            shown = json.dumps(value, indent=2).replace("\n", "\n  ")
+            parts.append(f"  {json.dumps(name)}: {shown}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Return a report for people to read."""
+    backend, store = report["backend"], report["store"]
+    lines = [
+        f"# Conformance of {backend['class']}",
+        "",
+        f"**{report['result']}**: " + _said(report["counts"]) + f", in {report['seconds']} s.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| store | {_cell(store.get('store', '?'))} {_cell(store.get('version', ''))} |",
+        f"| backend | `{backend['class']}` {backend['version']} |",
+        f"| suite | {report['suite']['version']}, {report['effort']}, schema `{report['schema']}` |",
+        f"| Python | {report['python']} |",
+        f"| seed | {report['seed']} |",
+        f"| reproduce | `{report['reproduce']}` |",
+        *[f"| {name} | {_cell(text)} |" for name, text in store.items() if "warning" in name],
+        "",
+        "| trait | declared |",
+        "|---|---|",
+        *[f"| {name} | {_cell(value)} |" for name, value in report["traits"].items()],
+        "",
+        "| id | verdict | passed | not exercised | seconds | promise |",
+        "|---|---|---:|---:|---:|---|",
+    ]
+    for name, one in report["guarantees"].items():
+        ran = one["passed"] + one["failed"] + one["waived"]
+        lines.append(
+            f"| {name} | {one['verdict']} | {one['passed']}/{ran} | {one['not_exercised']} "
+            f"| {one['seconds']} | {one['sentence']} |"
+        )
+    for title in ("failures", "waived", "not_exercised"):
+        if report[title]:
+            lines += ["", f"## {title.replace('_', ' ').capitalize()}", ""]
+            lines += [f"- `{name}`: {_cell(why)}" for name, why in report[title].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _said(counts: Mapping[str, int]) -> str:
+    said = [f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count]
+    return ", ".join(said) or "no check was run"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = " ".join(str(value).split()).replace("|", "\\|")
+    return text if len(text) < 300 else f"{text[:300]}..."

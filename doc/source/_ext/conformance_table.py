@@ -1,0 +1,115 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The directives that show the committed conformance reports: nobody writes these tables.
+
+``.. conformance-table::`` shows the verdict on each guarantee for each backend,
+``.. conformance-runs::`` what was run, on what, and how to repeat it. Both read
+``conformance/reports/*.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+REPORTS = pathlib.Path(__file__).resolve().parents[3] / "conformance" / "reports"
+#: The order of the columns; a backend that is not named here stands behind these.
+FIRST = ("memory", "sqlite", "redis", "zookeeper")
+
+
+def reports() -> dict[str, dict[str, Any]]:
+    """Return the committed reports by the name of the backend."""
+    found = {path.stem: json.loads(path.read_text()) for path in REPORTS.glob("*.json")}
+    place = {name: number for number, name in enumerate(FIRST)}
+    return dict(sorted(found.items(), key=lambda item: (place.get(item[0], 99), item[0])))
+
+
+def _verdict(entry: dict[str, Any]) -> str:
+    ran = entry["passed"] + entry["failed"] + entry["waived"]
+    return f"{entry['verdict']} ({entry['passed']} of {ran})"
+
+
+def verdict_rows(made: dict[str, dict[str, Any]]) -> list[Sequence[str]]:
+    """Return (id, promise, verdict on each backend) of each guarantee."""
+    ids = dict.fromkeys(name for report in made.values() for name in report["guarantees"])
+    rows: list[Sequence[str]] = []
+    for name in ids:
+        entries = [report["guarantees"].get(name) for report in made.values()]
+        sentence = next(entry["sentence"] for entry in entries if entry)
+        rows.append(
+            (
+                name,
+                sentence,
+                *["not run" if entry is None else _verdict(entry) for entry in entries],
+            )
+        )
+    return rows
+
+
+def run_rows(made: dict[str, dict[str, Any]]) -> list[Sequence[str]]:
+    """Return (what, value on each backend): result, store, checks, time, command."""
+
+    def row(title: str, *values: str) -> Sequence[str]:
+        return (title, *values)
+
+    every = list(made.values())
+    return [
+        row("Result", *[report["result"] for report in every]),
+        row(
+            "Store", *[f"{r['store'].get('store')} {r['store'].get('version', '')}" for r in every]
+        ),
+        row("Checks passed", *[str(report["counts"]["passed"]) for report in every]),
+        row("Checks not exercised", *[str(report["counts"]["not_exercised"]) for report in every]),
+        row("Seconds", *[f"{report['seconds']:.0f}" for report in every]),
+        row("Suite", *[f"{report['suite']['version']}, {report['effort']}" for report in every]),
+        row("Command", *[f"``{report['reproduce']}``" for report in every]),
+    ]
+
+
+class _Table(SphinxDirective):
+    has_content = False
+
+    def _made(self) -> dict[str, dict[str, Any]]:
+        made = reports()
+        if not made:
+            raise self.error(f"no report in {REPORTS.name}: make reports")
+        for name in made:
+            self.env.note_dependency(str(REPORTS / f"{name}.json"))
+        return made
+
+    def _table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[nodes.Node]:
+        lines = [".. list-table::", "   :header-rows: 1", ""]
+        for row in [head, *rows]:
+            lines += [f"   {' ' if number else '*'} - {cell}" for number, cell in enumerate(row)]
+        box = nodes.container()
+        self.state.nested_parse(StringList([*lines, ""], source=__file__), 0, box)
+        return list(box.children)
+
+
+class ConformanceTable(_Table):
+    """Show the verdict on each guarantee for each backend."""
+
+    def run(self) -> list[nodes.Node]:
+        made = self._made()
+        return self._table(("Id", "Promise", *made), verdict_rows(made))
+
+
+class ConformanceRuns(_Table):
+    """Show what was run, on what, and how to repeat it."""
+
+    def run(self) -> list[nodes.Node]:
+        made = self._made()
+        return self._table(("", *made), run_rows(made))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directives."""
+    app.add_directive("conformance-table", ConformanceTable)
+    app.add_directive("conformance-runs", ConformanceRuns)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,138 @@
+-- Licensed under the Apache License, Version 2.0; see the file LICENSE.
+--
+-- The steps of which the verbs are made (see verbs.sql).
+
+-- What a shelf shows. A lease that is over is not shown, noticed or not.
+CREATE FUNCTION multiboard.shown(board text, on_shelf text, t timestamptz, whole boolean)
+RETURNS SETOF multiboard.posting LANGUAGE sql STABLE AS $$
+    SELECT NULL::text, p.key, p.rank, p.serial, CASE WHEN whole THEN p.body END, p.attempts,
+        p.deaths + CASE WHEN ended THEN 1 ELSE 0 END,
+        extract(epoch FROM p.created_on)::float8,
+        extract(epoch FROM CASE WHEN ended THEN coalesce(s.deadline, p.ends_on, p.modified_on)
+                                ELSE p.modified_on END)::float8,
+        CASE WHEN ended THEN 0 ELSE greatest(0, extract(epoch FROM p.due_on - t)::float8) END,
+        CASE WHEN NOT ended THEN p.holder END,
+        CASE WHEN NOT ended THEN p.claim_id END,
+        CASE WHEN NOT ended THEN p.token END,
+        CASE WHEN NOT ended THEN p.session END,
+        CASE WHEN NOT ended THEN extract(epoch FROM p.ends_on - t)::float8 END
+    FROM multiboard.postings p
+    LEFT JOIN multiboard.sessions s ON s.id = p.session
+    CROSS JOIN LATERAL (SELECT (p.claim_id IS NOT NULL OR p.entity)
+        AND coalesce(s.deadline, p.ends_on, '-infinity') <= t) AS is_over (ended)
+    WHERE p.namespace = board AND p.shelf = on_shelf AND p.sound AND NOT (p.entity AND ended)
+$$;
+
+-- Says it to the feed. The notification is sent at commit, and only wakes: the story is in the table.
+CREATE FUNCTION multiboard.tell(board text, what text, which text, proof bigint, t timestamptz)
+RETURNS void LANGUAGE sql AS $$
+    INSERT INTO multiboard.events VALUES (board, nextval('multiboard.numbers'), what, which, proof, t);
+    SELECT pg_notify('multiboard', board);
+$$;
+
+-- Ends what has ended by itself: sessions, their entities, and leases of either kind.
+CREATE FUNCTION multiboard.reap(board text, t timestamptz) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    dead record;
+BEGIN
+    FOR dead IN
+        SELECT p.key, p.token, coalesce(s.deadline, p.ends_on, t) AS ended_on
+        FROM multiboard.postings p LEFT JOIN multiboard.sessions s ON s.id = p.session
+        WHERE p.namespace = board AND p.claim_id IS NOT NULL AND p.sound
+            AND coalesce(s.deadline, p.ends_on, '-infinity') <= t
+        ORDER BY ended_on, p.token
+    LOOP
+        UPDATE multiboard.postings
+        SET deaths = deaths + 1, modified_on = dead.ended_on, due_on = dead.ended_on,
+            claim_id = NULL, holder = NULL, token = NULL, ends_on = NULL, session = NULL
+        WHERE namespace = board AND NOT entity AND key = dead.key;
+        PERFORM multiboard.tell(board, 'expired', dead.key, dead.token, t);
+    END LOOP;
+    DELETE FROM multiboard.sessions WHERE namespace = board AND deadline <= t;
+    DELETE FROM multiboard.postings p
+    WHERE p.namespace = board AND p.entity AND p.session IS NOT NULL AND p.sound
+        AND NOT EXISTS (SELECT FROM multiboard.sessions s WHERE s.id = p.session);
+END $$;
+
+-- Forgets old events and deeds.
+CREATE FUNCTION multiboard.sweep(board text, t timestamptz) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    newest bigint;
+BEGIN
+    SELECT max(id) INTO newest FROM multiboard.events
+    WHERE namespace = board AND told_on <= t - interval '10 minutes';
+    UPDATE multiboard.boards SET swept_on = t, trimmed = greatest(trimmed, newest)
+    WHERE namespace = board;
+    DELETE FROM multiboard.events WHERE namespace = board AND id <= newest;
+    DELETE FROM multiboard.past WHERE namespace = board AND done_on <= t - interval '2 minutes';
+END $$;
+
+-- How every verb that writes begins: lock the board, be sure that it is the one that was opened, and
+-- put an end to what has ended. Returns the instant of the verb, which is one after the lock.
+CREATE FUNCTION multiboard.enter(board text, known text)
+RETURNS timestamptz LANGUAGE plpgsql AS $$
+DECLARE
+    t timestamptz;
+    swept timestamptz;
+BEGIN
+    SELECT swept_on INTO swept FROM multiboard.boards
+    WHERE namespace = board AND incarnation = known FOR UPDATE;
+    IF NOT FOUND THEN RAISE EXCEPTION 'another board, or none' USING ERRCODE = 'MB001'; END IF;
+    t := clock_timestamp();
+    PERFORM multiboard.reap(board, t);
+    IF swept < t - interval '1 minute' THEN PERFORM multiboard.sweep(board, t); END IF;
+    RETURN t;
+END $$;
+
+-- How every verb that only reads begins.
+CREATE FUNCTION multiboard.check_board(board text, known text)
+RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM multiboard.boards WHERE namespace = board AND incarnation = known
+    ) THEN RAISE EXCEPTION 'another board, or none' USING ERRCODE = 'MB001'; END IF;
+    RETURN clock_timestamp();
+END $$;
+
+-- "begun" says that the session was seen in the store: not being there is then a loss.
+
+CREATE FUNCTION multiboard.check_session(me text, begun boolean) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF begun AND NOT EXISTS (SELECT FROM multiboard.sessions WHERE id = me) THEN
+        RAISE EXCEPTION 'the session has ended' USING ERRCODE = 'MB002';
+    END IF;
+END $$;
+
+CREATE FUNCTION multiboard.attend(board text, me text, lasting float8, t timestamptz)
+RETURNS void LANGUAGE sql AS $$
+    INSERT INTO multiboard.sessions VALUES (me, board, t + make_interval(secs => lasting))
+    ON CONFLICT (id) DO UPDATE SET deadline = excluded.deadline
+$$;
+
+-- Leases one posting, if it can be had.
+CREATE FUNCTION multiboard.lease(
+    board text, which text, who text, claim text, me text, seconds float8, t timestamptz
+) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    proof bigint;
+BEGIN
+    UPDATE multiboard.postings SET attempts = attempts + 1, modified_on = t, due_on = least(due_on, t),
+        claim_id = claim, holder = who, token = nextval('multiboard.numbers'),
+        session = CASE WHEN seconds IS NULL THEN me END, ends_on = t + make_interval(secs => seconds)
+    WHERE namespace = board AND NOT entity AND key = which
+        AND shelf = 'live' AND sound AND claim_id IS NULL
+    RETURNING token INTO proof;
+    IF FOUND THEN PERFORM multiboard.tell(board, 'claimed', which, proof, t); END IF;
+    RETURN proof IS NOT NULL;
+END $$;
+
+-- Why a lease is not current: this very deed was done, or it was lost, or there is no posting.
+CREATE FUNCTION multiboard.why_not(board text, which text, proof bigint, its_deed text)
+RETURNS text LANGUAGE sql AS $$
+    SELECT CASE
+        WHEN EXISTS (SELECT FROM multiboard.past WHERE namespace = board AND key = which
+            AND token = proof AND deed = its_deed) THEN 'done'
+        WHEN EXISTS (SELECT FROM multiboard.postings WHERE namespace = board AND NOT entity
+            AND key = which AND shelf = 'live' AND sound) THEN 'lost'
+        ELSE 'gone' END
+$$;
