@@ -1,7 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""A board's notifier: events in order, once each, on a thread that user code may block.
+"""A board's notifier: a job's events in order, once each, on a thread that user code may block.
 
-It knows TaskFlow's notifier and no board.
+What the board itself does it announces at once; the events of other jobs, which others did shortly
+before, may still be on their way then. It knows TaskFlow's notifier and no board.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ FIRST_PAUSE = 0.05
 #: How many postings that went are remembered, so that late news of them costs no question.
 PAST = 10_000
 _GOES = frozenset({ChangeKind.REMOVED, ChangeKind.TRASHED})
+_ENDS = frozenset({ChangeKind.RELEASED, ChangeKind.EXPIRED})
 
 
 @dataclass(slots=True)
@@ -63,6 +64,9 @@ class Entry:
     due_at: float
     #: When this was learned.
     tick: int
+    #: The token of an earlier lease that must be over, of whose end nothing was heard yet: until
+    #: then it is not told that the posting was leased again.
+    unheard: int | None = None
 
 
 class View:
@@ -280,6 +284,7 @@ class View:
                 self._tick += 1
                 entry.leased, entry.tick, entry.due_at = None, self._tick, boottime() + delay
                 self._open(entry)
+                self._hear_end(entry, ChangeKind.RELEASED)
                 self._tell(ChangeKind.RELEASED, entry.item)
             self._changed.notify_all()
 
@@ -365,8 +370,8 @@ class View:
                             self._put(postings[event.key], asked_at)
                     elif event.kind is ChangeKind.CLAIMED and event.token is not None:
                         self._lease(event.key, event.token)
-                    elif event.kind is ChangeKind.EXPIRED and event.token is not None:
-                        self._expire(event.key, event.token)
+                    elif event.kind in _ENDS and event.token is not None:
+                        self._end_lease(event.key, event.token, event.kind)
 
     def _to_ask(self, events: Sequence[Change]) -> set[str]:
         """Return the keys of which the events do not tell enough; called with the lock held."""
@@ -431,10 +436,12 @@ class View:
         else:
             entry, before = known, known.posting
             self._tick += 1
+            died = posting.deaths > before.deaths
+            ended = ChangeKind.EXPIRED if died else ChangeKind.RELEASED
+            self._hear_end(entry, ended)
             entry.posting, entry.due_at, entry.tick = posting, due_at, self._tick
             if entry.leased is not None and entry.leased != token:
-                died = posting.deaths > before.deaths
-                self._tell(ChangeKind.EXPIRED if died else ChangeKind.RELEASED, entry.item)
+                self._tell(ended, entry.item)
             if token is not None and entry.leased != token:
                 self._tell(ChangeKind.CLAIMED, entry.item)
             entry.leased, entry.last_token = token, max(entry.last_token, token or 0)
@@ -451,20 +458,30 @@ class View:
         if entry is None or token <= entry.last_token:
             return  # not heard of yet, or old news
         self._tick += 1
-        if entry.leased is not None:
-            self._tell(ChangeKind.EXPIRED, entry.item)
-        entry.leased = entry.last_token = token
+        self._hear_end(entry, ChangeKind.RELEASED)  # of an even earlier one, if at all
+        entry.unheard, entry.leased, entry.last_token = entry.leased, token, token
         entry.tick = self._tick
-        self._tell(ChangeKind.CLAIMED, entry.item)
+        if entry.unheard is None:
+            self._tell(ChangeKind.CLAIMED, entry.item)
 
-    def _expire(self, key: str, token: int) -> None:
+    def _end_lease(self, key: str, token: int, kind: ChangeKind) -> None:
         entry = self._entries.get(key)
-        if entry is None or entry.leased != token:
+        if entry is None:
             return
-        self._tick += 1
-        entry.leased, entry.tick = None, self._tick
-        self._open(entry)
-        self._tell(ChangeKind.EXPIRED, entry.item)
+        if entry.unheard == token:
+            self._hear_end(entry, kind)
+        elif entry.leased == token and kind is ChangeKind.EXPIRED:
+            self._tick += 1
+            entry.leased, entry.tick = None, self._tick
+            self._open(entry)
+            self._tell(kind, entry.item)
+
+    def _hear_end(self, entry: Entry, kind: ChangeKind) -> None:
+        """Tell how a lease ended that was succeeded before that was heard, and the successor."""
+        if entry.unheard is not None:
+            entry.unheard = None
+            self._tell(kind, entry.item)
+            self._tell(ChangeKind.CLAIMED, entry.item)
 
     def _drop(
         self, key: str, kind: ChangeKind, token: int | None = None, known_at: int | None = None
@@ -483,6 +500,7 @@ class View:
         entry = self._entries.pop(key, None)
         if entry is not None:
             del self._order[entry.posting.place]
+            self._hear_end(entry, ChangeKind.RELEASED)
             self._tell(kind, entry.item)
 
     def _quarantine(self, where: str, why: str) -> None:

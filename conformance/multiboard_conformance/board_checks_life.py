@@ -137,7 +137,7 @@ def check_process_that_forgets_to_close_ends(scene: Scene) -> None:
         board.claim(board.post("a"), "me")
         list(board.iterjobs())
 
-    process = scene.process(forget)
+    process = scene.process(forget, alone=True)
     process.join(15.0)
     holds(process.exitcode is not None, "15 s after its last line the process still runs")
     same(0, process.exitcode, "the exit status")

@@ -323,11 +323,11 @@ def _run(
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     seconds = round(time.monotonic() - began, 1)
     print(f"\n{results.result()}: {summary} in {seconds} s")
-    if options.report:
+    for path in options.report:
         words = [loading.redact(word) for word in argv]
         about = {"facts": facts, "seconds": seconds}
         about["reproduce"] = shlex.join(["multiboard-conformance", *words])
-        with open(options.report, "w", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8") as file:
             json.dump(results.report(**about), file, indent=1)
             file.write("\n")
     return {"nothing run": 2, FAILED: 1}.get(results.result(), 0)

@@ -81,9 +81,12 @@ class Scene:
             self._proxy.__enter__()
         return self._proxy
 
-    def process(self, work: Callable[[], None]) -> Any:
-        """Start a process that works on this place; nothing may have been connected before."""
-        if not self.maker.cross_process:
+    def process(self, work: Callable[[], None], *, alone: bool = False) -> Any:
+        """Start a process that works on this place; nothing may have been connected before.
+
+        One that works ``alone`` needs no store that processes share.
+        """
+        if not (alone or self.maker.cross_process):
             raise NotExercised("no other process can reach this store")
         assert threading.active_count() == 1, "a process is forked before boards are connected"
         process = _fork.Process(target=work)

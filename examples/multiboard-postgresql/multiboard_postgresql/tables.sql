@@ -58,14 +58,15 @@ CREATE TABLE multiboard.postings (
             ELSE shelf = 'live' AND holder IS NOT NULL AND token > 0
                 AND (ends_on IS NULL) <> (session IS NULL)
         END, false)) STORED,
-    PRIMARY KEY (namespace, entity, key)
+    PRIMARY KEY (namespace, key, entity)
 );
 -- Bodies are compressed by nobody here: most are so already.
 ALTER TABLE multiboard.postings ALTER COLUMN body SET STORAGE EXTERNAL;
 CREATE INDEX ON multiboard.postings (namespace, shelf, rank, serial) WHERE sound;
-CREATE INDEX ON multiboard.postings (namespace, rank, serial)
+CREATE INDEX ON multiboard.postings (namespace, rank, serial)  -- for acquire_next
     WHERE sound AND shelf = 'live' AND claim_id IS NULL;
-CREATE INDEX ON multiboard.postings (namespace) WHERE claim_id IS NOT NULL OR session IS NOT NULL;
+CREATE INDEX ON multiboard.postings (namespace, claim_id) WHERE claim_id IS NOT NULL;
+CREATE INDEX ON multiboard.postings (namespace) WHERE entity;
 CREATE INDEX ON multiboard.postings (namespace) WHERE NOT sound;
 
 -- What leases did, for two minutes: a release or a removal that is repeated finds itself here, and so
@@ -94,7 +95,7 @@ CREATE TABLE multiboard.events (
 
 -- A posting as a verb answers with it. A flaw says why it is none: damaged, exists, gone.
 CREATE TYPE multiboard.posting AS (
-    flaw text, key text, rank integer, serial bigint, body bytea, attempts integer, deaths integer,
+    flaw text, key text COLLATE "C", rank integer, serial bigint, body bytea, attempts integer, deaths integer,
     created_on float8, modified_on float8, due_in float8,
     holder text, claim_id text, token bigint, session text, ends_in float8
 );

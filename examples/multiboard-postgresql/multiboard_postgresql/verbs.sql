@@ -216,17 +216,19 @@ CREATE FUNCTION multiboard.acquire_next(
 ) RETURNS SETOF multiboard.posting LANGUAGE plpgsql AS $$
 DECLARE
     t timestamptz := multiboard.enter(board, known);
-    held text[];
+    held text[];  -- keys that a lost answer has left to us
+    used text[];  -- and their claim ids
     free text[];
-    n integer := 0;
+    won text[] := '{}';
     candidate text;
 BEGIN
     IF seconds IS NULL THEN PERFORM multiboard.check_session(me, begun); END IF;
-    held := ARRAY(SELECT claim_id FROM multiboard.postings
-        WHERE namespace = board AND shelf = 'live' AND sound AND claim_id = ANY (claims)
-            AND (session IS NULL OR session = me));
+    SELECT coalesce(array_agg(key), '{}'), coalesce(array_agg(claim_id), '{}') INTO held, used
+    FROM multiboard.postings
+    WHERE namespace = board AND shelf = 'live' AND sound AND claim_id = ANY (claims)
+        AND (session IS NULL OR session = me);
     free := ARRAY(SELECT c FROM unnest(claims) WITH ORDINALITY AS u (c, place)
-        WHERE c <> ALL (held) ORDER BY place);
+        WHERE c <> ALL (used) ORDER BY place);
     -- The board is locked, so nobody of ours has a row. SKIP LOCKED is for others: an operator's
     -- open transaction on one row must not stop all workers.
     FOR candidate IN
@@ -234,13 +236,13 @@ BEGIN
         WHERE namespace = board AND shelf = 'live' AND sound AND claim_id IS NULL AND due_on <= t
         ORDER BY rank, serial LIMIT cardinality(free) FOR UPDATE SKIP LOCKED
     LOOP
-        n := n + 1;
-        PERFORM multiboard.lease(board, candidate, who, free[n], me, seconds, t);
+        PERFORM multiboard.lease(
+            board, candidate, who, free[1 + cardinality(won)], me, seconds, t);
+        won := won || candidate;
     END LOOP;
-    IF n > 0 AND seconds IS NULL THEN PERFORM multiboard.attend(board, me, lasting, t); END IF;
+    IF won <> '{}' AND seconds IS NULL THEN PERFORM multiboard.attend(board, me, lasting, t); END IF;
     RETURN QUERY SELECT * FROM multiboard.shown(board, 'live', t, false) s
-        WHERE s.claim_id = ANY (claims) AND (s.session IS NULL OR s.session = me)
-        ORDER BY s.claim_id = ANY (held) DESC, s.rank, s.serial;
+        WHERE s.key = ANY (held || won) ORDER BY s.key = ANY (won), s.rank, s.serial;
 END $$;
 
 CREATE FUNCTION multiboard.renew(board text, known text, which text, proof bigint, seconds float8)
