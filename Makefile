@@ -49,8 +49,9 @@ format: venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Most tests wait for something most of the time: hence more of them at once than there are cores.
 test: venv servers lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 4 $(ARGS)
 
 test-full: venv servers docs
 	$(BIN)/reno lint

@@ -85,6 +85,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
                 backend = self._make_backend()
                 Guard(backend, patience=0).open()
                 self._connection = self._connect(backend)
+                self._connection.warn()
         self._on_register()
 
     def close(self) -> None:

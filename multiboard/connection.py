@@ -7,6 +7,7 @@ It knows postings, leases and the objects that the board made of them, and nothi
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import uuid
 from collections import OrderedDict
@@ -24,6 +25,11 @@ from multiboard.view import View
 REMEMBERED = 10_000
 #: Seconds for which a posting that can't be read is not handed out again.
 QUARANTINE = 3600.0
+
+LOG = logging.getLogger(__name__)
+
+#: The boards whose store's settings were looked at in this process, by incarnation.
+_looked_at: set[str] = set()
 
 T = TypeVar("T")
 
@@ -61,6 +67,16 @@ class Connection:
         self._on_lost = on_lost
         #: The claims of this board; a lost one stays, so that its holder is refused.
         self.claims: OrderedDict[str, Claim] = OrderedDict()
+
+    def warn(self) -> None:
+        """Log what endangers the board in its store's settings: once a board and a process."""
+        if self.incarnation in _looked_at:
+            return
+        _looked_at.add(self.incarnation)
+        with contextlib.suppress(errors.MultiboardError):
+            for name, text in self.guard.facts().items():
+                if name.startswith("warning"):
+                    LOG.warning("%s", text)
 
     def close(self) -> None:
         """Close the backend, which wakes the threads, and see them end."""

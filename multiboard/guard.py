@@ -199,7 +199,8 @@ class Guard(Backend):
         try:
             return self._once(operation)  # no machinery on the way that nearly every call takes
         except (errors.Unavailable, errors.Indeterminate) as error:
-            if not self._patience:
+            # One that was closed meanwhile is not worth another word: nobody waits for it.
+            if not self._patience or self._closing.is_set():
                 raise
             first = error
         LOG.warning("%s; trying again for up to %g s", first, self._patience)

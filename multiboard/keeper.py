@@ -86,6 +86,11 @@ class Keeper:
                 for gone in lost:
                     del self._kept[gone.key]
                 self._kept[lease.key] = _Kept(lease, None)
+                if self._session_deadline is None:
+                    # Until the first renewal tells better: a lease begins with at least half of
+                    # its session's time, see LeaseLock.
+                    granted = self._backend.settings.session_timeout / 2
+                    self._session_deadline = asked_at + SAFE * granted
                 if losses != self._losses:
                     self._verify.add(lease.key)
             self._start()

@@ -197,8 +197,8 @@ class LeaseLock(abc.ABC):
     """The leases on the postings of one board.
 
     A **session lease** (``expires_in=None``) lives as long as the session of the backend that
-    acquired it; the step that acquires it also renews the session, as :meth:`Backend.keepalive`
-    does, so that no lease begins with a session that is about to end. A **timed lease**
+    acquired it; the step that acquires it also renews the session where less than half of its
+    time is left, so that no lease begins with a session that is about to end. A **timed lease**
     (``expires_in=s``) outlives its process and ends ``s`` seconds after it was acquired or last
     renewed. Either ends when it is released or when its posting is removed. A lease that ended by
     itself counts a death, and the feed says EXPIRED.

@@ -14,6 +14,7 @@ import sys
 import urllib.parse
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -70,16 +71,39 @@ def store_url(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
     return f"{base}?namespace={namespace}"
 
 
+#: What the processes of a run that is spread over several (``-n``) told when they ended.
+_told: list[str] = []
+
+
+def _used() -> list[str]:
+    """Return a line for each store that was used in this process."""
+    ports: dict[str, list[int]] = {}
+    for server in servers.started:
+        ports.setdefault(f"{server.name} {server.version}", []).append(server.port)
+    lines = [
+        f"{store}: {len(used)} start(s) on {servers.HOST}, ports "
+        + ", ".join(str(port) for port in used[:5])
+        + (", ..." if used[5:] else "")
+        for store, used in ports.items()
+    ]
+    return lines + [f"{given}: named by the environment" for given in _given]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that started this one what was used here."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["servers used"] = _used()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Hear what one of the processes used."""
+    _told.extend(getattr(node, "workeroutput", {}).get("servers used", []))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show the servers that the run used."""
     terminalreporter.section("servers used")
-    by_store: dict[str, list[int]] = {}
-    for server in servers.started:
-        by_store.setdefault(f"{server.name} {server.version}", []).append(server.port)
-    for store, ports in by_store.items():
-        shown = ", ".join(str(port) for port in ports[:5]) + (", ..." if ports[5:] else "")
-        terminalreporter.line(f"{store}: {len(ports)} start(s) on {servers.HOST}, port {shown}")
-    for given in _given:
-        terminalreporter.line(f"{given}: named by the environment")
-    if not by_store and not _given:
-        terminalreporter.line("none")
+    for line in [*_told, *_used()] or ["none"]:
+        terminalreporter.line(line)

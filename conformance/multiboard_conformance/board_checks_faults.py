@@ -7,6 +7,7 @@ Imports TaskFlow and the suite's own modules.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -130,8 +131,8 @@ def check_board_goes_on_after_an_outage(scene: Scene) -> None:
     job = board.post("a")
     list(board.iterjobs(ensure_fresh=True))
     scene.proxy.set(Mode.REFUSE)
-    heard(lambda: board.find_owner(job))
     other.post("b")
+    time.sleep(1.0)
     scene.proxy.heal()
     other.post("c")
     wanted = {"a", "b", "c"}

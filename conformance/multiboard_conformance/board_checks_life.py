@@ -6,6 +6,7 @@ Imports TaskFlow and the suite's own modules.
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from typing import Any
@@ -63,7 +64,7 @@ def _descriptors() -> int:
 
 @promise("BOARD-16", deadline=90.0)
 def check_short_visits_leave_nothing(scene: Scene) -> None:
-    """Twenty boards are opened, used and closed beside one that stays."""
+    """Fifty boards are opened, used and closed beside one that stays."""
     long_lived = scene.board()
     long_lived.post("a")
 
@@ -74,15 +75,16 @@ def check_short_visits_leave_nothing(scene: Scene) -> None:
 
     visit()
     threads, descriptors = threading.active_count(), _descriptors()
-    for _ in range(20):
+    for _ in range(50):
         visit()
     eventually(
         lambda: threading.active_count() <= threads + 1,
-        f"the threads of 20 boards ended (there were {threads})",
+        f"the threads of 50 boards ended (there were {threads})",
     )
+    gc.collect()
     eventually(
         lambda: _descriptors() <= descriptors + 1,
-        f"the descriptors of 20 boards were closed (there were {descriptors})",
+        f"the descriptors of 50 boards were closed (there were {descriptors})",
     )
 
 

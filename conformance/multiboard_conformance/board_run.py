@@ -108,6 +108,7 @@ class Running:
 def _inside(judge: Callable[[], dict[str, str]], deadline: float, tell: Any, output: Any) -> None:
     """Judge in a process of its own, and leave without waiting for any thread."""
     os.setsid()
+    signal.signal(signal.SIGALRM, _give_up)
     for stream in (1, 2):
         os.dup2(output.fileno(), stream)
     faulthandler.dump_traceback_later(max(deadline - 2.0, 1.0), file=2)
@@ -116,8 +117,13 @@ def _inside(judge: Callable[[], dict[str, str]], deadline: float, tell: Any, out
     if told["verdict"] == FAILED:
         output.seek(0)
         told["text"] += f"\n{output.read()[-1500:].decode(errors='replace')}".rstrip()
+    signal.alarm(0)
     tell.send(told)
     os._exit(0)
+
+
+def _give_up(*_: object) -> None:
+    raise TimeoutError
 
 
 def _judge(check: Check, maker: board_fetch.Maker) -> dict[str, str]:
@@ -132,14 +138,21 @@ def _judge(check: Check, maker: board_fetch.Maker) -> dict[str, str]:
     except Exception as error:
         ours = isinstance(error, AssertionError)
         why = str(error) if ours else f"{type(error).__name__}: {error}"
-        text = traceback.format_exc(limit=None if not ours else -1)
+        text = _where(error) if ours else traceback.format_exc()
         told.update(verdict=FAILED, why=_plain(why), text=text)
     with contextlib.suppress(Exception):
         faulthandler.cancel_dump_traceback_later()
-        signal.alarm(5)  # a store that is stuck does not matter any more; the process ends
-        signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError))
+        scene.heal()
+        signal.alarm(5)  # a store that is stuck does not matter any more
         maker.sweep(scene.place)
     return told
+
+
+def _where(error: Exception) -> str:
+    """Return the lines of the checks at which a promise was broken."""
+    frames = traceback.extract_tb(error.__traceback__)
+    mine = [frame for frame in frames if "board_checks_" in frame.filename]
+    return "".join(traceback.format_list(mine))
 
 
 def _plain(why: str) -> str:
@@ -169,6 +182,16 @@ def run_checks(chosen: Sequence[Check], maker: board_fetch.Maker, lanes: int) ->
     finally:
         for each in running:
             each.finish()
+
+
+def _reproduce(options: argparse.Namespace) -> str:
+    """Return the command, without what is one machine's or one run's."""
+    words = ["multiboard-conformance", "--taskflow-board", options.taskflow_board]
+    for given in options.conf:
+        words += ["--conf", re.sub(r"127\.0\.0\.1:\d+", "HOST:PORT", loading.redact(given))]
+    for name in options.only:
+        words += ["--only", name]
+    return shlex.join(words + (["-k", options.k] if options.k else []))
 
 
 class Results:
@@ -260,7 +283,7 @@ def _facts(maker: board_fetch.Maker) -> dict[str, str]:
     return facts
 
 
-def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
+def run(options: argparse.Namespace) -> int:
     """Run the command for a jobboard; return its exit status."""
     if options.list:
         for promise in PROMISES.values():
@@ -282,7 +305,7 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> int:
         maker.close()
         return _nothing_run(error)
     try:
-        return _run(options, argv, maker, facts)
+        return _run(options, maker, facts)
     finally:
         maker.close()
 
@@ -295,7 +318,6 @@ def _nothing_run(error: Exception) -> int:
 
 def _run(
     options: argparse.Namespace,
-    argv: Sequence[str],
     maker: board_fetch.Maker,
     facts: dict[str, str],
 ) -> int:
@@ -324,9 +346,8 @@ def _run(
     seconds = round(time.monotonic() - began, 1)
     print(f"\n{results.result()}: {summary} in {seconds} s")
     for path in options.report:
-        words = [loading.redact(word) for word in argv]
         about = {"facts": facts, "seconds": seconds}
-        about["reproduce"] = shlex.join(["multiboard-conformance", *words])
+        about["reproduce"] = _reproduce(options)
         with open(path, "w", encoding="utf-8") as file:
             json.dump(results.report(**about), file, indent=1)
             file.write("\n")

@@ -81,6 +81,11 @@ class Scene:
             self._proxy.__enter__()
         return self._proxy
 
+    def heal(self) -> None:
+        """Let the proxy pass everything again, where there is one."""
+        if self._proxy is not None:
+            self._proxy.heal()
+
     def process(self, work: Callable[[], None], *, alone: bool = False) -> Any:
         """Start a process that works on this place; nothing may have been connected before.
 

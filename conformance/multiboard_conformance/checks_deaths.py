@@ -33,7 +33,7 @@ from multiboard_conformance.boards import (
 )
 from multiboard_conformance.feeds import Reader
 from multiboard_conformance.guarantees import guarantee
-from multiboard_conformance.plugin import show
+from multiboard_conformance.plugin import Effort, show
 from multiboard_conformance.recording import Recorded
 
 #: Seconds by which a busy machine may make us late.
@@ -340,15 +340,19 @@ def check_keepalive_grants_what_was_asked_or_says_so(board: Board) -> None:
 
 
 @guarantee("LEASE-4", "LEASE-2")
-def check_many_deaths_at_once(board: Board) -> None:
+def check_many_deaths_at_once(board: Board, effort: Effort) -> None:
     """A session that ends with many leases frees them all, each with one death and one EXPIRED."""
-    backend, other = board.open(), board.open()
-    names = [f"k{n}" for n in range(100)]
-    post(backend, *names)
-    won = backend.acquire_next("me", [f"c{n}" for n in range(100)])
-    assert len(won) == 100
+    backend, other = board.open(session_timeout=30.0), board.open()
+    number = effort.rounds(100, 1000)
+    names = [f"k{n}" for n in range(number)]
+    won: list[object] = []
+    for start in range(0, number, 100):
+        post(backend, *names[start : start + 100])
+        won += backend.acquire_next("me", names[start : start + 100])
+        backend.keepalive()
+    assert len(won) == number
     reader = Reader(other).start()
     backend.close()
-    reader.until(lambda: len(reader.keys(ChangeKind.EXPIRED)) >= 100, 10.0)
+    reader.until(lambda: len(reader.keys(ChangeKind.EXPIRED)) >= number, 30.0)
     assert sorted(reader.keys(ChangeKind.EXPIRED)) == sorted(names)
     assert {(p.lease, p.attempts, p.deaths) for p in other.list().postings} == {(None, 1, 1)}

@@ -287,23 +287,6 @@ def check_cut_feed_loses_nothing(board: Board, faulty: Board, proxy: Proxy, effo
 
 
 @pytest.mark.alone
-@guarantee("LEASE-3", "DIR-1")
-def check_restart_of_the_store(board: Board, harness: Harness) -> None:
-    """After a restart of the store the postings are there and tokens go on rising."""
-    need(harness, "restart")
-    backend = board.open()
-    post(backend, "k", "l")
-    old = take(backend, "k", 60.0)
-    backend.release(old)
-    harness.restart()
-    if not board.traits.durable:
-        not_exercised("the store does not declare that it is durable")
-    new = persist(lambda: backend.acquire("k", "me", "again", 60.0), 30.0)
-    assert new.token > old.token
-    assert listed(board.open()) == ["k", "l"]
-
-
-@pytest.mark.alone
 @guarantee("FEED-4")
 def check_reader_hears_after_a_restart(board: Board, harness: Harness) -> None:
     """A reader that waits while the store restarts hears reset, or goes on; never silence."""

@@ -38,19 +38,27 @@ def _judge(declared: bool, works: bool, trait: str) -> None:
 
 
 @pytest.mark.alone
-@guarantee("DIR-1")
-def check_durable_is_what_a_kill_shows(board: Board, harness: Harness) -> None:
-    """Postings survive a SIGKILL of the store if and only if the backend declares durable."""
+@guarantee("DIR-1", "LEASE-3")
+def check_restart_of_the_store(board: Board, harness: Harness) -> None:
+    """Over a SIGKILL of the store postings are kept if and only if durable is declared.
+
+    Where they are kept, the backends that were open go on, and tokens go on rising.
+    """
     need(harness, "restart")
     backend = board.open()
     names = [f"k{n}" for n in range(20)]
     post(backend, *names)
+    old = take(backend, "k0", 60.0)
+    backend.release(old)
     incarnation = backend.incarnation
     harness.restart()
     after = board.make()
     persist(after.open, 30.0)
-    works = after.incarnation == incarnation and listed(after) == names
-    _judge(board.traits.durable, works, "durable")
+    kept = after.incarnation == incarnation and listed(after) == names
+    _judge(board.traits.durable, kept, "durable")
+    if kept:
+        new = persist(lambda: backend.acquire("k0", "me", "again", 60.0), 30.0)
+        assert new.token > old.token
 
 
 # -- cross_process, cross_host ---------------------------------------------------------------

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.taskflow_board:
         from multiboard_conformance import board_run  # it imports TaskFlow
 
-        return board_run.run(options, sys.argv[1:] if argv is None else argv)
+        return board_run.run(options)
     if options.list:
         for promise in GUARANTEES.values():
             print(f"{promise.id:<8} {promise.sentence}")

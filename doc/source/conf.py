@@ -13,7 +13,7 @@ project = "multiboard"
 project_copyright = "the multiboard developers"
 release = importlib.metadata.version("multiboard")
 
-extensions = ["sphinx.ext.autodoc", "backend_options", "conformance_table"]
+extensions = ["sphinx.ext.autodoc", "backend_options", "conformance_table", "side_by_side"]
 nitpicky = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

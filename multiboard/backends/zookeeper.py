@@ -217,11 +217,8 @@ class ZooKeeperBackend(Leases):
         """Return what the store holds of postings that are, or were, in it."""
         if not postings:
             return []
-        link.ask([wire.Sync(self._board.paths.live)])
-        seen = self._board.look(link, [new.key for new in postings])
-        trash = link.ask(
-            wire.GetData(f"{self._board.paths.trash}/{new.key}", None) for new in postings
-        )
+        seen = self._board.look(link, [new.key for new in postings], fresh=True)
+        trash = link.read([f"{self._board.paths.trash}/{new.key}" for new in postings])
         now = self._board.time_for(link, seen)
         answers: list[Posting | errors.MultiboardError] = []
         for new, live, trashed in zip(postings, seen, trash, strict=True):
@@ -267,8 +264,7 @@ class ZooKeeperBackend(Leases):
 
     def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
         link = self._board.link()
-        link.ask([wire.Sync(self._board.paths.live)])
-        seen = self._board.look(link, keys)
+        seen = self._board.look(link, keys, fresh=True)
         if None in seen:
             self._board.confirm(link)
         return [found if isinstance(found, Posting) else None for found in self._shown(link, seen)]
@@ -326,7 +322,7 @@ class ZooKeeperBackend(Leases):
             ]
             return [*self._shown(link, seen), *foreign]
         folder = f"{self._board.paths.base}/{shelf.value}"
-        answers = link.ask(wire.GetData(f"{folder}/{key}", None) for key in keys)
+        answers = link.read([f"{folder}/{key}" for key in keys])
         read = _trashed if shelf is Shelf.TRASH else _entity
         found: list[Any] = []
         for key, answer in zip(keys, answers, strict=True):
@@ -346,8 +342,7 @@ class ZooKeeperBackend(Leases):
     def restore(self, key: str) -> Posting:
         link, paths = self._board.link(), self._board.paths
         for _ in range(TRIES):
-            link.ask([wire.Sync(paths.live)])
-            live = self._board.look(link, [key])[0]
+            live = self._board.look(link, [key], fresh=True)[0]
             if isinstance(live, Seen):
                 return live.posting(self._board.time_for(link, [live]))
             path = f"{paths.trash}/{key}"
@@ -385,8 +380,7 @@ class ZooKeeperBackend(Leases):
         link = self._board.link()
         folder = f"{self._board.paths.base}/{shelf.value}"
         read = _trashed if shelf is Shelf.TRASH else _entity
-        link.ask([wire.Sync(folder)])
-        found = link.ask(wire.GetData(f"{folder}/{key}", None) for key in keys)
+        found = link.read([f"{folder}/{key}" for key in keys], fresh=folder)
         writes: dict[int, tuple[Sequence[Any], None]] = {}
         for index, (key, answer) in enumerate(zip(keys, found, strict=True)):
             if read(key, answer) is not None:  # what is not the board's is not deleted

@@ -167,7 +167,7 @@ def test_what_others_wrote_is_skipped_reported_and_left(board: RedisBackend, raw
     raw.hset(state, b"stray\xff", "1")
     raw.hset(body, "stray-body", "1")
     raw.zadd(live, {"g5": 1e17, "nothing": -3.5, b"\xff": "inf", "far": 9e15})
-    for index in ("free", "delayed", "timed", "held", "sessions", "present", "gone"):
+    for index in ("index", "delayed", "timed", "sessions", "present", "gone"):
         raw.zadd(key_of(board, index), {"not ours": 0, "g9": -1})
     raw.hset(key_of(board, "claims"), "c7", "g0")
     raw.hset(key_of(board, "consumed"), "x", "what?")
@@ -376,4 +376,4 @@ def test_a_forked_child_is_a_stranger(board: RedisBackend) -> None:
 def board_sockets(board: RedisBackend) -> list[str]:
     """Return the names of the backend's own idle connections, as the server sees them."""
     idle = board._board._process().connections._idle
-    return [str(connection._sock.getsockname()) for connection, _ in idle]
+    return [str(connection.sock.getsockname()) for connection, _ in idle]

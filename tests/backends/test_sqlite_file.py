@@ -154,7 +154,7 @@ def test_what_is_no_database_is_refused(
 def test_a_file_that_may_not_be_written_is_refused(
     make: Callable[..., SQLiteBackend], path: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """A read-only file is AccessDenied, also while it is open."""
+    """A file, or for root's sake a directory, that may not be written is AccessDenied."""
     make().close()
     path.chmod(0o444)
     tmp_path.chmod(0o755)

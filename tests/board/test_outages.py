@@ -180,3 +180,14 @@ def test_a_wrong_password_is_told_without_the_password() -> None:
         with multiboard.backend("b", f"redis://:right@{server.host}:{server.port}") as good:
             assert good.post("a").state == states.UNCLAIMED
             assert "right" not in repr(good.settings)
+
+
+def test_a_store_that_would_lose_its_data_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with servers.redis_server(appendonly=False) as server:
+        for _ in range(3):
+            with multiboard.backend("b", server.url):
+                pass
+    [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "append" in warning.getMessage().lower()

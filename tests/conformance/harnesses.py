@@ -63,6 +63,12 @@ class RedisHarness(ServerHarness):
 
     store = "redis"
 
+    def spare(self) -> str:
+        # Otherwise a write waits in memory while the disk is slow, up to two seconds.
+        always = ("--appendfsync", "always")
+        self._spare = self._stack.enter_context(servers.redis_server(options=always))
+        return self._spare.url
+
     @contextlib.contextmanager
     def _client(self, settings: Any) -> Iterator[tuple[redis.Redis, str]]:
         host, _, port = settings.hosts[0].rpartition(":")

@@ -11,6 +11,10 @@ import sys
 from typing import Any
 
 import pytest
+from multiboard_conformance import catalogue
+from multiboard_conformance.boards import Store
+from multiboard_conformance.guarantees import GUARANTEES
+from multiboard_conformance.report import SCHEMA, anonymous
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 #: Paths that the command needs where the package is not installed.
@@ -159,7 +163,7 @@ def test_waiver_covers_no_other_guarantee(tmp_path: pathlib.Path) -> None:
 def test_report_tells_how_to_reproduce_it(tmp_path: pathlib.Path) -> None:
     _, told, _ = report(tmp_path, "memory://", "--quick", "--only", "DIR-3", "--seed", "7")
     assert told["schema"] == "multiboard-conformance/1"
-    assert (told["seed"], told["effort"], told["facts"]["store"]) == (7, "quick", "memory")
+    assert (told["seed"], told["effort"], told["store"]["store"]) == (7, "quick", "memory")
     assert told["traits"]["cross_process"] is False
     assert told["reproduce"].startswith("multiboard-conformance memory:// --quick --only DIR-3")
 
@@ -173,3 +177,60 @@ def test_guarantees_page_is_current() -> None:
         check=True,
     )
     assert done.stdout == (ROOT / "conformance" / "GUARANTEES.md").read_text()
+
+
+# -- reports ---------------------------------------------------------------------------------
+
+REPORTS = sorted((ROOT / "conformance" / "reports").glob("*.json"))
+
+
+def test_every_store_has_a_report() -> None:
+    assert {path.stem for path in REPORTS} == {"memory", *HARNESSES}
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
+def test_committed_report_knows_the_ids_of_the_suite(path: pathlib.Path) -> None:
+    told = json.loads(path.read_text())
+    known = {name: list(ids) for name, _, ids in catalogue.checks()}
+    assert set(told["guarantees"]) == set(GUARANTEES), "run: make reports"
+    assert {name: one["ids"] for name, one in told["checks"].items()} == known, "run: make reports"
+    assert (told["schema"], told["result"], told["effort"]) == (SCHEMA, "conformant", "full")
+    assert (told["waived"], told["failures"]) == ({}, {})
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
+def test_committed_report_names_no_machine(path: pathlib.Path) -> None:
+    text = path.read_text()
+    assert not [word for word in ("127.0.0.1", "localhost", "/tmp", "/home") if word in text]
+
+
+def test_servers_leave_nothing_out() -> None:
+    left_out = {path.stem: json.loads(path.read_text())["not_exercised"] for path in REPORTS}
+    assert (left_out["redis"], left_out["zookeeper"]) == ({}, {})
+
+
+def test_report_as_markdown(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "report.md"
+    _, told, _ = report(tmp_path, "memory://", "--quick", "--only", "DIR-3", "--report", str(path))
+    text = path.read_text()
+    assert text.startswith("# Conformance of multiboard.backends.memory:MemoryBackend\n")
+    assert f"| DIR-3 | passed | {told['guarantees']['DIR-3']['passed']}/" in text
+    assert told["reproduce"] in text
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("redis://user:secret@10.0.0.7:6379/3?prefix=x", "redis://HOST:PORT/3"),
+        ("zookeeper://a,b,c:2181/root", "zookeeper://HOST:PORT/root"),
+        ("sqlite:///var/lib/board.db", "sqlite:///PATH"),
+        ("sqlite://", "sqlite://"),
+        ("memory://name", "memory://name"),
+        (
+            "multiboard.backends.sqlite:SQLiteBackend?path=/var/x",
+            "multiboard.backends.sqlite:SQLiteBackend",
+        ),
+    ],
+)  # fmt: skip
+def test_report_shows_no_places(target: str, shown: str) -> None:
+    assert anonymous(target, Store(target)) == shown

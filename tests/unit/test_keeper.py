@@ -104,6 +104,14 @@ def test_a_store_out_of_reach_costs_the_leases_before_they_end(kept: Kept) -> No
     assert not kept.keeper.keeps(lease)
 
 
+def test_a_store_that_is_never_reached_again_costs_the_lease_in_time_too(kept: Kept) -> None:
+    kept.store.away = True
+    kept.claim()
+    acquired_at = boottime()
+    eventually(lambda: kept.lost)
+    assert kept.lost[0][2] - acquired_at < 1.0 * SAFE + 0.1
+
+
 def test_a_session_that_ended_costs_its_leases_once_each(kept: Kept) -> None:
     leases = [kept.claim(key) for key in ("a", "b")]
     eventually(lambda: kept.keeper.seconds_left)

@@ -82,10 +82,11 @@ class _Here:
             "sslmode": settings.sslmode,
             "application_name": "multiboard",
             "client_encoding": "UTF8",
-            # What we gave up waiting for must not be applied long after. And nobody's schema may
-            # come before the server's own functions.
+            # What we gave up waiting for must not be applied long after. Nobody's schema may come
+            # before the server's own functions. And each of our statements has its index, but
+            # plans are kept that were made when the table was empty.
             "options": f"-c statement_timeout={max(1, int(settings.operation_timeout * 1000))}"
-            " -c search_path=pg_catalog",
+            " -c search_path=pg_catalog -c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off",
         }
         self.pool = wire.Pool(words, settings.connect_timeout, settings.operation_timeout)
         self.ear = Ear(self.pool.dial, settings.namespace, settings.operation_timeout / 2)

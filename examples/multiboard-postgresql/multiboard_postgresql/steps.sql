@@ -25,21 +25,25 @@ $$;
 
 -- Says it to the feed. The notification is sent at commit, and only wakes: the story is in the table.
 CREATE FUNCTION multiboard.tell(board text, what text, which text, proof bigint, t timestamptz)
-RETURNS void LANGUAGE sql AS $$
+RETURNS void LANGUAGE plpgsql AS $$  -- not sql: such a function is planned anew at each call
+BEGIN
     INSERT INTO multiboard.events VALUES (board, nextval('multiboard.numbers'), what, which, proof, t);
-    SELECT pg_notify('multiboard', board);
-$$;
+    PERFORM pg_notify('multiboard', board);
+END $$;
 
 -- Ends what has ended by itself: sessions, their entities, and leases of either kind.
 CREATE FUNCTION multiboard.reap(board text, t timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
+    alive text[] := ARRAY(
+        SELECT id FROM multiboard.sessions WHERE namespace = board AND deadline > t);
     dead record;
 BEGIN
     FOR dead IN
-        SELECT p.key, p.token, coalesce(s.deadline, p.ends_on, t) AS ended_on
+        SELECT p.key, p.token, coalesce(p.ends_on, s.deadline, t) AS ended_on
         FROM multiboard.postings p LEFT JOIN multiboard.sessions s ON s.id = p.session
         WHERE p.namespace = board AND p.claim_id IS NOT NULL AND p.sound
-            AND coalesce(s.deadline, p.ends_on, '-infinity') <= t
+            -- Compared with all of nothing, even NULL differs: a timed lease has no session.
+            AND (p.ends_on <= t OR p.session IS NOT NULL AND p.session <> ALL (alive))
         ORDER BY ended_on, p.token
     LOOP
         UPDATE multiboard.postings
@@ -49,9 +53,8 @@ BEGIN
         PERFORM multiboard.tell(board, 'expired', dead.key, dead.token, t);
     END LOOP;
     DELETE FROM multiboard.sessions WHERE namespace = board AND deadline <= t;
-    DELETE FROM multiboard.postings p
-    WHERE p.namespace = board AND p.entity AND p.session IS NOT NULL AND p.sound
-        AND NOT EXISTS (SELECT FROM multiboard.sessions s WHERE s.id = p.session);
+    DELETE FROM multiboard.postings
+    WHERE namespace = board AND entity AND sound AND session <> ALL (alive);
 END $$;
 
 -- Forgets old events and deeds.
@@ -104,10 +107,11 @@ BEGIN
 END $$;
 
 CREATE FUNCTION multiboard.attend(board text, me text, lasting float8, t timestamptz)
-RETURNS void LANGUAGE sql AS $$
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO multiboard.sessions VALUES (me, board, t + make_interval(secs => lasting))
-    ON CONFLICT (id) DO UPDATE SET deadline = excluded.deadline
-$$;
+    ON CONFLICT (id) DO UPDATE SET deadline = excluded.deadline;
+END $$;
 
 -- Leases one posting, if it can be had.
 CREATE FUNCTION multiboard.lease(

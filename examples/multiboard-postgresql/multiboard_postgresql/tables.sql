@@ -22,9 +22,9 @@ CREATE TABLE multiboard.boards (
 CREATE TABLE multiboard.sessions (
     id        text COLLATE "C" PRIMARY KEY,
     namespace text COLLATE "C" NOT NULL,
-    deadline  timestamptz NOT NULL
+    deadline  timestamptz NOT NULL  -- in no index: it is moved often, and there are few sessions
 );
-CREATE INDEX ON multiboard.sessions (namespace, deadline);
+CREATE INDEX ON multiboard.sessions (namespace);
 
 -- All three shelves. Live and trash share their keys; entities have keys of their own.
 CREATE TABLE multiboard.postings (
@@ -94,8 +94,10 @@ CREATE TABLE multiboard.events (
 );
 
 -- A posting as a verb answers with it. A flaw says why it is none: damaged, exists, gone.
+-- (Without its collation the key would be compared in another one than that of the index.)
 CREATE TYPE multiboard.posting AS (
-    flaw text, key text COLLATE "C", rank integer, serial bigint, body bytea, attempts integer, deaths integer,
+    flaw text, key text COLLATE "C", rank integer, serial bigint, body bytea,
+    attempts integer, deaths integer,
     created_on float8, modified_on float8, due_in float8,
     holder text, claim_id text, token bigint, session text, ends_in float8
 );

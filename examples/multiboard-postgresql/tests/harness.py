@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -44,6 +44,8 @@ LEFT = {
 class PostgreSQLHarness(Harness):
     """The hooks."""
 
+    _spare: Server | None = None
+
     def write_garbage(self, settings: Settings) -> Mapping[str, object]:
         with self._connected() as connection:
             for statement in GARBAGE:
@@ -77,13 +79,37 @@ class PostgreSQLHarness(Harness):
                     f"DELETE FROM multiboard.{table} WHERE namespace = %s", [settings.namespace]
                 )
 
+    def trim(self, settings: Settings) -> None:
+        with self._connected() as connection:
+            connection.execute(
+                "WITH old AS (DELETE FROM multiboard.events WHERE namespace = %s RETURNING id) "
+                "UPDATE multiboard.boards SET trimmed = (SELECT max(id) FROM old) "
+                "WHERE namespace = %s AND EXISTS (SELECT FROM old)",
+                [settings.namespace] * 2,
+            )
+
+    def spare(self) -> str:
+        self._spare = Server.start_new()
+        self.target = self._spare.url
+        return self.target
+
+    def close(self) -> None:
+        if self._spare is not None:
+            self._spare.close()
+
     def restart(self) -> None:
+        server = self._server()
+        server.kill()
+        server.start()
+
+    def failover(self, writes: Callable[[], None]) -> None:
+        self._server().fall_back(writes)
+
+    def _server(self) -> Server:
         with self._connected() as connection:
             row = connection.execute("SHOW data_directory").fetchone()
         assert row is not None
-        server = Server(str(pathlib.Path(row[0]).parent))
-        server.kill()
-        server.start()
+        return Server(str(pathlib.Path(row[0]).parent))
 
     def _connected(self) -> psycopg.Connection[Any]:
         # To the server itself, also where the suite put a proxy into the settings.

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 HOST = "127.0.0.1"
 PASSWORD = "correct-horse"
@@ -61,7 +61,7 @@ class Server:
             with (server.data / "postgresql.conf").open("a") as conf:
                 conf.write(
                     f"listen_addresses = '{HOST}'\nport = {port}\n"
-                    f"unix_socket_directories = '{folder}'\n"
+                    "unix_socket_directories = ''\n"
                     "max_connections = 400\nshared_buffers = 32MB\n"
                 )
             server.start()
@@ -83,22 +83,32 @@ class Server:
     def start(self) -> None:
         """Start the server and wait until it serves."""
         log = str(self.folder / "server.log")
-        give_up = time.monotonic() + SECONDS
-        while True:
-            try:
-                return self._run("pg_ctl", "start", "-w", "-s", "-D", str(self.data), "-l", log)
-            except RuntimeError:  # what was killed may still be on its way out
-                if time.monotonic() > give_up or not (self.data / "postmaster.pid").exists():
-                    raise
-            time.sleep(0.1)
+        self._run("pg_ctl", "start", "-w", "-s", "-D", str(self.data), "-l", log)
 
     def kill(self) -> None:
         """Kill the server, all its processes; its data stay."""
         pid = int((self.data / "postmaster.pid").read_text().split()[0])
         children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for each in (pid, *map(int, children)):
+        processes = [pid, *map(int, children)]
+        for process in processes:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(each, signal.SIGKILL)
+                os.kill(process, signal.SIGKILL)
+        give_up = time.monotonic() + SECONDS
+        while any(map(_lives, processes)):
+            if time.monotonic() > give_up:
+                raise RuntimeError("the server does not die")
+            time.sleep(0.01)
+        (self.data / "postmaster.pid").unlink()
+
+    def fall_back(self, writes: Callable[[], None]) -> None:
+        """Let a copy of the server take over that does not know what ``writes`` writes."""
+        copy = self.folder / "copy"
+        self._run("pg_basebackup", "--pgdata", str(copy), "--checkpoint=fast", "--dbname", self.url)
+        writes()
+        self.kill()
+        shutil.rmtree(self.data)
+        copy.rename(self.data)
+        self.start()
 
     def close(self) -> None:
         """Stop the server and delete its folder."""
@@ -118,3 +128,12 @@ class Server:
             log = self.folder / "server.log"
             said = log.read_text()[-2000:] if log.exists() else ""
             raise RuntimeError(f"{program} failed: {done.stderr.decode()}\n{said}")
+
+
+def _lives(process: int) -> bool:
+    """Tell whether a process is there, and not only waits for its parent to look."""
+    try:
+        stat = pathlib.Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"

@@ -15,7 +15,6 @@ import hashlib
 import inspect
 import pathlib
 import re
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -33,8 +32,11 @@ from redis.connection import (
 from redis.retry import Retry
 
 from multiboard import errors
+from multiboard.backends._redis.wire import Wire
 
 _SCRIPTS = pathlib.Path(__file__).with_name("lua")
+#: What stands before a script that writes, behind what stands before all.
+_WRITING = ("_writing.lua", "_reaping.lua")
 
 #: Telling the server the library's name and version would cost two round trips a connection.
 _NAMELESS: dict[str, Any] = (
@@ -145,7 +147,7 @@ def script(name: str, flags: bool) -> Script:
     read_only = found is not None and found.group(1) == "no-writes"
     parts = [] if name == "open" else [(_SCRIPTS / "_common.lua").read_text("utf-8")]
     if name != "open" and not read_only:
-        parts.append((_SCRIPTS / "_writing.lua").read_text("utf-8"))
+        parts += [(_SCRIPTS / part).read_text("utf-8") for part in _WRITING]
     text = "\n".join([*parts, own])
     if name != "open":  # which is for servers of unknown age
         if flags:
@@ -193,8 +195,8 @@ class Connections:
         self.patience = patience
         self._lock = threading.Lock()
         #: Idle connections, the one that was used last on top, and when that was.
-        self._idle: list[tuple[Any, float]] = []
-        self._waiting: set[Any] = set()
+        self._idle: list[tuple[Wire, float]] = []
+        self._waiting: set[Wire] = set()
         self.closed = False
 
     def close(self) -> None:
@@ -202,12 +204,10 @@ class Connections:
         with self._lock:
             self.closed = True
             idle, self._idle = self._idle, []
-            # Only the system call: the reader owns the connection and all that is above it.
-            for connection in self._waiting:
-                with contextlib.suppress(OSError, TypeError):
-                    socket.socket.shutdown(connection._sock, socket.SHUT_RDWR)
-        for connection, _ in idle:
-            _drop(connection)
+            for wire in self._waiting:
+                wire.interrupt()
+        for wire, _ in idle:
+            wire.drop()
 
     def run(
         self,
@@ -222,89 +222,87 @@ class Connections:
         Raises: ``Unavailable``, ``Indeterminate`` (unless it changes nothing), ``AccessDenied``,
         ``WrongType``, ``Closed``.
         """
-        connection = self._take(self.patience if within is None else within, wakes)
+        wire = self._take(self.patience if within is None else within, wakes)
         try:
             try:
-                return self._exchange(connection, call.packed(args), call.script.read_only)
+                return self._exchange(wire, call.packed(args), call.script.read_only)
             except errors.Unavailable as error:
                 if not isinstance(error.__cause__, native.NoScriptError):
                     raise
-            return self._exchange(connection, call.in_full(args), call.script.read_only)
+            return self._exchange(wire, call.in_full(args), call.script.read_only)
         finally:
-            self._give_back(connection, wakes)
+            self._give_back(wire, wakes)
 
     def ask(self, *command: Any, block: float = 0.0) -> Any:
         """Run a command that changes nothing; it may block for ``block`` seconds in the server.
 
         Raises: ``Unavailable``, ``AccessDenied``, ``WrongType``, ``Closed``.
         """
-        connection = self._take(self.patience + block, wakes=True)
+        wire = self._take(self.patience + block, wakes=True)
         try:
             packed = b"*%d\r\n%b" % (len(command), b"".join([_bulk(part) for part in command]))
-            return self._exchange(connection, packed, read_only=True)
+            return self._exchange(wire, packed, read_only=True)
         finally:
-            self._give_back(connection, wakes=True)
+            self._give_back(wire, wakes=True)
 
     # -- one connection ----------------------------------------------------------------------
 
-    def _take(self, within: float, wakes: bool) -> Any:
+    def _take(self, within: float, wakes: bool) -> Wire:
         """Return a connection that is connected, and waits for answers so long."""
         now = time.monotonic()
         with self._lock:
             if self.closed:
                 raise errors.Closed("the redis board was closed")
-            connection, used_at = self._idle.pop() if self._idle else (None, now)
+            wire, used_at = self._idle.pop() if self._idle else (None, now)
         # A look at the socket costs a tenth of a call: one that was just used is taken as it is.
-        if connection is not None and now - used_at > FRESH and not _usable(connection):
-            _drop(connection)
-            connection = None
-        if connection is None:
-            connection = self._connect(within)
-        left = within - (time.monotonic() - now)
-        if connection._sock.gettimeout() != within or left < within / 2:
-            connection._sock.settimeout(max(0.001, left))
+        if wire is not None and now - used_at > FRESH and not wire.usable():
+            wire.drop()
+            wire = None
+        if wire is None:
+            wire = self._connect(within)
+            within = max(within / 2, within - (time.monotonic() - now))
+        wire.be_patient(within)
         if wakes:
             with self._lock:
                 if not self.closed:
-                    self._waiting.add(connection)
-                    return connection
-            _drop(connection)
+                    self._waiting.add(wire)
+                    return wire
+            wire.drop()
             raise errors.Closed("the redis board was closed")
-        return connection
+        return wire
 
-    def _give_back(self, connection: Any, wakes: bool) -> None:
+    def _give_back(self, wire: Wire, wakes: bool) -> None:
         """Keep a connection for the next call, unless it broke."""
         with self._lock:
             if wakes:
-                self._waiting.discard(connection)
-            keep = not self.closed and connection._sock is not None
+                self._waiting.discard(wire)
+            keep = not self.closed and not wire.dropped
             if keep:
-                self._idle.append((connection, time.monotonic()))
+                self._idle.append((wire, time.monotonic()))
         if not keep:
-            _drop(connection)
+            wire.drop()
 
-    def _connect(self, within: float) -> Any:
+    def _connect(self, within: float) -> Wire:
         connection = None
         try:
             connection = self.address.connection(within)
-            connection.connect()
+            return Wire(connection)
         except Exception as error:
             if connection is not None:
-                _drop(connection)
+                with contextlib.suppress(Exception):
+                    connection.disconnect()
             raise self._told(error, sent=False, read_only=True) from error
-        return connection
 
-    def _exchange(self, connection: Any, packed: bytes, read_only: bool) -> Any:
+    def _exchange(self, wire: Wire, packed: bytes, read_only: bool) -> Any:
         try:
-            connection.send_packed_command([packed], check_health=False)
-            return connection.read_response()
+            return wire.ask(packed)
         except native.ResponseError as error:
             raise self._told(error, sent=True, read_only=read_only) from error
         except Exception as error:
-            _drop(connection)
+            wire.drop()
             raise self._told(error, sent=True, read_only=read_only) from error
         except BaseException:
-            _drop(connection)  # an answer to come would be taken for the next call's
+            wire.drop()  # an answer to come would be taken for the next call's
             raise
 
     def _told(self, error: Exception, *, sent: bool, read_only: bool) -> errors.BackendError:
@@ -322,15 +320,3 @@ class Connections:
             return errors.Unavailable(text)
         return errors.Indeterminate(text) if sent and not read_only else errors.Unavailable(text)
 
-
-def _usable(connection: Any) -> bool:
-    """Return whether an idle connection is open, with nothing left to read in it."""
-    try:
-        return not connection.can_read(0)
-    except Exception:
-        return False
-
-
-def _drop(connection: Any) -> None:
-    with contextlib.suppress(Exception):
-        connection.disconnect()

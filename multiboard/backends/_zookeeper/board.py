@@ -237,7 +237,7 @@ class Board:
             self.closed = True
             link, self._link = self._link, None
         if link is not None:
-            link.close()
+            link.dismiss()
 
     # -- making the board ------------------------------------------------------------------------
 
@@ -319,23 +319,30 @@ class Board:
         return self.now(link) if matters else layout.NO_MATTER
 
     def look(
-        self, link: client.Link, keys: Sequence[str], claimed: Container[str] | None = None
+        self,
+        link: client.Link,
+        keys: Sequence[str],
+        claimed: Container[str] | None = None,
+        *,
+        fresh: bool = False,
     ) -> list[layout.Seen | Damage | None]:
         """Read live postings with all that belongs to them, each as of one instant.
 
-        Where ``claimed`` is given, the others had no state at an instant shortly before.
+        Where ``claimed`` is given, the others had no state at an instant shortly before. ``fresh``
+        is for whoever must see every write acknowledged before the call.
         """
         found: dict[str, layout.Seen | Damage | None] = {}
         left = list(dict.fromkeys(keys))
+        sync = self.paths.live if fresh else None
         while left:
-            requests: list[Any] = []
+            nodes: list[str] = []
             for key in left:
                 # The state first: what it says is true of the posting read after it, if that was
                 # there before it.
                 if claimed is None or key in claimed:
-                    requests.append(wire.GetData(f"{self.paths.states}/{key}", None))
-                requests.append(wire.GetData(f"{self.paths.live}/{key}", None))
-            answers = iter(link.ask(requests))
+                    nodes.append(f"{self.paths.states}/{key}")
+                nodes.append(f"{self.paths.live}/{key}")
+            answers, sync = iter(link.read(nodes, fresh=sync)), None
             for key in left:
                 state = next(answers) if claimed is None or key in claimed else NoNode()
                 found[key] = self._seen(key, state, next(answers))
@@ -362,7 +369,7 @@ class Board:
         """Read the leases; return the keys whose state went on meanwhile."""
         leased = [s for s in found if isinstance(s, layout.Seen) and s.lease_name is not None]
         leases = f"{self.paths.leases}/"
-        answers = link.ask(wire.GetData(leases + str(seen.lease_name), None) for seen in leased)
+        answers = link.read([leases + str(seen.lease_name) for seen in leased])
         over = []
         for seen, answer in zip(leased, answers, strict=True):
             if isinstance(answer, Exception) or answer[0] == layout.GONE:

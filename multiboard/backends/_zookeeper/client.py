@@ -25,11 +25,13 @@ from kazoo.protocol.states import KeeperState
 from kazoo.retry import KazooRetry
 
 from multiboard import errors
-from multiboard.backends._zookeeper.wire import Client, Handler, NotSent, Quiet
+from multiboard.backends._zookeeper.wire import Client, Handler, MultiRead, NotSent, Quiet
 from multiboard.primitives import boottime
 
 #: Requests under way at once in a pipeline.
 READ_WINDOW = 200
+#: Nodes read with one request; as few of those are under way that no more nodes are than that.
+READ_BATCH = 50
 WRITE_WINDOW = 64
 #: Handshakes that the server broke off before the board's presence is looked into.
 REFUSALS = 2
@@ -112,6 +114,10 @@ class Link:
         #: How often it was connected: watches do not survive from one to the next.
         self.epoch = 0
         self.connected = self.ended = self.closing = False
+        #: Closed because the board was, not because another session took its place.
+        self.dismissed = False
+        #: Whether the server can read many nodes at once (ZooKeeper 3.6).
+        self.reads_many = True
         #: Something lives by this session, or somebody relies on it.
         self.used = False
         self.on_event: Callable[[int, str], None] = _ignore
@@ -187,6 +193,11 @@ class Link:
         why = "no answer" if cause is None else str(cause) or type(cause).__name__
         return f"ZooKeeper at {self.hosts} can't be reached: {why}"
 
+    def dismiss(self) -> None:
+        """Close, and let what is asked from now on, or waits for an answer, raise ``Closed``."""
+        self.dismissed = True
+        self.close()
+
     def close(self) -> None:
         """End the session and free all resources; where the server is slow, behind our back."""
         with self._changed:
@@ -244,7 +255,9 @@ class Link:
         if isinstance(error, errors.MultiboardError):
             return error
         kind: type[errors.MultiboardError]
-        if isinstance(error, _DENIED):
+        if self.dismissed and (not write or isinstance(error, (NotSent, *_NOT_APPLIED))):
+            kind = errors.Closed
+        elif isinstance(error, _DENIED):
             kind = errors.AccessDenied
         elif not write or isinstance(error, (NotSent, *_NOT_APPLIED)):
             kind = errors.Unavailable
@@ -266,16 +279,38 @@ class Link:
             return value if error is None else error
         raise self._explain(error, write=False)
 
-    def ask(self, requests: Iterable[Any]) -> list[Any]:
+    def ask(self, requests: Iterable[Any], window: int = READ_WINDOW) -> list[Any]:
         """Send reads in a pipeline and return their answers in order."""
         waiting: collections.deque[Any] = collections.deque()
         answers: list[Any] = []
         for request in requests:
             waiting.append(self.submit(request))
-            if len(waiting) >= READ_WINDOW:
+            if len(waiting) >= window:
                 answers.append(self.value(waiting.popleft()))
         answers.extend(self.value(result) for result in waiting)
         return answers
+
+    def read(self, paths: Sequence[str], *, fresh: str | None = None) -> list[Any]:
+        """Read nodes: data and stat of each, or the answer about nodes; one pipeline.
+
+        Those that stand earlier are read earlier. ``fresh`` is a node to ``sync`` before: all is
+        then as new as whatever was acknowledged to anyone before the call.
+        """
+        sync = [] if fresh is None else [wire.Sync(fresh)]
+        if self.reads_many:
+            parts = [paths[at : at + READ_BATCH] for at in range(0, len(paths), READ_BATCH)]
+            requests = [*sync, *map(MultiRead, parts)]
+            answers = self.ask(requests, READ_WINDOW // READ_BATCH)[len(sync) :]
+            self.reads_many = not any(isinstance(one, kz.UnimplementedError) for one in answers)
+            if self.reads_many:
+                return [self._node(node) for part in answers for node in part]
+        requests = [*sync, *(wire.GetData(path, None) for path in paths)]
+        return self.ask(requests)[len(sync) :]
+
+    def _node(self, answer: Any) -> Any:
+        if isinstance(answer, Exception) and not isinstance(answer, ABOUT_NODES):
+            raise self._explain(answer, write=False)
+        return answer
 
     # -- writing -------------------------------------------------------------------------------
 

@@ -269,7 +269,7 @@ class Feed:
             names = [name for name, at in self._timed.items() if at <= boottime()]
         if not names:
             return
-        found = link.ask(wire.GetData(f"{self._paths.leases}/{name}", None) for name in names)
+        found = link.read([f"{self._paths.leases}/{name}" for name in names])
         current = now(link)
         ending: list[tuple[Any, None]] = []
         for name, answer in zip(names, found, strict=True):

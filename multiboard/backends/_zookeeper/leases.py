@@ -90,9 +90,8 @@ class Leases(primitives.Backend):
             if lease is not None:
                 return lease
         for attempt in range(TRIES):
-            if attempt:  # somebody was faster, or our server is behind: have the truth
-                link.ask([wire.Sync(self._board.paths.live)])
-            seen = self._board.look(link, [key])[0]
+            # The second time somebody was faster, or our server is behind: have the truth.
+            seen = self._board.look(link, [key], fresh=attempt > 0)[0]
             if not isinstance(seen, Seen):
                 if attempt:
                     self._board.confirm(link)
@@ -263,9 +262,7 @@ class Leases(primitives.Backend):
     def renew(self, lease: Lease, expires_in: float) -> Lease:
         link = self._board.link()
         for attempt in range(TRIES):
-            if attempt:
-                link.ask([wire.Sync(self._board.paths.live)])
-            seen = self._board.look(link, [lease.key])[0]
+            seen = self._board.look(link, [lease.key], fresh=attempt > 0)[0]
             now = self._board.time_for(link, [seen])
             lost = self._lost(link, lease, seen, now)
             if lost is not None:
@@ -403,8 +400,7 @@ class Leases(primitives.Backend):
         for _ in range(TRIES):
             if board.memory.done(what):
                 return None  # the same lease stands in the batch twice
-            link.ask([wire.Sync(board.paths.live)])
-            seen = board.look(link, [lease.key])[0]
+            seen = board.look(link, [lease.key], fresh=True)[0]
             now = board.time_for(link, [seen])
             lost = self._lost(link, lease, seen, now)
             if lost is not None:

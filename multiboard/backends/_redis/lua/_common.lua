@@ -11,8 +11,11 @@
 -- A posting's state is text: size, digest, created, attempts, deaths, modified, due, token, ends,
 -- session, the claim id's length, and the claim id and the holder run together. An unleased
 -- posting has neither end nor session ('0'), a timed lease an end, a session lease a session.
+-- A live posting is in one of three sorted sets: DELAYED, by when it is due; TIMED, by when its
+-- lease ends; or else INDEX, where it stands with its place while it may be handed out, and with
+-- minus its session's number while that session leases it. So a claim moves it with one write.
 
-local META, FEED, GONE, CONSUMED, SESSIONS, HELD, PRESENT, TIMED, FREE, DELAYED, CLAIMS,
+local META, FEED, GONE, CONSUMED, SESSIONS, PRESENT, TIMED, INDEX, DELAYED, CLAIMS,
   LIVE, LIVE_STATE, LIVE_BODY, TRASH, TRASH_STATE, TRASH_BODY,
   ENTITIES, ENTITIES_STATE, ENTITIES_BODY = unpack(KEYS)
 local SHELVES = {
@@ -25,11 +28,12 @@ local SHELVES = {
 local REPLY_BYTES = 4194304
 
 local call = redis.call
-local meta = call('HMGET', META, 'incarnation', 'serial')
-if meta[1] ~= ARGV[1] then return {'LOST'} end
+if call('HGET', META, 'incarnation') ~= ARGV[1] then return {'LOST'} end
 
+-- As text too: to print a number costs the server as much as to write it into a sorted set.
 local clock = call('TIME')
-local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
+local stamp = clock[1] .. string.sub('00000' .. clock[2], -6)
+local now = tonumber(stamp)
 
 -- Whether the session lives. A session past its deadline is dead, reaped or not.
 local function alive(session)

@@ -15,14 +15,13 @@ for _, key in ipairs(due) do
   local score = call('ZSCORE', LIVE, key)
   if score then
     call('ZREM', DELAYED, key)
-    call('ZADD', FREE, score, key)
+    call('ZADD', INDEX, score, key)
   else
     set_aside(DELAYED, key)
   end
 end
 local session = ARGV[2]
 if session ~= '0' and not attend(session, ARGV[3], ARGV[4]) then
-  save()
   return {'SESSION'}
 end
 
@@ -46,14 +45,13 @@ for i = 7, #ARGV do
   end
 end
 if not settled or #due == BATCH or bytes > REPLY_BYTES then
-  save()
   return {'OK', now, kept, 1, won}
 end
 
 local first, looked, more = 0, 0, 0
 while #unused > 0 and looked < 1000 do
   local count = #unused
-  local page = call('ZRANGE', FREE, first, first + count - 1, 'WITHSCORES')
+  local page = call('ZRANGEBYSCORE', INDEX, '0', '+inf', 'WITHSCORES', 'LIMIT', first, count)
   for i = 1, #page, 2 do
     local key = page[i]
     local p, score = find(key)
@@ -67,11 +65,10 @@ while #unused > 0 and looked < 1000 do
       unused = {} -- from here on all was set aside
       break
     else
-      set_aside(FREE, key)
+      set_aside(INDEX, key)
     end
   end
   if more == 1 or #page < 2 * count then break end
 end
 if looked >= 1000 and #unused > 0 then more = 1 end
-save()
 return {'OK', now, kept, more, won}

@@ -36,7 +36,7 @@ for i = 2, #ARGV, 5 do
     answer = {'EXISTS'}
   end
   if not answer then
-    local score = place(rank)
+    local score, serial = place(rank)
     local p = {
       size = #body, digest = digest, created = int(now), attempts = 0, deaths = 0,
       modified = int(now), due = int(now + delay), ends = '0', session = '0',

@@ -42,5 +42,4 @@ if not answer then
   end
   answer = {'OK', 'RESET', last[1][1]}
 end
-save()
 return answer

@@ -8,5 +8,4 @@
 
 if call('ZSCORE', SESSIONS, ARGV[2]) then call('ZADD', SESSIONS, now, ARGV[2]) end
 reap()
-save()
 return {'OK'}

@@ -5,10 +5,7 @@
 -- Replies  {'OK', now, {{'OK', score, state}, ...}}, or {'SESSION'} where the session has ended
 
 reap()
-if not attend(ARGV[2], ARGV[3], ARGV[4]) then
-  save()
-  return {'SESSION'}
-end
+if not attend(ARGV[2], ARGV[3], ARGV[4]) then return {'SESSION'} end
 local answers = {}
 for i = 5, #ARGV, 3 do
   local key, rank, body = ARGV[i], ARGV[i + 1], ARGV[i + 2]

@@ -11,5 +11,4 @@ if attend(ARGV[2], ARGV[3], ARGV[4]) then
   call('ZADD', SESSIONS, now + ARGV[4], ARGV[2])
   answer = {'OK'}
 end
-save()
 return answer

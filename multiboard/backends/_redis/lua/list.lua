@@ -75,7 +75,7 @@ if ARGV[3] == 'after' and ARGV[4] == '' then
     end
   end
   if ARGV[2] == 'live' then
-    for _, index in ipairs({TIMED, DELAYED, FREE, SESSIONS, HELD}) do
+    for _, index in ipairs({TIMED, DELAYED, INDEX, SESSIONS}) do
       for _, name in ipairs(call('ZRANGEBYSCORE', index, '+inf', '+inf', 'LIMIT', 0, 100)) do
         foreign[#foreign + 1] = index .. ' ' .. name
         foreign[#foreign + 1] = 'belongs to no posting'

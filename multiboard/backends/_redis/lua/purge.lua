@@ -23,5 +23,4 @@ for i = 3, #ARGV do
   end
   answers[#answers + 1] = found
 end
-save()
 return {'OK', answers}

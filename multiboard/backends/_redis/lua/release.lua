@@ -21,5 +21,4 @@ else
   remember(mark)
   tell('released', key, fence)
 end
-save()
 return answer

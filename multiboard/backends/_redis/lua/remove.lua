@@ -9,7 +9,10 @@
 
 local kind = ARGV[2]
 reap(kind == 'removed' and 'light')
-touch({HELD, GONE}, {CLAIMS, CONSUMED})
+told()
+call('ZCARD', INDEX)
+call('HLEN', CONSUMED)
+marks = call('ZCARD', GONE)
 local answers = {}
 for i = 3, #ARGV, 2 do
   local key, fence = ARGV[i], ARGV[i + 1]
@@ -22,7 +25,7 @@ for i = 3, #ARGV, 2 do
     unlease(key, p)
     call('ZREM', LIVE, key)
     if kind == 'trashed' then
-      p.modified = int(now)
+      p.modified = stamp
       write(TRASH_STATE, key, p)
       call('HSET', TRASH_BODY, key, call('HGET', LIVE_BODY, key))
       call('ZADD', TRASH, score, key)
@@ -36,5 +39,4 @@ for i = 3, #ARGV, 2 do
   end
   answers[#answers + 1] = answer
 end
-save()
 return {'OK', answers}

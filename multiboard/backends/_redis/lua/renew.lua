@@ -25,5 +25,4 @@ else
   end
   answer = {'OK', now, p.ends}
 end
-save()
 return answer

@@ -11,7 +11,6 @@ if not p then
   p, score = find(key, SHELVES.trash)
   -- A damaged posting on either shelf is left alone.
   if not p or call('ZSCORE', LIVE, key) then
-    save()
     return {'GONE'}
   end
   local body = call('HGET', TRASH_BODY, key)

@@ -1,0 +1,102 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""A connection to a Redis server, with nothing between a call and its socket.
+
+The library connects it and introduces us to the server; what it does besides for each command
+costs as much as the call's own work. It knows no boards and no errors of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import struct
+import sys
+from typing import Any
+
+import hiredis
+from redis import exceptions as native
+
+_RECEIVE = 65536
+_NOTHING_YET = object()
+
+
+class Wire:
+    """A connected socket, for one call at a time."""
+
+    def __init__(self, connection: Any) -> None:
+        """Take over a connection of the library, and connect it."""
+        self._connection = connection
+        connection.connect()
+        self.sock: Any = connection._sock
+        self._reader = hiredis.Reader(
+            protocolError=native.InvalidResponse,
+            replyError=connection._parser.parse_error,
+            notEnoughData=_NOTHING_YET,
+        )
+        # Python asks the kernel whether a socket is ready before each use of one that has a
+        # time-out. The kernel can keep the time itself, and each call to it less counts.
+        self._by_kernel = type(self.sock) is socket.socket and sys.platform == "linux"
+        self._patience = -1.0
+
+    def be_patient(self, seconds: float) -> None:
+        """Wait for so long from now on when sending or receiving."""
+        if seconds == self._patience:
+            return
+        if self._by_kernel:
+            self.sock.settimeout(None)
+            micros = max(1, round(seconds * 1e6))
+            timeval = struct.pack("@ll", micros // 1_000_000, micros % 1_000_000)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+        else:
+            self.sock.settimeout(seconds)
+        self._patience = seconds
+
+    def ask(self, packed: bytes) -> Any:
+        """Send a command and return the reply.
+
+        Raises: ``redis.ResponseError`` for a reply that is an error; anything else that it
+        raises, and whatever interrupts it, leaves a connection that must be dropped.
+        """
+        sock, reader = self.sock, self._reader
+        try:
+            sock.sendall(packed)
+            reply = reader.gets()
+            while reply is _NOTHING_YET:
+                data = sock.recv(_RECEIVE)
+                if not data:
+                    raise native.ConnectionError("the server closed the connection")
+                reader.feed(data)
+                reply = reader.gets()
+        except (BlockingIOError, TimeoutError) as error:
+            raise native.TimeoutError(f"no answer within {self._patience:g} s") from error
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def usable(self) -> bool:
+        """Return whether the connection is open, with nothing left to read in it."""
+        try:
+            poll = select.poll()
+            poll.register(self.sock, select.POLLIN)
+            return not poll.poll(0)
+        except (OSError, ValueError):
+            return False
+
+    def interrupt(self) -> None:
+        """Wake whoever waits in :meth:`ask`, who sees the connection closed."""
+        # Only the system call: the reader owns the connection and all that is above it.
+        with contextlib.suppress(OSError, TypeError):
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+
+    @property
+    def dropped(self) -> bool:
+        """Whether :meth:`drop` was called."""
+        return self.sock is None
+
+    def drop(self) -> None:
+        """Close the connection."""
+        self.sock = None
+        with contextlib.suppress(Exception):
+            self._connection.disconnect()

@@ -1,0 +1,198 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The checks of a jobboard: on ours, on TaskFlow's, and what was committed of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "conformance"))
+
+from multiboard_conformance import board_promises, catalogue  # noqa: E402
+from multiboard_conformance.guarantees import GUARANTEES  # noqa: E402
+
+REPORTS = ROOT / "conformance" / "reports" / "boards"
+RECORD = (ROOT / "conformance" / "TRACK_RECORD.md").read_text()
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "conformance")])}
+
+#: What has no server to stand before, and what no two processes can share.
+NEEDS_SERVER = {"BOARD-5", "BOARD-18", "BOARD-19", "BOARD-20", "BOARD-28", "BOARD-29"}
+NOT_EXERCISED = {"memory": NEEDS_SERVER | {"BOARD-8"}, "sqlite": NEEDS_SERVER}
+
+
+def run(folder: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "multiboard_conformance.main", *arguments],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def judge(folder: pathlib.Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """Judge a board; return the exit status, the report and what was printed."""
+    path = folder / "report.json"
+    done = run(folder, "--taskflow-board", *arguments, "--report", str(path))
+    printed = done.stdout + done.stderr
+    assert path.exists(), printed
+    return done.returncode, json.loads(path.read_text()), printed
+
+
+def verdicts(report: dict[str, Any]) -> dict[str, str]:
+    """Return the verdict on each promise."""
+    return {name: entry["verdict"] for name, entry in report["promises"].items()}
+
+
+@pytest.mark.timeout(240)
+def test_our_board_keeps_every_promise(store_url: str, tmp_path: pathlib.Path) -> None:
+    store = store_url.partition(":")[0]
+    url = store_url.partition("?")[0]
+    status, told, printed = judge(tmp_path, "multiboard", "--conf", f"url={url}")
+    away = NOT_EXERCISED.get(store, set())
+    expected = {
+        name: "not exercised" if name in away else "passed" for name in board_promises.PROMISES
+    }
+    assert (status, verdicts(told)) == (0, expected), printed
+    assert told["result"] == ("partial" if away else "conformant")
+    assert told["facts"]["board"] == "multiboard"
+
+
+def test_known_bugs_of_taskflows_board_are_found(redis_url: str, tmp_path: pathlib.Path) -> None:
+    broken = ("BOARD-1", "BOARD-4", "BOARD-6", "BOARD-7", "BOARD-22")
+    only = [f"--only={name}" for name in (*broken, "BOARD-3", "BOARD-13")]
+    status, told, printed = judge(tmp_path, "redis", "--conf", f"url={redis_url}", *only)
+    assert (status, told["result"]) == (1, "failed"), printed
+    found = verdicts(told)
+    assert {found[name] for name in broken} == {"failed"}, printed
+    assert (found["BOARD-3"], found["BOARD-13"], found["BOARD-2"]) == (
+        "passed",
+        "not supported",
+        "not run",
+    )
+    assert told["why"]["check_removal_is_told_on_every_board"] == "no notifier on a RedisJobBoard"
+    assert "BOARD-6: An owner that lost its claim can not consume" in printed
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["redis", "--conf", "url=redis://127.0.0.1:1"],
+        ["multiboard", "--conf", "url=redis://127.0.0.1:1"],
+        ["multiboard"],
+        ["redis", "--conf", "port"],
+        ["redis", "--only", "LEASE-1"],
+        ["redis", "--waive", "BOARD-1=so"],
+        ["mysql"],
+        ["multiboard", "--conf", "url=memory://", "-k", "no_check_has_this_name"],
+    ],
+)
+def test_what_can_not_be_judged_is_2(tmp_path: pathlib.Path, arguments: list[str]) -> None:
+    assert run(tmp_path, "--taskflow-board", *arguments).returncode == 2
+
+
+def test_promises_are_listed(tmp_path: pathlib.Path) -> None:
+    printed = run(tmp_path, "--taskflow-board", "redis", "--list").stdout
+    assert [line.split()[0] for line in printed.splitlines()] == list(board_promises.PROMISES)
+
+
+def test_check_that_hangs_or_dies_is_a_failure() -> None:
+    program = """
+import os, threading, time
+from multiboard_conformance import board_fetch, board_run
+from multiboard_conformance.board_promises import Check
+
+def hang(_scene):
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    time.sleep(60)
+
+checks = [Check("hangs", ("BOARD-1",), hang, 2.0)]
+checks.append(Check("dies", ("BOARD-1",), lambda _scene: os._exit(3), 30.0))
+checks.append(Check("raises", ("BOARD-1",), lambda _scene: {}["x"], 30.0))
+maker = board_fetch.make("multiboard", {"url": "memory://"})
+for outcome in board_run.run_checks(checks, maker, 3):
+    print(outcome.check.name, outcome.verdict, outcome.why)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    assert sorted(done.stdout.splitlines()) == [
+        "dies failed its process ended with status 3",
+        "hangs failed no answer within 2 s",
+        "raises failed KeyError: 'x'",
+    ], done.stderr
+
+
+# -- what is committed -------------------------------------------------------------------------
+
+
+def _committed() -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in REPORTS.glob("*.json")}
+
+
+def test_every_promise_has_a_check() -> None:
+    judged = {name for check in board_promises.checks() for name in check.ids}
+    assert judged == set(board_promises.PROMISES)
+    names = [check.name for check in board_promises.checks()]
+    assert len(names) == len(set(names))
+    assert all(check.sentence for check in board_promises.checks())
+
+
+def test_committed_reports_know_every_promise_and_check() -> None:
+    """Where this fails, the side-by-side page is stale: ``tools/side-by-side``."""
+    current = {
+        name: {check.name for check in board_promises.checks() if name in check.ids}
+        for name in board_promises.PROMISES
+    }
+    made = _committed()
+    stores = ("memory", "sqlite", "redis", "zookeeper")
+    ours = {f"multiboard-{store}" for store in stores}
+    assert set(made) == ours | {"taskflow-redis", "taskflow-zookeeper", "taskflow-etcd"}
+    for report in made.values():
+        told = {name: set(entry["checks"]) for name, entry in report["promises"].items()}
+        assert told == current
+    assert {verdict for name in ours for verdict in verdicts(made[name]).values()} <= {
+        "passed",
+        "not exercised",
+    }
+    for name in ("multiboard-redis", "multiboard-zookeeper"):
+        assert set(verdicts(made[name]).values()) == {"passed"}
+
+
+def test_track_record_names_checks_that_exist() -> None:
+    known = {check.name: check.ids for check in board_promises.checks()}
+    known.update({name: ids for name, _, ids in catalogue.checks()})
+    named = re.findall(r"\b([A-Z]+-\d+) `(check_\w+)`", RECORD)
+    assert len(named) > 60
+    assert [(name, check) for name, check in named if name not in known.get(check, ())] == []
+    assert set(re.findall(r"`(check_\w+)`", RECORD)) <= set(known)
+    ids = {name for name, _ in named}
+    assert ids <= set(GUARANTEES) | set(board_promises.PROMISES)
+
+
+def test_bugs_of_taskflows_boards_in_the_track_record_were_seen() -> None:
+    made = _committed()
+    part = RECORD.partition("## TaskFlow's jobboards")[2].partition("\n## ")[0]
+    rows = [line.split(" | ") for line in part.splitlines() if "`check_" in line and "|" in line]
+    assert len(rows) > 25
+    for _what, boards, _how, found_by in rows:
+        promise, check = re.findall(r"(BOARD-\d+) `(check_\w+)`", found_by)[0]
+        for board in boards.split(", "):
+            entry = made[f"taskflow-{board.strip()}"]["promises"][promise]
+            assert entry["checks"][check] == "failed", (board, check)

@@ -1,0 +1,103 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Broken backends: the memory backend with a trait that is not true, or a feed that forgets.
+
+It imports the memory backend, whose inside it spoils.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from mutants import caught_by
+
+from multiboard import primitives
+from multiboard.backends import memory
+from multiboard.primitives import Lease, Posting, boottime
+
+# -- declared, and not so --------------------------------------------------------------------
+
+
+@caught_by("NEXT-1")
+class NativeInNameOnly(memory.MemoryBackend):
+    """Declares native_claim_next and has the fallback."""
+
+    acquire_next = primitives.LeaseLock.acquire_next
+
+
+@caught_by("RUN-1")
+class SharedInNameOnly(memory.MemoryBackend):
+    """Declares cross_host and shares nothing with anybody."""
+
+    @property
+    def traits(self) -> primitives.Traits:
+        return dataclasses.replace(super().traits, cross_host=True)
+
+
+@caught_by("LEASE-4")
+class DeadLinger(memory.MemoryBackend):
+    """The leases of the dead end seconds later than lease_slack allows."""
+
+    def _begin_session(self, board: Any) -> str:
+        session = super()._begin_session(board)
+        board.sessions[session] = boottime() + self.settings.session_timeout + 3.0
+        return session
+
+
+@caught_by("DIR-4")
+class LessThanDeclared(memory.MemoryBackend):
+    """Declares a max_body that it can't take."""
+
+    def _add_one(self, board: Any, new: Any) -> Any:
+        short = dataclasses.replace(new, body=new.body[: 1024 * 1024])
+        return super()._add_one(board, short)
+
+
+# -- so, and not declared --------------------------------------------------------------------
+
+
+@caught_by("NEXT-1")
+class NativeInSecret(memory.MemoryBackend):
+    """Has an acquire_next of its own and does not declare it."""
+
+    @property
+    def traits(self) -> primitives.Traits:
+        return dataclasses.replace(super().traits, native_claim_next=False)
+
+    def acquire_next(
+        self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
+    ) -> Sequence[tuple[Posting, Lease]]:
+        return super().acquire_next(holder, claim_ids, expires_in)
+
+
+@caught_by("LEASE-4")
+class SlackOfAMinute(memory.MemoryBackend):
+    """Declares a lease_slack far beyond what it takes."""
+
+    @property
+    def traits(self) -> primitives.Traits:
+        return dataclasses.replace(super().traits, lease_slack=60.0)
+
+
+# -- the history of the feed -----------------------------------------------------------------
+
+
+@caught_by("FEED-1", "FEED-4")
+class ForgetsInSilence(memory.MemoryBackend):
+    """Keeps fifty changes, and goes on from the oldest of them as if nothing were missing."""
+
+    def open(self) -> None:
+        super().open()
+        board = self._opened()
+        with board.changed:
+            board.log = deque(board.log, maxlen=50)
+
+    @staticmethod
+    def _position(board: Any, cursor: str | None) -> int | None:
+        known = memory.MemoryBackend._position(board, cursor)
+        incarnation, _, told = (cursor or "").partition(":")
+        if known is None and incarnation == board.incarnation and told.isdigit():
+            return max(0, board.told - len(board.log)) if int(told) <= board.told else None
+        return known
