@@ -4,6 +4,7 @@
 #   make test                               lint, unit tests, conformance: on real servers
 #   make test-full                          the installed package, from outside this folder
 #   make reports                            conformance/reports/*.json, from real servers
+#   make side-by-side                       conformance/reports/boards/*.json: whole jobboards
 #   make bench                              against TaskFlow's own boards
 #
 # The first run makes .venv and installs into it; `make test` also installs the servers.
@@ -20,7 +21,7 @@ STAMP := $(VENV)/.installed
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-full reports bench docs lint format servers venv clean
+.PHONY: help demo test test-full reports side-by-side bench docs lint format servers venv clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -59,6 +60,11 @@ test-full: venv servers docs
 
 reports: venv servers
 	$(BIN)/python tools/make-reports $(ARGS)
+
+# TaskFlow's etcd board is judged too: it needs Debian's etcd-server, and this client.
+side-by-side: venv servers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check etcd3gw
+	$(BIN)/python tools/side-by-side $(ARGS)
 
 bench: venv servers
 	$(BIN)/python tools/servers.py redis zookeeper -- $(BIN)/python -m benchmarks $(ARGS)

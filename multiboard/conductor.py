@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import futurist
@@ -52,7 +52,9 @@ class Conductor(impl_executor.ExecutorConductor):  # type: ignore[misc]
         self._expiry = kwargs.pop("expiry", None)
         wanted = kwargs.pop("max_simultaneous_jobs", None) or self.MAX_SIMULTANEOUS_JOBS
         super().__init__(name, jobboard, max_simultaneous_jobs=wanted, **kwargs)
-        self._engines: dict[Job, Any] = {}
+        #: The jobs whose engines run here, and those of them whose claims were lost.
+        self._running: set[Job] = set()
+        self._lost: set[Job] = set()
         self._free = threading.Semaphore(self._max_simultaneous_jobs)
 
     def _executor_factory(self) -> futurist.ThreadPoolExecutor:
@@ -98,20 +100,31 @@ class Conductor(impl_executor.ExecutorConductor):  # type: ignore[misc]
 
     def _engine_from_job(self, job: Job) -> Any:
         engine = super()._engine_from_job(job)
-        self._engines[job] = engine
+        run_iter = engine.run_iter
+
+        def run_until_lost(timeout: float | None = None) -> Iterator[Any]:
+            # From within, between two of its steps, as TaskFlow does on a stop: an engine holds
+            # its storage's lock while a task runs, and whoever suspends it from outside waits.
+            for state in run_iter(timeout=timeout):
+                if job in self._lost:
+                    self._lost.discard(job)
+                    engine.suspend()
+                yield state
+
+        engine.run_iter = run_until_lost
+        self._running.add(job)
         return engine
 
     def _on_job_done(self, job: Job, future: Any) -> None:
         try:
             super()._on_job_done(job, future)
         finally:
-            self._engines.pop(job, None)
+            self._running.discard(job)
+            self._lost.discard(job)
             self._free.release()
 
     def _on_lease_lost(self, _event: str, details: Mapping[str, Any]) -> None:
-        engine = self._engines.get(details["job"])
-        if engine is not None:
-            self._log.warning(
-                "The claim on %s was lost (%s): suspending it", details["job"], details["reason"]
-            )
-            engine.suspend()
+        job = details["job"]
+        if job in self._running:
+            self._log.warning("The claim on %s was lost: %s; suspending it", job, details["reason"])
+            self._lost.add(job)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -92,7 +91,7 @@ class Connection:
 
         Raises: as :meth:`multiboard.primitives.LeaseLock.acquire`.
         """
-        claim_id = uuid.uuid4().hex
+        claim_id = os.urandom(16).hex()
         asked_at, losses = boottime(), self.keeper.losses
         lease = self.with_session(lambda: self.guard.acquire(job.key, who, claim_id, expiry))
         self._hold(Claim(lease, job), asked_at, losses)
@@ -106,7 +105,7 @@ class Connection:
         """
         if not self.guard.traits.native_claim_next:
             return self._take_from_view(who, limit, expiry)
-        claim_ids = [uuid.uuid4().hex for _ in range(limit)]
+        claim_ids = [os.urandom(16).hex() for _ in range(limit)]
         asked_at, losses = boottime(), self.keeper.losses
         with self.view.asking() as tick:
             won = self.with_session(lambda: self.guard.acquire_next(who, claim_ids, expiry))
@@ -197,8 +196,11 @@ class Connection:
         """
         proofs = self._proofs(keys, who)
         leases = [proof for proof in proofs if isinstance(proof, Lease)]
-        with self._finishing(leases):
+        try:
             done = iter(self.guard.remove(leases, to) if leases else ())
+        except errors.BackendError:
+            self._give_back(leases)
+            raise
         answers = [next(done) if isinstance(proof, Lease) else proof for proof in proofs]
         kind = ChangeKind.REMOVED if to is None else ChangeKind.TRASHED
         for key, proof, answer in zip(keys, proofs, answers, strict=True):
@@ -216,12 +218,14 @@ class Connection:
         lease = self._proofs([key], who)[0]
         if isinstance(lease, errors.MultiboardError):
             raise lease
-        with self._finishing([lease]):
-            try:
-                self.guard.release(lease, delay)
-            except errors.PostingNotFound:
-                self._gone(key)
-                raise
+        try:
+            self.guard.release(lease, delay)
+        except errors.PostingNotFound:
+            self._gone(key)
+            raise
+        except errors.BackendError:
+            self._give_back([lease])
+            raise
         self._drop(key)
         self.view.note_release(lease, delay)
 
@@ -244,21 +248,16 @@ class Connection:
                 proofs.append(lease)
         return proofs
 
-    @contextlib.contextmanager
-    def _finishing(self, leases: Sequence[Lease]) -> Iterator[None]:
-        """Finish with leases; where the store does not answer, give them back when it does.
+    def _give_back(self, leases: Sequence[Lease]) -> None:
+        """Give leases back when the store answers again, which it did not.
 
         A conductor says once that it is done with a job, and logs it when that fails. To keep
         the job's lease then would lock it for as long as this process lives.
         """
-        try:
-            yield
-        except errors.BackendError:
-            for lease in leases:
-                claim = self.claims.get(lease.key)
-                if claim is not None and claim.lease.token == lease.token:
-                    self.keeper.give_back(lease)
-            raise
+        for lease in leases:
+            claim = self.claims.get(lease.key)
+            if claim is not None and claim.lease.token == lease.token:
+                self.keeper.give_back(lease)
 
     def _gone(
         self, key: str, kind: ChangeKind = ChangeKind.REMOVED, token: int | None = None

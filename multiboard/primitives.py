@@ -14,10 +14,12 @@ death of the caller as a whole or not at all.
 same arguments, and must find the effect there once. Each verb says what a repeat does.
 
 **A backend never retries.** It raises :class:`~multiboard.errors.Unavailable` when the operation
-was surely not applied and :class:`~multiboard.errors.Indeterminate` when it may have been. The
-store client's own retries must be switched off.
+was surely not applied and :class:`~multiboard.errors.Indeterminate` when it may have been, with the
+store's own error as the ``__cause__``. The store client's own retries must be switched off, and one
+attempt must end well within ``operation_timeout``, so that the guard can make another.
 
-**Damage.** Foreign and damaged records are skipped, reported and left alone. Where the board can't
+**Damage.** Foreign and damaged records are skipped, reported and left alone: a damaged posting is
+``PostingExists`` to :meth:`~PostingDirectory.add` and ``PostingNotFound`` to every other verb. Where the board can't
 work at all because of one (its counters are gone, a key has the wrong type), every verb raises a
 plain :class:`~multiboard.errors.BackendError` that names the record.
 

@@ -281,17 +281,16 @@ def _try_to_hold(board: Any, other: Any, job: Any) -> None:
 
 
 def _claim_with_lost_replies(scene: Scene, **claim: Any) -> None:
-    for number in range(3):
-        board, other = scene.board(proxied=True), scene.board()
+    for number in range(4):
+        board, other = scene.alone(), scene.board()
         job = board.post(f"job-{number}")
         heard(list, board.iterjobs())
-        struck = scene.proxy.struck
-        scene.proxy.lose_reply(number)
+        scene.lose_reply(number)
         answer = heard(board.claim, job, "me", **claim)
         scene.proxy.heal()
         if answer is not None:
             _try_to_hold(board, other, job)
-        elif scene.proxy.struck == struck:
+        elif not scene.proxy.struck:
             return  # it takes fewer replies than that
 
 

@@ -158,9 +158,8 @@ def check_post_whose_answer_was_lost_is_there_once(scene: Scene) -> None:
     """Whichever of a post's answers is lost, there is no second job."""
     other = scene.board()
     for number in range(4):
-        board = scene.board(proxied=True)
-        struck = scene.proxy.struck
-        scene.proxy.lose_reply(number)
+        board = scene.alone()
+        scene.lose_reply(number)
         answer = heard(board.post, f"job-{number}")
         scene.proxy.heal()
         count = names(other.iterjobs(ensure_fresh=True)).count(f"job-{number}")
@@ -168,7 +167,7 @@ def check_post_whose_answer_was_lost_is_there_once(scene: Scene) -> None:
             holds(count <= 1, f"one post, {count} jobs")
         else:
             same(1, count, "jobs on the board for one post that returned")
-            if scene.proxy.struck == struck:
+            if not scene.proxy.struck:
                 return  # it takes fewer replies than that
 
 
@@ -177,12 +176,11 @@ def check_consume_whose_answer_was_lost(scene: Scene) -> None:
     """Whichever of its answers is lost, it ends well, or raises JobFailure and can be repeated."""
     other = scene.board()
     for number in range(3):
-        board = scene.board(proxied=True)
+        board = scene.alone()
         job = board.post(f"job-{number}")
         its = found(other, job)
         board.claim(job, "me")
-        struck = scene.proxy.struck
-        scene.proxy.lose_reply(number)
+        scene.lose_reply(number)
         answer = heard(board.consume, job, "me")
         scene.proxy.heal()
         if answer is not None:
@@ -193,5 +191,5 @@ def check_consume_whose_answer_was_lost(scene: Scene) -> None:
             return bool(its.state == states.COMPLETE)
 
         eventually(done, "the job was consumed", 15.0)
-        if answer is None and scene.proxy.struck == struck:
+        if answer is None and not scene.proxy.struck:
             return  # it takes fewer replies than that

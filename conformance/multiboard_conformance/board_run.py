@@ -23,7 +23,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from taskflow import exceptions as excp
@@ -37,28 +36,20 @@ from multiboard_conformance.board_promises import (
     NotSupported,
     checks,
 )
+from multiboard_conformance.board_results import (
+    FAILED,
+    NOT_EXERCISED,
+    NOT_SUPPORTED,
+    PASSED,
+    Outcome,
+    Results,
+    write,
+)
 from multiboard_conformance.board_scene import Scene
 
-#: The version of the report's schema.
-SCHEMA = "multiboard-board-conformance/1"
-
-PASSED, FAILED = "passed", "failed"
-NOT_SUPPORTED, NOT_EXERCISED, NOT_RUN = "not supported", "not exercised", "not run"
 _SIGNS = {PASSED: ".", FAILED: "F"}
 
 _fork = multiprocessing.get_context("fork")
-
-
-@dataclass
-class Outcome:
-    """What became of one check."""
-
-    check: Check
-    verdict: str
-    why: str = ""
-    #: What a failure prints.
-    text: str = ""
-    seconds: float = 0.0
 
 
 class Running:
@@ -194,60 +185,6 @@ def _reproduce(options: argparse.Namespace) -> str:
     return shlex.join(words + (["-k", options.k] if options.k else []))
 
 
-class Results:
-    """The outcomes of a run."""
-
-    def __init__(self) -> None:
-        self.outcomes: list[Outcome] = []
-
-    def of(self, name: str) -> str:
-        """Return the verdict on a promise."""
-        verdicts = {each.verdict for each in self.outcomes if name in each.check.ids}
-        for worst in (FAILED, PASSED, NOT_SUPPORTED, NOT_EXERCISED):
-            if worst in verdicts:
-                return worst
-        return NOT_RUN
-
-    def result(self) -> str:
-        """Return conformant, partial, failed, or nothing run."""
-        verdicts = {self.of(name) for name in PROMISES}
-        if FAILED in verdicts:
-            return FAILED
-        if PASSED not in verdicts:
-            return "nothing run"
-        return "conformant" if verdicts == {PASSED} else "partial"
-
-    def table(self) -> Iterator[str]:
-        """Yield a line for each promise, then one for each check that did not pass."""
-        for name, promise in PROMISES.items():
-            mine = [each for each in self.outcomes if name in each.check.ids]
-            count = f"{sum(each.verdict == PASSED for each in mine)}/{len(mine)}"
-            yield f"{name:<9} {self.of(name):<14} {count:>5}  {promise.sentence}"
-        for verdict in (NOT_SUPPORTED, NOT_EXERCISED):
-            chosen = [each for each in self.outcomes if each.verdict == verdict]
-            if chosen:
-                yield f"\n{verdict.capitalize()}:"
-                yield from (f"  {o.check.name} ({', '.join(o.check.ids)}): {o.why}" for o in chosen)
-
-    def report(self, **about: Any) -> dict[str, Any]:
-        """Return the report, to be written as JSON."""
-        return {
-            "schema": SCHEMA,
-            "result": self.result(),
-            **about,
-            "promises": {
-                name: {
-                    "verdict": self.of(name),
-                    "checks": {
-                        o.check.name: o.verdict for o in self.outcomes if name in o.check.ids
-                    },
-                }
-                for name in PROMISES
-            },
-            "why": {o.check.name: o.why for o in self.outcomes if o.verdict != PASSED},
-        }
-
-
 def _select(options: argparse.Namespace) -> list[Check]:
     only = set(options.only)
     return [
@@ -348,7 +285,5 @@ def _run(
     for path in options.report:
         about = {"facts": facts, "seconds": seconds}
         about["reproduce"] = _reproduce(options)
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(results.report(**about), file, indent=1)
-            file.write("\n")
+        write(path, results.report(**about))
     return {"nothing run": 2, FAILED: 1}.get(results.result(), 0)

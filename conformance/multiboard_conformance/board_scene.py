@@ -81,6 +81,23 @@ class Scene:
             self._proxy.__enter__()
         return self._proxy
 
+    def alone(self) -> Any:
+        """Connect a board through a proxy of its own: what is lost there is no other board's.
+
+        It has worked before, so that one call is one request: no script has to be loaded any more.
+        """
+        self._proxy = None
+        board = self.board(proxied=True)
+        job = board.post("before")
+        board.claim(job, "me")
+        board.consume(job, "me")
+        return board
+
+    def lose_reply(self, number: int) -> None:
+        """Lose one reply from now on, when those to what was asked before have come."""
+        time.sleep(0.5)
+        self.proxy.lose_reply(number)
+
     def heal(self) -> None:
         """Let the proxy pass everything again, where there is one."""
         if self._proxy is not None:

@@ -93,9 +93,11 @@ def check_repeated_next_finds_what_it_won(board: Board, expires_in: float | None
     backend = board.open()
     post(backend, "a", "b", "c", "d")
     attempts = _ids(2)
-    first = list(backend.acquire_next("me", attempts, expires_in))
-    again = list(backend.acquire_next("me", attempts, expires_in))
-    assert again == first
+    first = backend.acquire_next("me", attempts, expires_in)
+    again = backend.acquire_next("me", attempts, expires_in)
+    assert [(p.key, p.lease, lease) for p, lease in again] == [
+        (p.key, p.lease, lease) for p, lease in first
+    ]
     assert [posting.lease is None for posting in backend.list().postings] == [
         False, False, True, True,
     ]  # fmt: skip

@@ -26,7 +26,7 @@ from multiboard.primitives import (
 )
 
 #: Seconds of a lease that is let end, and until its end must be seen.
-SHORT = 0.15
+SHORT = 0.06
 PATIENCE = 10.0
 
 
@@ -142,6 +142,8 @@ class SideBySide:
         """Do the steps one by one, and compare; raise :class:`Differs` where the two differ."""
         for side in self.sides:
             side.begin()
+        # Something to work on: else most programs are about postings that are not there.
+        self.both("add", lambda side: side.actors[0].add([NewPosting("a", b"x")]), again=False)
         for step in steps:
             step.do(self)
             self._same(f"the board after {step}", _Side.board)
@@ -172,6 +174,8 @@ class SideBySide:
     def _answer(side: _Side, call: Callable[[_Side], Any]) -> Any:
         try:
             answer = call(side)
+        except Differs:
+            raise
         except Exception as error:
             answer = error
         return side.plain(answer)

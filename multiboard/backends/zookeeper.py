@@ -124,7 +124,8 @@ class ZooKeeperBackend(Leases):
 
     def _start_over(self) -> None:
         """Begin without anything known of the postings, and with nothing that another may lock."""
-        self._feed = Feed(self._board.paths) if self._board.incarnation else None
+        board = self._board
+        self._feed = Feed(board.paths, recursive=board.modern) if board.incarnation else None
         self._forget()
 
     def close(self) -> None:
@@ -286,6 +287,10 @@ class ZooKeeperBackend(Leases):
         limit: int | None = None,
     ) -> primitives.Page:
         link, paths = self._board.link(), self._board.paths
+        if shelf is Shelf.LIVE and after is not None and limit is not None:
+            page = self._next_page(link, after, limit)
+            if page is not None:
+                return page
         folder = f"{paths.base}/{shelf.value}"
         watched = [paths.base, folder, paths.states, paths.leases]
         names = link.ask([wire.Sync(folder), *(wire.GetChildren(path, None) for path in watched)])
@@ -309,6 +314,34 @@ class ZooKeeperBackend(Leases):
         if limit is None or len(postings) <= limit:
             return primitives.Page(postings, damaged=damaged)
         return primitives.Page(postings[:limit], postings[limit - 1].place, damaged)
+
+    def _next_page(self, link: Link, after: tuple[int, int], limit: int) -> primitives.Page | None:
+        """Read a page that is not the first, without the bodies of the others.
+
+        The places do not stand in the nodes' names: they are learned once and kept by the feed.
+        None where that can't be. What is foreign, or can't be read, was named on the first page.
+        """
+        feed = self._open_feed()
+        feed.ensure(link, ordered=True)
+        if not feed.recursive:
+            return None
+        # Every change before the answer has been told to the feed by then.
+        link.ask([wire.Sync(self._board.paths.live)])
+        self._learn(link, feed.unknown(again=True))
+        if not feed.ordered:
+            return None
+        found = feed.page(after, limit + 1)
+        shown = found[:limit]
+        seen = self._shown(link, self._board.look(link, [key for key, _ in shown]))
+        # One that went and came back since has another place, further on.
+        postings = [
+            posting
+            for (_, place), posting in zip(shown, seen, strict=True)
+            if isinstance(posting, Posting) and posting.place == place.place
+        ]
+        damaged = [one for one in seen if isinstance(one, Damage)]
+        more = len(found) > limit
+        return primitives.Page(postings, shown[-1][1].place if more else None, damaged)
 
     def _on_shelf(
         self, link: Link, shelf: Shelf, keys: Sequence[str], claimed: set[str]

@@ -294,8 +294,9 @@ def test_a_wrong_password_is_denied_and_never_shown(given: str | None) -> None:
 RIGHTS = [
     *("+eval", "+evalsha", "+time", "+type", "+del"),
     *("+hget", "+hmget", "+hset", "+hsetnx", "+hdel", "+hlen", "+hstrlen", "+hkeys"),
+    "+hrandfield",
     *("+zcard", "+zadd", "+zrem", "+zscore", "+zmscore", "+zrange", "+zrangebyscore", "+zcount"),
-    *("+xadd", "+xlen", "+xrange", "+xrevrange", "+xread", "+xinfo|stream"),
+    *("+xadd", "+xrange", "+xrevrange", "+xread", "+xinfo|stream"),
 ]
 
 

@@ -28,6 +28,8 @@ from zookeeper_boards import (
 
 from multiboard import errors
 from multiboard.backends._zookeeper import feed, layout
+from multiboard.backends._zookeeper.client import Link
+from multiboard.backends._zookeeper.wire import MultiRead
 from multiboard.backends.zookeeper import ZooKeeperBackend
 from multiboard.primitives import Change, ChangeKind, NewPosting, Shelf, Url
 
@@ -289,6 +291,87 @@ def test_a_long_list_comes_in_pages(make: Any) -> None:
         if after is None:
             break
     assert walked == whole
+
+
+def test_a_page_is_right_whatever_happened_between(make: Any, zk: KazooClient) -> None:
+    board, other = make(), make()
+    board.add([NewPosting(f"k{n:02}", A, rank=n % 2) for n in range(20)])
+    paths = board._board.paths
+    first = board.list(limit=5)
+    assert [posting.key for posting in first.postings] == ["k00", "k02", "k04", "k06", "k08"]
+    # From here on the places are known and kept.
+    second = board.list(after=first.after, limit=3)
+    assert [posting.key for posting in second.postings] == ["k10", "k12", "k14"]
+    other.acquire("k16", "me", "a")  # claimed, and there all the same
+    other.remove([other.acquire("k18", "me", "b")])  # gone, and back at another place
+    post(other, "k18", rank=1)
+    other.remove([other.acquire("k01", "me", "c")])
+    zk.set(f"{paths.live}/k03", b"garbage")
+    post(other, "late")
+    third = board.list(after=second.after, limit=3)
+    assert [posting.key for posting in third.postings] == ["k16", "late", "k05"]
+    assert third.postings[0].lease is not None
+    walked, after = [], third.after
+    while after is not None:
+        page = board.list(after=after, limit=4)
+        walked += [posting.key for posting in page.postings]
+        after = page.after
+    assert walked == ["k07", "k09", "k11", "k13", "k15", "k17", "k19", "k18"]
+
+
+def test_a_page_shows_what_was_mended(make: Any, zk: KazooClient) -> None:
+    board = make()
+    board.add([NewPosting(f"k{n}", A) for n in range(4)])
+    paths = board._board.paths
+    start = board.list(limit=1).after
+    mended, _ = zk.get(f"{paths.live}/k1")
+    zk.set(f"{paths.live}/k1", b"garbage")
+    zk.create(f"{paths.states}/k2", b"garbage")
+    assert [posting.key for posting in board.list(after=start, limit=9).postings] == ["k3"]
+    zk.set(f"{paths.live}/k1", mended)
+    zk.delete(f"{paths.states}/k2")
+    whole = [posting.key for posting in board.list(after=start, limit=9).postings]
+    assert whole == ["k1", "k2", "k3"]
+    won = board.acquire_next("me", ["a", "b", "c", "d"])
+    assert [posting.key for posting, _ in won] == ["k0", "k1", "k2", "k3"]
+
+
+def test_a_page_is_read_without_the_bodies_of_the_others(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = make()
+    board.add([NewPosting(f"k{n}", A) for n in range(300)])
+    start = board.list(limit=10).after
+    board.list(after=start, limit=10)
+    read: list[str] = []
+    plain = Link.read
+
+    def counted(link: Link, paths: Any, **options: Any) -> Any:
+        read.extend(paths)
+        return plain(link, paths, **options)
+
+    monkeypatch.setattr(Link, "read", counted)
+    assert len(board.list(after=start, limit=10).postings) == 10
+    assert len(read) == 20  # state and posting of each
+
+
+def test_a_server_that_lacks_the_newer_requests(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = make()
+    board.add([NewPosting(f"k{n}", os.urandom(n)) for n in range(60)])
+    board.acquire("k7", "me", "a")
+    keys = ["k7", "no", "k0"]
+    whole, some = board.list().postings, board.get(keys)
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiRead, "type", 999)  # no server knows that request
+        old = make()
+        assert old.list().postings == whole
+        assert old.get(keys) == some
+    assert [found and found.key for found in old.get(keys)] == ["k7", None, "k0"]
+    lease = old.acquire("k0", "me", "b")
+    cursor = old.changes(None, 0).cursor
+    board.acquire("k1", "me", "c")
+    assert eventually(lambda: old.changes(cursor, 0).reset)
+    assert [found and found.lease for found in old.get(["k0"])] == [lease]
 
 
 def test_large_bodies(make: Any) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import signal
 import threading
 import time
@@ -31,6 +32,7 @@ from zookeeper_proxy import Proxy
 
 from multiboard import errors
 from multiboard.backends.zookeeper import ZooKeeperBackend, ZooKeeperSettings
+from multiboard.guard import Guard
 from multiboard.primitives import Change, ChangeKind, Lease, NewPosting, Shelf
 
 #: Fixtures that are used by name.
@@ -247,6 +249,31 @@ def test_closing_wakes_the_readers(make: Any) -> None:
     for reader in readers:
         reader.join(SOON)
     assert ended == [errors.Closed] * 3
+
+
+def test_closing_ends_what_is_under_way_without_a_word(
+    make: Any, troubled: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    board = make(hosts=(f"{troubled.host}:{troubled.port}",), session_timeout=10.0)
+    post(board)
+    guard = Guard(board)
+    troubled.pause()
+    try:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            under_way = [
+                pool.submit(guard.get, ["k"]),
+                pool.submit(guard.list),
+                pool.submit(guard.add, [NewPosting("l", A)]),
+            ]
+            eventually(lambda: len(board._board.link()._client._pending) >= len(under_way))
+            caplog.clear()
+            guard.close()
+            ends = [type(one.exception(SOON)) for one in under_way]
+    finally:
+        troubled.resume()
+    # Whether the posting was added nobody can tell any more.
+    assert ends == [errors.Closed, errors.Closed, errors.Indeterminate]
+    assert caplog.records == []
 
 
 # -- lost answers ------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from multiboard.primitives import ChangeKind, Lease, Posting, Shelf, boottime
 # -- the lock --------------------------------------------------------------------------------
 
 
-@caught_by("LEASE-1", "RUN-1")
+@caught_by("LEASE-1", "RUN-1", also="history LEASE-5 LEASE-6 LEASE-7")
 class RacyAcquire(memory.MemoryBackend):
     """Looks whether a posting is leased, and leases it a moment later."""
 
@@ -39,7 +39,7 @@ class RacyAcquire(memory.MemoryBackend):
         return super().acquire(key, holder, claim_id, expires_in)
 
 
-@caught_by("LEASE-3")
+@caught_by("LEASE-3", also="history BATCH-1 FEED-4 LEASE-8 NEXT-1")
 class TokenRestarts(memory.MemoryBackend):
     """Counts tokens anew after every lease that was given back."""
 
@@ -48,7 +48,7 @@ class TokenRestarts(memory.MemoryBackend):
         board.tokens = itertools.count(1)
 
 
-@caught_by("LEASE-3")
+@caught_by("LEASE-3", also="history")
 class TokenRestartsInTheTrash(memory.MemoryBackend):
     """Counts tokens anew for a posting that comes back from the trash."""
 
@@ -57,7 +57,7 @@ class TokenRestartsInTheTrash(memory.MemoryBackend):
         return super().restore(key)
 
 
-@caught_by("LEASE-2")
+@caught_by("LEASE-2", also="ERR-1 ERR-2 LEASE-3 LEASE-7")
 class ConsumeByName(memory.MemoryBackend):
     """Takes the holder's name for the proof."""
 
@@ -72,7 +72,7 @@ class ConsumeByName(memory.MemoryBackend):
         return record
 
 
-@caught_by("LEASE-2")
+@caught_by("LEASE-2", also="BATCH-1 ERR-1 ERR-2 LEASE-3 LEASE-7")
 class LostLeaseIsNotFound(memory.MemoryBackend):
     """Says PostingNotFound of a lease that is lost."""
 
@@ -84,7 +84,10 @@ class LostLeaseIsNotFound(memory.MemoryBackend):
             raise errors.PostingNotFound(lease.key) from None
 
 
-@caught_by("LEASE-5")
+@caught_by(
+    "LEASE-5",
+    also="FEED-1 FEED-3 LEASE-1 LEASE-2 LEASE-3 LEASE-4 LEASE-6 LEASE-7 LEASE-8 NEXT-1 NEXT-2",
+)
 class EndlessTimedLease(memory.MemoryBackend):
     """A timed lease never ends."""
 
@@ -95,7 +98,7 @@ class EndlessTimedLease(memory.MemoryBackend):
         super()._reap(board)
 
 
-@caught_by("LEASE-5", "LEASE-7")
+@caught_by("LEASE-5", "LEASE-7", also="LEASE-1")
 class TimedLeaseEndsEarly(memory.MemoryBackend):
     """A timed lease ends at nine tenths of its time."""
 
@@ -105,7 +108,7 @@ class TimedLeaseEndsEarly(memory.MemoryBackend):
         return super().acquire(key, holder, claim_id, expires_in and expires_in * 0.9)
 
 
-@caught_by("LEASE-5")
+@caught_by("LEASE-5", also="LEASE-1 LEASE-2 LEASE-3 LEASE-7")
 class RefusedAttemptProlongs(memory.MemoryBackend):
     """An attempt that is refused renews the lease that stands."""
 
@@ -121,7 +124,7 @@ class RefusedAttemptProlongs(memory.MemoryBackend):
             raise
 
 
-@caught_by("LEASE-6")
+@caught_by("LEASE-6", also="LEASE-8")
 class ClaimIdIgnored(memory.MemoryBackend):
     """A repeated attempt is refused as if another had made the first one."""
 
@@ -134,7 +137,7 @@ class ClaimIdIgnored(memory.MemoryBackend):
         return super().acquire(key, holder, claim_id, expires_in)
 
 
-@caught_by("LEASE-8")
+@caught_by("LEASE-8", also="LEASE-1 LEASE-2 LEASE-4 LEASE-5")
 class DeathsAreNotCounted(memory.MemoryBackend):
     """Takes a death for an abandon."""
 
@@ -144,7 +147,7 @@ class DeathsAreNotCounted(memory.MemoryBackend):
         record.posting = dataclasses.replace(record.posting, deaths=deaths)
 
 
-@caught_by("ERR-2")
+@caught_by("ERR-2", also="LEASE-2")
 class ReleaseIsNotRepeatable(memory.MemoryBackend):
     """Answers LeaseLost to a release whose first answer was lost."""
 
@@ -156,7 +159,7 @@ class ReleaseIsNotRepeatable(memory.MemoryBackend):
         super().release(lease, delay)
 
 
-@caught_by("ERR-2")
+@caught_by("ERR-2", also="BATCH-1")
 class RemovalIsNotRepeatable(memory.MemoryBackend):
     """Answers PostingNotFound to a removal whose first answer was lost."""
 
@@ -178,7 +181,7 @@ class ReaperFreesTheLiving(memory.MemoryBackend):
         return granted
 
 
-@caught_by("LEASE-4")
+@caught_by("LEASE-4", also="FEED-3 LEASE-2 LEASE-3 LEASE-7 LEASE-8")
 class SessionsNeverEnd(memory.MemoryBackend):
     """The leases of the dead are kept for ever."""
 
@@ -193,7 +196,7 @@ class SessionsNeverEnd(memory.MemoryBackend):
         return granted
 
 
-@caught_by("LEASE-4")
+@caught_by("LEASE-4", also="DIR-1 LEASE-7")
 class EntitiesOutliveTheirSession(memory.MemoryBackend):
     """Entries stay when the session that added them is over."""
 
@@ -203,7 +206,7 @@ class EntitiesOutliveTheirSession(memory.MemoryBackend):
         board.entities.update(kept)
 
 
-@caught_by("LEASE-4")
+@caught_by("LEASE-4", also="FEED-1 FEED-3 LEASE-1 LEASE-2 LEASE-5")
 class EndsInSilence(memory.MemoryBackend):
     """Frees the leases of the dead and tells nobody."""
 
@@ -214,7 +217,7 @@ class EndsInSilence(memory.MemoryBackend):
             board.told -= 1
 
 
-@caught_by("LEASE-7")
+@caught_by("LEASE-7", also="LEASE-4")
 class SessionLostIsSwallowed(memory.MemoryBackend):
     """Begins a new session without a word where the old one has ended."""
 
@@ -228,7 +231,11 @@ class SessionLostIsSwallowed(memory.MemoryBackend):
 # -- the directory ---------------------------------------------------------------------------
 
 
-@caught_by("BATCH-1", "DIR-1")
+@caught_by(
+    "BATCH-1",
+    "DIR-1",
+    also="history DIR-2 DIR-3 DIR-4 ERR-2 FEED-3 LEASE-4 LEASE-5 LEASE-6 LEASE-7 LEASE-8 NEXT-1",
+)
 class LostBatchItem(memory.MemoryBackend):
     """Acknowledges the last of a batch and forgets it."""
 
@@ -241,7 +248,7 @@ class LostBatchItem(memory.MemoryBackend):
         return answers
 
 
-@caught_by("BATCH-1")
+@caught_by("BATCH-1", also="DIR-3")
 class AnswersInAnotherOrder(memory.MemoryBackend):
     """Answers a get in the order of the shelf."""
 
@@ -251,7 +258,7 @@ class AnswersInAnotherOrder(memory.MemoryBackend):
         return [*there, *[None] * (len(keys) - len(there))]
 
 
-@caught_by("DIR-2")
+@caught_by("DIR-2", also="BATCH-1 ERR-1 ERR-2")
 class RetryPostsTwice(memory.MemoryBackend):
     """A posting that is added again gets another serial and is told again."""
 
@@ -271,7 +278,7 @@ class ConsumedComesBack(memory.MemoryBackend):
         return super()._add_one(board, new)
 
 
-@caught_by("DIR-3")
+@caught_by("DIR-3", also="BATCH-1 DIR-1 DIR-2 DIR-4 LEASE-2")
 class OrderByKey(memory.MemoryBackend):
     """Orders a rank by the key, as stores do that have no order of their own."""
 
@@ -308,7 +315,7 @@ class NamespaceWithoutCase(memory.MemoryBackend):
         super().__init__(dataclasses.replace(settings, namespace=settings.namespace.lower()))
 
 
-@caught_by("DIR-1", "LEASE-2")
+@caught_by("DIR-1", "LEASE-2", also="history BATCH-1 DIR-2 DIR-3 DIR-4 ERR-2 LEASE-8")
 class TrashDeletes(memory.MemoryBackend):
     """Deletes what should be set aside."""
 

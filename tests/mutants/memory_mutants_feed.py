@@ -21,7 +21,7 @@ from multiboard.primitives import ChangeKind, Changes, Lease, Posting, Shelf, bo
 # -- handing out -----------------------------------------------------------------------------
 
 
-@caught_by("NEXT-2")
+@caught_by("NEXT-2", also="LEASE-5 NEXT-1")
 class DelayIsIgnored(memory.MemoryBackend):
     """Hands out what is not due."""
 
@@ -33,7 +33,7 @@ class DelayIsIgnored(memory.MemoryBackend):
         return super().acquire_next(holder, claim_ids, expires_in)
 
 
-@caught_by("NEXT-1")
+@caught_by("NEXT-1", also="BATCH-1 DIR-3 LEASE-1 LEASE-5 LEASE-6 NEXT-2")
 class YoungestFirst(memory.MemoryBackend):
     """Hands out the youngest of a rank first."""
 
@@ -67,7 +67,9 @@ _numbers = itertools.count()
 # -- the feed --------------------------------------------------------------------------------
 
 
-@caught_by("FEED-1")
+@caught_by(
+    "FEED-1", also="history BATCH-1 DIR-1 DIR-5 ERR-2 FEED-2 FEED-3 FEED-4 LEASE-4 LEASE-5 NEXT-1"
+)
 class FeedDrops(memory.MemoryBackend):
     """Tells every change but each ninth."""
 
@@ -77,7 +79,7 @@ class FeedDrops(memory.MemoryBackend):
             memory.MemoryBackend._tell(board, kind, key, token)
 
 
-@caught_by("FEED-2")
+@caught_by("FEED-2", also="FEED-1")
 class AnnouncesEarly(memory.MemoryBackend):
     """Tells of a posting a moment before the listing can show it."""
 
@@ -103,7 +105,7 @@ class AnnouncesEarly(memory.MemoryBackend):
         return answer
 
 
-@caught_by("FEED-3")
+@caught_by("FEED-3", also="ERR-1")
 class FeedPolls(memory.MemoryBackend):
     """Looks for changes every two seconds."""
 
@@ -129,7 +131,7 @@ class SilentAfterReconnect(memory.MemoryBackend):
 # -- errors and everything at once -----------------------------------------------------------
 
 
-@caught_by("ERR-1")
+@caught_by("ERR-1", also="history DIR-1 ERR-2")
 class NativeErrorEscapes(memory.MemoryBackend):
     """Lets the error of its own dictionary out."""
 
@@ -154,7 +156,7 @@ class WorksAfterClose(memory.MemoryBackend):
         return 0 if self._board is None and self._last is not None else super().count(shelf)
 
 
-@caught_by("ERR-2")
+@caught_by("ERR-2", also="BATCH-1 DIR-2 ERR-1")
 class RefusalRenames(memory.MemoryBackend):
     """A refused posting leaves its body behind."""
 

@@ -36,7 +36,7 @@ class SharedInNameOnly(memory.MemoryBackend):
         return dataclasses.replace(super().traits, cross_host=True)
 
 
-@caught_by("LEASE-4")
+@caught_by("LEASE-4", also="FEED-3 LEASE-2 LEASE-3 LEASE-7")
 class DeadLinger(memory.MemoryBackend):
     """The leases of the dead end seconds later than lease_slack allows."""
 

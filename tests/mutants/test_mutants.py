@@ -21,13 +21,14 @@ import memory_mutants_feed  # noqa: E402, F401
 import memory_mutants_traits  # noqa: E402, F401
 from mutants import MUTANTS  # noqa: E402
 
+
 def judge(folder: pathlib.Path, name: str, *arguments: str) -> tuple[int, dict[str, Any], str]:
     """Run the suite on a mutant; return the exit status, the report and what was printed."""
     path = folder / "report.json"
     paths = [str(ROOT), str(ROOT / "conformance"), str(HERE)]
     done = subprocess.run(
         [sys.executable, "-m", "multiboard_conformance.main", name,
-         "--quick", "--lanes", "2", "--report", str(path), *arguments],
+         "--quick", "--lanes", "2", "--seed", "1", "--report", str(path), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,

@@ -86,7 +86,7 @@ class _Here:
             # before the server's own functions. And each of our statements has its index, but
             # plans are kept that were made when the table was empty.
             "options": f"-c statement_timeout={max(1, int(settings.operation_timeout * 1000))}"
-            " -c search_path=pg_catalog -c enable_seqscan=off -c enable_bitmapscan=off -c enable_sort=off",
+            " -c search_path=pg_catalog -c enable_seqscan=off",
         }
         self.pool = wire.Pool(words, settings.connect_timeout, settings.operation_timeout)
         self.ear = Ear(self.pool.dial, settings.namespace, settings.operation_timeout / 2)

@@ -35,8 +35,9 @@ from multiboard import errors
 from multiboard.backends._redis.wire import Wire
 
 _SCRIPTS = pathlib.Path(__file__).with_name("lua")
-#: What stands before a script that writes, behind what stands before all.
-_WRITING = ("_writing.lua", "_reaping.lua")
+#: The scripts that do without ``_reaping.lua``: most calls are theirs, and each makes anew what
+#: functions stand before it.
+_LEAN = ("acquire", "remove")
 
 #: Telling the server the library's name and version would cost two round trips a connection.
 _NAMELESS: dict[str, Any] = (
@@ -147,7 +148,9 @@ def script(name: str, flags: bool) -> Script:
     read_only = found is not None and found.group(1) == "no-writes"
     parts = [] if name == "open" else [(_SCRIPTS / "_common.lua").read_text("utf-8")]
     if name != "open" and not read_only:
-        parts += [(_SCRIPTS / part).read_text("utf-8") for part in _WRITING]
+        parts.append((_SCRIPTS / "_writing.lua").read_text("utf-8"))
+        if name not in _LEAN:
+            parts.append((_SCRIPTS / "_reaping.lua").read_text("utf-8"))
     text = "\n".join([*parts, own])
     if name != "open":  # which is for servers of unknown age
         if flags:
@@ -319,4 +322,3 @@ class Connections:
         if isinstance(error, _REFUSED) or _REFUSED_TEXT.search(native_text):
             return errors.Unavailable(text)
         return errors.Indeterminate(text) if sent and not read_only else errors.Unavailable(text)
-

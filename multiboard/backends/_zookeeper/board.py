@@ -23,6 +23,7 @@ from kazoo.protocol import serialization as wire
 
 from multiboard import errors
 from multiboard.backends._zookeeper import client, layout
+from multiboard.backends._zookeeper.wire import MultiRead
 from multiboard.primitives import Damage, NewPosting, Posting, boottime
 
 #: Seconds for which a repeated posting, removal or release is told from a new one.
@@ -120,6 +121,8 @@ class Board:
         self._name = name
         self._paths: layout.Paths | None = None
         self.incarnation = ""
+        #: Whether the servers know the requests of ZooKeeper 3.6.
+        self.modern = True
         self._begin()
         self.closed = True
         _boards.add(self)
@@ -175,6 +178,7 @@ class Board:
                 raise errors.BoardLost(f"the board {self._top} is no longer in ZooKeeper")
             if self._link is None:
                 self._link = self._dial()
+                self._link.modern = self.modern
                 if self._paths is not None:
                     self._link.slots_path = self._paths.slots
             return self._link
@@ -245,21 +249,30 @@ class Board:
         """Connect, and make the board where there is none."""
         self._begin()
         try:
-            self._make(self.link())
+            self._make()
         except BaseException:
             self.close()
             raise
 
-    def _make(self, link: client.Link) -> None:
+    def _make(self) -> None:
         for _ in range(10):
+            link = self.link()
             found = link.ask([wire.Sync(self._top), wire.GetData(self._top, None)])[1]
             new = not isinstance(found, Exception)
             incarnation = self._read_incarnation(found[0]) if new else ""
             self._paths = layout.Paths(self._top, incarnation)
-            if incarnation and link.ask([wire.Exists(self._paths.clock, None)])[0] is not None:
-                link.slots_path = self._paths.slots
-                self.incarnation = incarnation
-                return
+            if incarnation:
+                clock = self._look_at_clock(link)
+                if isinstance(clock, kz.UnimplementedError):
+                    # An older server ends the session of whoever asks what it does not know:
+                    # that must never happen again, to a session by which something lives.
+                    self.modern = False
+                    self._drop(link)
+                    continue
+                if not isinstance(clock, Exception):
+                    link.slots_path = self._paths.slots
+                    self.incarnation = incarnation
+                    return
             self._paths = layout.Paths(self._top, uuid.uuid4().hex[:16])
             base = self._paths.base
             record = json.dumps({"v": 1, "incarnation": base.rpartition("/")[2]}).encode()
@@ -276,6 +289,12 @@ class Board:
                 raise outcome.error
             # Whatever else happened, and whoever was faster: the next look tells.
         raise errors.Unavailable(f"the board {self._top} could not be made")
+
+    def _look_at_clock(self, link: client.Link) -> Any:
+        if not self.modern:
+            return link.ask([wire.GetData(self.paths.clock, None)])[0]
+        answer = link.ask([MultiRead([self.paths.clock])])[0]
+        return answer if isinstance(answer, kz.UnimplementedError) else link.nodes(answer)[0]
 
     def _read_incarnation(self, data: bytes) -> str:
         try:

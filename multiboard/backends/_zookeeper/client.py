@@ -116,8 +116,8 @@ class Link:
         self.connected = self.ended = self.closing = False
         #: Closed because the board was, not because another session took its place.
         self.dismissed = False
-        #: Whether the server can read many nodes at once (ZooKeeper 3.6).
-        self.reads_many = True
+        #: Whether the server knows ``multiRead`` and ``addWatch`` (ZooKeeper 3.6).
+        self.modern = True
         #: Something lives by this session, or somebody relies on it.
         self.used = False
         self.on_event: Callable[[int, str], None] = _ignore
@@ -296,21 +296,29 @@ class Link:
         Those that stand earlier are read earlier. ``fresh`` is a node to ``sync`` before: all is
         then as new as whatever was acknowledged to anyone before the call.
         """
-        sync = [] if fresh is None else [wire.Sync(fresh)]
-        if self.reads_many:
+        synced = None if fresh is None else self.submit(wire.Sync(fresh))
+        if self.modern:
             parts = [paths[at : at + READ_BATCH] for at in range(0, len(paths), READ_BATCH)]
-            requests = [*sync, *map(MultiRead, parts)]
-            answers = self.ask(requests, READ_WINDOW // READ_BATCH)[len(sync) :]
-            self.reads_many = not any(isinstance(one, kz.UnimplementedError) for one in answers)
-            if self.reads_many:
-                return [self._node(node) for part in answers for node in part]
-        requests = [*sync, *(wire.GetData(path, None) for path in paths)]
-        return self.ask(requests)[len(sync) :]
+            found = self.ask(map(MultiRead, parts), READ_WINDOW // READ_BATCH)
+            answers = [node for part in found for node in self.nodes(part)]
+        else:
+            answers = self.ask(wire.GetData(path, None) for path in paths)
+        if synced is not None:
+            self.value(synced)  # answered before the others were
+        return answers
 
-    def _node(self, answer: Any) -> Any:
-        if isinstance(answer, Exception) and not isinstance(answer, ABOUT_NODES):
-            raise self._explain(answer, write=False)
-        return answer
+    def nodes(self, part: Any) -> list[Any]:
+        """Return what the answer to one ``MultiRead`` says of each node.
+
+        Raises: what went wrong with one of them, unless it speaks of the node.
+        """
+        nodes = [part] if isinstance(part, Exception) else part
+        for node in nodes:
+            if isinstance(node, kz.UnimplementedError) or (
+                isinstance(node, Exception) and not isinstance(node, ABOUT_NODES)
+            ):
+                raise self._explain(node, write=False)
+        return list(nodes)
 
     # -- writing -------------------------------------------------------------------------------
 

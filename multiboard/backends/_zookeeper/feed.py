@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kazoo.exceptions import UnimplementedError
 from kazoo.protocol import serialization as wire
 
 from multiboard import errors
@@ -57,7 +56,7 @@ class Place:
 class Feed:
     """What happened on one board since a point in its history, for any number of readers."""
 
-    def __init__(self, paths: layout.Paths) -> None:
+    def __init__(self, paths: layout.Paths, *, recursive: bool = True) -> None:
         self._paths = paths
         self.changed = threading.Condition()
         self._starting = threading.Lock()
@@ -66,8 +65,8 @@ class Feed:
         self._epoch = 0
         self._answered = 0.0
         self._forget()
-        #: Set to False by a test, or by a server that lacks them.
-        self.recursive = True
+        #: Whether the server has recursive watches.
+        self.recursive = recursive
 
     def _forget(self) -> None:
         self._id = ""
@@ -114,8 +113,8 @@ class Feed:
         link.on_event = functools.partial(self._on_event, link)
         if self.recursive:
             watches = [AddWatch(self._paths.live, 1), AddWatch(self._paths.leases, 1)]
-            answers = [link.value(answer) for answer in [link.submit(w) for w in watches]]
-            self.recursive = not any(isinstance(a, UnimplementedError) for a in answers)
+            for answer in [link.submit(watch) for watch in watches]:
+                self._found(link.value(answer))
         watch = None if self.recursive else self._on_child
         if watch is not None:
             self._found(link.value(link.submit(wire.GetChildren(self._paths.live, watch))))
@@ -180,7 +179,10 @@ class Feed:
             return
         # It is gone, or it was overwritten, which nothing of ours does but to mark it as gone.
         if self._order is not None:
-            self._order.discard(key)
+            if kind == CHANGED:
+                self._order.add(key)
+            else:
+                self._order.discard(key)
         lease = self._leases.pop(key, None)
         token = None if lease is None else lease.token
         self._tell(ChangeKind.TRASHED if moved else ChangeKind.REMOVED, key, token)
@@ -314,10 +316,17 @@ class Feed:
         """Whether the order is being kept."""
         return self.alive and self._order is not None
 
-    def unknown(self) -> dict[str, object]:
-        """Return the keys whose place has to be looked up, each with a receipt for the answer."""
+    def unknown(self, again: bool = False) -> dict[str, object]:
+        """Return the keys that have to be looked up, each with a receipt for the answer.
+
+        With ``again``, those too that were damaged: their state may be mended without a word.
+        """
         with self.changed:
-            return dict(self._order.unknown) if self._order is not None else {}
+            if self._order is None:
+                return {}
+            if again:
+                self._order.reconsider()
+            return dict(self._order.unknown)
 
     def learn(self, receipts: dict[str, object], places: dict[str, Place | None]) -> None:
         """Take in the places looked up, where nothing has changed them since."""
@@ -330,6 +339,11 @@ class Feed:
         """Tell whether a posting may not be due yet."""
         with self.changed:
             return self._order is not None and self._order.delayed > 0
+
+    def page(self, behind: tuple[int, int], limit: int) -> list[tuple[str, Place]]:
+        """Return the first postings behind a place, leased or not, in order."""
+        with self.changed:
+            return [] if self._order is None else self._order.page(behind, limit)
 
     def claimed_as(self, marks: set[str]) -> list[str]:
         """Return the keys of the postings that are leased under one of these claim marks."""
@@ -353,7 +367,9 @@ class Order:
     """The live postings by rank and serial, as far as they were looked up."""
 
     def __init__(self) -> None:
+        #: What has to be looked up. Some have a place already, and may be due at another time.
         self.unknown: dict[str, object] = {}
+        self._damaged: set[str] = set()
         self._known: dict[str, Place] = {}
         self._sorted: list[tuple[int, int]] = []
         self._keys: dict[tuple[int, int], str] = {}
@@ -368,11 +384,16 @@ class Order:
     def touch(self, key: str) -> None:
         """Note that a posting was claimed or given back: when it is due has to be looked up."""
         if key in self._known or key in self.unknown:
-            self.add(key)
+            self.unknown[key] = object()
+
+    def reconsider(self) -> None:
+        """Note that what was damaged has to be looked up again."""
+        self.unknown.update((key, object()) for key in self._damaged)
 
     def discard(self, key: str) -> None:
         """Forget a posting."""
         self.unknown.pop(key, None)
+        self._damaged.discard(key)
         place = self._known.pop(key, None)
         if place is not None:
             self.delayed -= place.due > 0
@@ -382,12 +403,20 @@ class Order:
     def learn(self, key: str, place: Place | None) -> None:
         """Take in what was looked up; None for a posting that is damaged or gone."""
         self.discard(key)
-        if place is not None:
+        if place is None:
+            self._damaged.add(key)  # where it is gone, that is about to be told
+        else:
             self._known[key] = place
             self.delayed += place.due > 0
             # No two have one place: the serial is that of a transaction of their own.
             self._keys[place.place] = key
             bisect.insort(self._sorted, place.place)
+
+    def page(self, behind: tuple[int, int], limit: int) -> list[tuple[str, Place]]:
+        """Return the first postings behind a place, leased or not, in order."""
+        start = bisect.bisect_right(self._sorted, behind)
+        keys = [self._keys[place] for place in self._sorted[start : start + limit]]
+        return [(key, self._known[key]) for key in keys]
 
     def after(
         self, behind: tuple[int, int] | None, earliest: float, leases: dict[str, Any]
@@ -396,6 +425,8 @@ class Order:
         start = 0 if behind is None else bisect.bisect_right(self._sorted, behind)
         for index in range(start, len(self._sorted)):
             key = self._keys[self._sorted[index]]
-            if key not in leases and self._known[key].due <= earliest:
+            if key in leases or key in self.unknown:
+                continue
+            if self._known[key].due <= earliest:
                 return key, self._known[key]
         return None

@@ -189,7 +189,8 @@ class Leases(primitives.Backend):
                 wanted.remove(lease.claim_id)
                 won.append((posting, lease))
         won.sort(key=lambda pair: pair[0].place)
-        earliest = self._learn(link, feed)
+        self._learn(link, feed.unknown())
+        earliest = board.now(link).earliest if feed.has_delayed() else 0.0
         for key, place in feed.candidates(earliest):
             if not wanted:
                 break
@@ -208,11 +209,9 @@ class Leases(primitives.Backend):
             won.append(pair)
         return won
 
-    def _learn(self, link: Link, feed: Feed) -> float:
-        """Look up the postings whose place in the order is not known; return the server's time."""
-        receipts = feed.unknown()
-        keys = list(receipts)
-        earliest = 0.0
+    def _learn(self, link: Link, receipts: dict[str, object]) -> None:
+        """Look up postings for the order that the feed keeps."""
+        feed, keys = self._open_feed(), list(receipts)
         for start in range(0, len(keys), 1000):  # so that not all bodies are here at once
             part = keys[start : start + 1000]
             places: dict[str, Place | None] = {}
@@ -223,9 +222,6 @@ class Leases(primitives.Backend):
                 else:
                     places[key] = None
             feed.learn(receipts, places)
-        if feed.has_delayed():
-            earliest = self._board.now(link).earliest
-        return earliest
 
     def _claim_first(
         self, link: Link, key: str, hold: layout.Hold, serial: int

@@ -1,21 +1,21 @@
 -- Licensed under the Apache License, Version 2.0; see the file LICENSE.
 -- Stands, behind _common.lua, before every script that writes.
 --
--- Every key that a script may write is touched before its first write: a key of the wrong type must
--- fail the script while nothing has changed, since Redis takes nothing back. A read of the key's own
--- type is a touch. reap() touches all; the scripts of a claim and a removal, which are most of what
--- a server has to do, touch their own.
+-- Every key that a script may write is touched before its first write: a key of the wrong type
+-- must fail the script while nothing has changed, since Redis takes nothing back. A read of the
+-- key's own type is a touch, and the first write itself fails in time. reap() touches all.
 --
--- They also decide what stands where. A script is compiled once, but its functions are made anew at
--- every call: those that nearly every claim or removal needs are here, the others in _reaping.lua.
+-- The scripts of a claim and a removal are most of what a server has to do. They touch their own
+-- keys, and do not reap: they judge the lease that they are asked about, and whoever waits for
+-- changes reaps. A script is compiled once, but its functions are made anew at every call: those
+-- that a claim or a removal needs are here, the others in _reaping.lua.
 
 local SERIALS = 70368744177664 -- 2^46: a place is rank * SERIALS + serial
 local BATCH = 100 -- reaped or moved in one call: 2 to 3 ms of the server's time
 local HISTORY = '50000' -- changes that a slow reader may be behind before it hears a reset
-local REPEAT_WINDOW = 300 * 1000000 -- how long a repeat is told from something new ...
-local REPEAT_COUNT = 250000 -- ... and how many are remembered: 60 s at 4,000 a second
-
-local unfold, tell_anyhow, forget -- in _reaping.lua
+local REPEAT_WINDOW = 300 * 1000000 -- how long a repeat is told from something new;
+local REPEAT_COUNT = 250000 -- where more than this are remembered, ...
+local REPEAT_LEAST = 60 * 1000000 -- ... no longer than was promised
 
 -- Lua would print large numbers as 1.7e+15.
 local function int(number) return string.format('%.0f', number) end
@@ -37,12 +37,25 @@ local function tell(kind, key, fence)
   local reply = redis.pcall('XADD', FEED, 'MAXLEN', '~', HISTORY, int(seq) .. '-' .. stamp,
     'k', kind, 'j', key, 't', fence)
   if type(reply) == 'table' and reply.err then
-    unfold()
-    tell_anyhow(kind, key, fence)
+    -- Somebody deleted the last entries: go on behind them, and readers see a hole.
+    local info = call('XINFO', 'STREAM', FEED)
+    for i = 1, #info, 2 do
+      if info[i] == 'last-generated-id' then
+        seq = tonumber(string.match(info[i + 1], '^%d+')) + 1
+      end
+    end
+    reply = redis.pcall('XADD', FEED, int(seq) .. '-' .. stamp, 'k', kind, 'j', key, 't', fence)
+    if type(reply) == 'table' and reply.err then
+      -- No id is left above a foreign one: a new history, and readers hear a reset.
+      call('DEL', FEED)
+      seq = 1
+      call('XADD', FEED, '1-' .. stamp, 'k', kind, 'j', key, 't', fence)
+    end
   end
 end
 
-local STATE = '^(%d+) (%x+)' .. string.rep(' (%d+)', 9) .. ' (.*)$'
+local STATE =
+  '^(%d+) (%x+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (.*)$'
 local function read(hash, key)
   local packed = call('HGET', hash, key)
   if not packed then return nil end
@@ -89,42 +102,59 @@ end
 local function current(p, fence) return p.token == fence and leased(p) and not over(p) end
 
 local function unlease(key, p)
-  local indexed = call('HLEN', CLAIMS) > 0
+  local indexed = call('HLEN', CLAIMS) > 0 -- most are not: only acquire_next fills it
   call('ZREM', p.session == '0' and TIMED or INDEX, key)
   if indexed then call('HDEL', CLAIMS, p.claim) end
   p.ends, p.session, p.claim, p.holder = '0', '0', '', ''
 end
 
+-- End a lease that is over, as of when it was. The posting is then to be offered, or leased.
+local function expire(key, p)
+  local fence, ended = p.token, p.ends
+  if p.session ~= '0' then
+    local _, deadline = alive(p.session)
+    ended = int(math.min(tonumber(deadline) or now, now))
+  end
+  unlease(key, p)
+  p.deaths = tonumber(p.deaths) + 1
+  p.modified = ended
+  write(LIVE_STATE, key, p)
+  tell('expired', key, fence)
+end
+
 -- Returns the posting's state as packed. Whoever does not name the posting needs the claim id in
 -- the index, to find it again.
 local function lease(key, p, session, expires, claim, holder, index)
-  if tonumber(p.due) > tonumber(p.modified) then call('ZREM', DELAYED, key) end
+  local delayed = tonumber(p.due) > tonumber(p.modified)
+  if delayed then call('ZCARD', DELAYED) end
   -- From the clock too: over a failover that lost writes it still rises.
   p.token = tonumber(p.token) < now and stamp or int(tonumber(p.token) + 1)
   p.claim, p.holder = claim, holder
   p.attempts, p.modified = tonumber(p.attempts) + 1, stamp
   if session == '0' then
     p.ends = int(now + expires)
+    call('ZCARD', TIMED)
     call('ZREM', INDEX, key)
     call('ZADD', TIMED, p.ends, key)
   else
     p.session = session
     call('ZADD', INDEX, '-' .. session, key)
   end
+  if delayed then call('ZREM', DELAYED, key) end
   if index then call('HSET', CLAIMS, claim, key) end
   local packed = write(LIVE_STATE, key, p)
   tell('claimed', key, p.token)
   return packed
 end
 
--- Remember what a lease ended by, and forget what is old: now and then twice as many as were
--- remembered meanwhile.
-local marks
+-- Remember what else than a removal a lease ended by, and forget what is old: now and then twice as
+-- many as were remembered meanwhile.
 local function remember(mark)
-  marks = (marks or call('ZCARD', GONE)) + 1
-  if marks % 16 == 0 then
-    unfold()
-    forget()
+  local count = call('ZCARD', GONE)
+  if count % 16 == 0 then
+    local before = int(now - (count < REPEAT_COUNT and REPEAT_WINDOW or REPEAT_LEAST))
+    local old = call('ZRANGEBYSCORE', GONE, '-inf', before, 'LIMIT', 0, 32)
+    if #old > 0 then call('ZREM', GONE, unpack(old)) end
   end
   call('ZADD', GONE, stamp, mark)
 end
@@ -135,13 +165,22 @@ local function remembered(mark)
   return when and tonumber(when) >= now - REPEAT_WINDOW
 end
 
+-- Returns the token and the digest of a posting that was consumed under a key, if it is remembered.
+local function consumed(key)
+  local fence, digest, when = string.match(call('HGET', CONSUMED, key) or '', '^(%d+) (%x+) (%d+)$')
+  if when and tonumber(when) >= now - REPEAT_WINDOW then return fence, digest end
+end
+
 -- Whether the caller's session lives; begins it where it never was and begin is '1'. What is to
 -- live by it gets at least half of its time-out.
 local function attend(session, begin, timeout)
   local deadline = call('ZSCORE', SESSIONS, session)
   if deadline then
     local left = tonumber(deadline) - now
-    if left > 0 and left < timeout / 2 then call('ZADD', SESSIONS, now + timeout, session) end
+    if left > 0 and left < timeout / 2 then
+      call('ZCARD', INDEX)
+      call('ZADD', SESSIONS, now + timeout, session)
+    end
     return left > 0
   end
   if begin ~= '1' then
@@ -152,6 +191,7 @@ local function attend(session, begin, timeout)
     end
     return false
   end
+  call('ZCARD', INDEX)
   call('ZADD', SESSIONS, now + timeout, session)
   return true
 end

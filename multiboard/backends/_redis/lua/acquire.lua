@@ -7,25 +7,21 @@
 -- Replies  {'OK', now, token, end}, {'HELD', holder}, {'GONE'} where there is no such posting, or
 --          {'SESSION'} where the session has ended
 
-reap('light')
 told()
-call('ZCARD', INDEX)
 local session, key, claim = ARGV[2], ARGV[5], ARGV[7]
 if session ~= '0' and not attend(session, ARGV[3], ARGV[4]) then return {'SESSION'} end
 local p, score = find(key)
 if not p then return {'GONE'} end
 if leased(p) then
   if over(p) then
-    -- Beyond the batch that was reaped: the feed must say so before it says CLAIMED.
-    unfold()
-    touch_all()
-    expire(key, p, score)
+    -- The feed must say so before it says CLAIMED.
+    call('ZCARD', INDEX)
+    expire(key, p)
   elseif p.claim == claim and p.session == session then
     return {'OK', now, p.token, p.ends}
   else
     return {'HELD', p.holder}
   end
 end
-if tonumber(p.due) > tonumber(p.modified) then call('ZCARD', DELAYED) end
 lease(key, p, session, tonumber(ARGV[8]), claim, ARGV[6])
 return {'OK', now, p.token, p.ends}

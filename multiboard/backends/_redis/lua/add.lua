@@ -17,18 +17,18 @@ for i = 2, #ARGV, 5 do
       if not p or p.digest ~= digest then
         answer = {'EXISTS'}
       else
-        if leased(p) and over(p) then expire(key, p, score) end
+        if leased(p) and over(p) then
+          expire(key, p)
+          offer(key, p, score)
+        end
         answer = {'OK', score, call('HGET', shelf[2], key)}
       end
       break
     end
   end
-  local consumed = not answer and call('HGET', CONSUMED, key)
-  if consumed then
-    local fence, known = string.match(consumed, '^(%d+) (%x+)$')
-    if fence and remembered('removed ' .. fence .. ' ' .. key) then
-      answer = {known == digest and 'GONE' or 'EXISTS'}
-    end
+  if not answer then
+    local fence, known = consumed(key)
+    if fence then answer = {known == digest and 'GONE' or 'EXISTS'} end
   end
   -- What stands in a hash without a place on the shelf is not ours to overwrite.
   if not answer and (call('HSTRLEN', LIVE_STATE, key) > 0

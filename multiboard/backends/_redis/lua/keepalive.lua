@@ -5,7 +5,7 @@
 -- ARGV     2 session, 3 begin, 4 session time-out
 -- Replies  {'OK'}, or {'SESSION'} where it has ended
 
-reap('light')
+reap()
 local answer = {'SESSION'}
 if attend(ARGV[2], ARGV[3], ARGV[4]) then
   call('ZADD', SESSIONS, now + ARGV[4], ARGV[2])

@@ -24,10 +24,11 @@ if redis.acl_check_cmd then
   local s, h, z = KEYS[2], KEYS[1], KEYS[3]
   for _, command in ipairs({
     {'TIME'}, {'HGET', h, 'f'}, {'HMGET', h, 'f'}, {'HSET', h, 'f', 'v'}, {'HSETNX', h, 'f', 'v'},
-    {'HDEL', h, 'f'}, {'HLEN', h}, {'HSTRLEN', h, 'f'}, {'HKEYS', h}, {'DEL', s}, {'ZCARD', z},
+    {'HDEL', h, 'f'}, {'HLEN', h}, {'HSTRLEN', h, 'f'}, {'HKEYS', h}, {'HRANDFIELD', h},
+    {'DEL', s}, {'ZCARD', z},
     {'ZADD', z, '1', 'm'}, {'ZREM', z, 'm'}, {'ZSCORE', z, 'm'}, {'ZMSCORE', z, 'm'},
     {'ZRANGE', z, '0', '1'}, {'ZRANGEBYSCORE', z, '0', '1'}, {'ZCOUNT', z, '0', '1'},
-    {'XADD', s, '*', 'f', 'v'}, {'XLEN', s}, {'XRANGE', s, '-', '+'}, {'XREVRANGE', s, '+', '-'},
+    {'XADD', s, '*', 'f', 'v'}, {'XRANGE', s, '-', '+'}, {'XREVRANGE', s, '+', '-'},
     {'XINFO', 'STREAM', s}, {'XREAD', 'STREAMS', s, '0'},
   }) do
     if not redis.acl_check_cmd(unpack(command)) then return {'DENIED', command[1]} end

@@ -8,20 +8,33 @@
 --          before, 'LOST' where it is not current, 'GONE' where there is no such posting
 
 local kind = ARGV[2]
-reap(kind == 'removed' and 'light')
 told()
 call('ZCARD', INDEX)
-call('HLEN', CONSUMED)
-marks = call('ZCARD', GONE)
+if kind == 'trashed' then
+  call('ZCARD', GONE)
+  call('ZCARD', TRASH)
+  call('HLEN', TRASH_STATE)
+  call('HLEN', TRASH_BODY)
+end
+local count = call('HLEN', CONSUMED)
 local answers = {}
+
+-- Forget the old ones among some of the consumed, taken at random, two for each removal: in the
+-- long run no more than every other one is old, and no removal has to keep them in order.
+local function forget()
+  local before = now - (count < REPEAT_COUNT and REPEAT_WINDOW or REPEAT_LEAST)
+  local some = call('HRANDFIELD', CONSUMED, 32, 'WITHVALUES')
+  for i = 1, #some, 2 do
+    local when = string.match(some[i + 1], '^%d+ %x+ (%d+)$')
+    if when and tonumber(when) < before then call('HDEL', CONSUMED, some[i]) end
+  end
+end
+
 for i = 3, #ARGV, 2 do
   local key, fence = ARGV[i], ARGV[i + 1]
-  local mark = kind .. ' ' .. fence .. ' ' .. key
   local p, score = find(key)
   local answer = 'OK'
-  if not (p and current(p, fence)) then
-    if not remembered(mark) then answer = p and 'LOST' or 'GONE' end
-  else
+  if p and current(p, fence) then
     unlease(key, p)
     call('ZREM', LIVE, key)
     if kind == 'trashed' then
@@ -29,13 +42,18 @@ for i = 3, #ARGV, 2 do
       write(TRASH_STATE, key, p)
       call('HSET', TRASH_BODY, key, call('HGET', LIVE_BODY, key))
       call('ZADD', TRASH, score, key)
+      remember('trashed ' .. fence .. ' ' .. key)
     else
-      call('HSET', CONSUMED, key, fence .. ' ' .. p.digest)
+      count = count + call('HSET', CONSUMED, key, fence .. ' ' .. p.digest .. ' ' .. stamp)
+      if count % 16 == 0 then forget() end
     end
     call('HDEL', LIVE_STATE, key)
     call('HDEL', LIVE_BODY, key)
-    remember(mark)
     tell(kind, key, fence)
+  elseif kind == 'trashed' then
+    if not remembered('trashed ' .. fence .. ' ' .. key) then answer = p and 'LOST' or 'GONE' end
+  elseif consumed(key) ~= fence then
+    answer = p and 'LOST' or 'GONE'
   end
   answers[#answers + 1] = answer
 end

@@ -26,7 +26,8 @@ if not p then
   tell('restored', key, '')
   score = int(score)
 elseif leased(p) and over(p) then
-  expire(key, p, score)
+  expire(key, p)
+  offer(key, p, score)
 end
 save()
 return {'OK', now, score, call('HGET', LIVE_STATE, key), call('HGET', LIVE_BODY, key)}
