@@ -19,9 +19,9 @@ store's own error as the ``__cause__``. The store client's own retries must be s
 attempt must end well within ``operation_timeout``, so that the guard can make another.
 
 **Damage.** Foreign and damaged records are skipped, reported and left alone: a damaged posting is
-``PostingExists`` to :meth:`~PostingDirectory.add` and ``PostingNotFound`` to every other verb. Where the board can't
-work at all because of one (its counters are gone, a key has the wrong type), every verb raises a
-plain :class:`~multiboard.errors.BackendError` that names the record.
+``PostingExists`` to :meth:`~PostingDirectory.add` and not found by every other verb. Where the
+board can't work at all because of one (its counters are gone, a key has the wrong type), every verb
+raises a plain :class:`~multiboard.errors.BackendError` that names the record.
 
 **Time.** Durations are seconds as ``float``, measured by the store's clock unless said otherwise.
 What a store answers about the future (``ends_in``, ``due_in``) is relative to the instant of its
