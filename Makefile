@@ -2,7 +2,7 @@
 #
 #   make demo [URL=redis://...] [DIR=...]   see it work: workers, a kill -9, a takeover
 #   make test                               lint, unit tests, conformance: on real servers
-#   make test-full                          the installed package, from outside this folder
+#   make test-full                          every mutant, and the installed package elsewhere
 #   make reports                            conformance/reports/*.json, from real servers
 #   make side-by-side                       conformance/reports/boards/*.json: whole jobboards
 #   make bench                              against TaskFlow's own boards
@@ -56,6 +56,7 @@ test: venv servers lint
 
 test-full: venv servers docs
 	$(BIN)/reno lint
+	MULTIBOARD_FULL=1 $(BIN)/python -m pytest -n 4 tests/mutants
 	tools/try-installed $(PYTHON)
 
 reports: venv servers

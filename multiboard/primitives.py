@@ -36,7 +36,6 @@ inherited, and it closes none of them.
 from __future__ import annotations
 
 import abc
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -266,10 +265,12 @@ class LeaseLock(abc.ABC):
             except (errors.LeaseHeld, errors.PostingNotFound):
                 continue
             wanted.pop(0)
-            won.append(
-                (dataclasses.replace(posting, lease=lease, attempts=posting.attempts + 1), lease)
-            )
-        return won
+            won.append((posting, lease))
+        seen = self.get([posting.key for posting, _ in won])
+        return [
+            (now if now is not None and now.lease == lease else posting, lease)
+            for (posting, lease), now in zip(won, seen, strict=True)
+        ]
 
     @abc.abstractmethod
     def renew(self, lease: Lease, expires_in: float) -> Lease:
