@@ -81,7 +81,7 @@ class RedisHarness(ServerHarness):
             client.hset(f"{prefix}live:state", "a ghost", b"rubbish")
             client.hset(f"{prefix}live:body", b"\xff\xfe", b"a body without a posting")
             client.zadd(f"{prefix}live", {b"\xfe not a key": 1.5})
-            client.zadd(f"{prefix}free", {"nobody": 2.0})
+            client.zadd(f"{prefix}index", {"nobody": 2.0})
             client.hset(f"{prefix}meta", "foreign", "field")
         return self.read_garbage(settings)
 
