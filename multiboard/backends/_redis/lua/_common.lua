@@ -18,11 +18,12 @@
 local META, FEED, GONE, CONSUMED, SESSIONS, PRESENT, TIMED, INDEX, DELAYED, CLAIMS,
   LIVE, LIVE_STATE, LIVE_BODY, TRASH, TRASH_STATE, TRASH_BODY,
   ENTITIES, ENTITIES_STATE, ENTITIES_BODY = unpack(KEYS)
-local SHELVES = {
-  live = {LIVE, LIVE_STATE, LIVE_BODY},
-  trash = {TRASH, TRASH_STATE, TRASH_BODY},
-  entities = {ENTITIES, ENTITIES_STATE, ENTITIES_BODY},
-}
+-- Returns the keys of a shelf: its order, its states, its bodies.
+local function shelf(name)
+  if name == 'live' then return LIVE, LIVE_STATE, LIVE_BODY end
+  if name == 'trash' then return TRASH, TRASH_STATE, TRASH_BODY end
+  return ENTITIES, ENTITIES_STATE, ENTITIES_BODY
+end
 -- A reply goes on growing until it has this many bytes of bodies: one call must not block the
 -- server, nor fill its output buffer, however large the bodies are.
 local REPLY_BYTES = 4194304

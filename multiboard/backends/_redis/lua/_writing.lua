@@ -80,9 +80,8 @@ end
 
 -- Returns a posting of a shelf, live unless said otherwise, and its score; nil where there is none
 -- or a damaged one.
-local function find(key, shelf)
-  local order, states, bodies = LIVE, LIVE_STATE, LIVE_BODY
-  if shelf then order, states, bodies = unpack(shelf) end
+local function find(key, name)
+  local order, states, bodies = shelf(name or 'live')
   local score = call('ZSCORE', order, key)
   local p = score and read(states, key)
   if not p or call('HSTRLEN', bodies, key) ~= tonumber(p.size) then return nil end

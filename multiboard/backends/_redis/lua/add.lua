@@ -11,9 +11,10 @@ local answers = {}
 for i = 2, #ARGV, 5 do
   local key, rank, delay, digest, body = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local answer
-  for _, shelf in ipairs({SHELVES.live, SHELVES.trash}) do
-    if call('ZSCORE', shelf[1], key) then
-      local p, score = find(key, shelf)
+  for _, name in ipairs({'live', 'trash'}) do
+    local order, states = shelf(name)
+    if call('ZSCORE', order, key) then
+      local p, score = find(key, name)
       if not p or p.digest ~= digest then
         answer = {'EXISTS'}
       else
@@ -21,7 +22,7 @@ for i = 2, #ARGV, 5 do
           expire(key, p)
           offer(key, p, score)
         end
-        answer = {'OK', score, call('HGET', shelf[2], key)}
+        answer = {'OK', score, call('HGET', states, key)}
       end
       break
     end

@@ -5,7 +5,7 @@
 -- ARGV     2 shelf
 -- Replies  {'OK', count}
 
-local count = call('ZCARD', SHELVES[ARGV[2]][1])
+local count = call('ZCARD', (shelf(ARGV[2])))
 if ARGV[2] == 'entities' then
   for _, session in ipairs(call('ZRANGEBYSCORE', SESSIONS, '-inf', now)) do
     if string.match(session, '^%d+$') then

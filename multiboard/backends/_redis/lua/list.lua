@@ -9,7 +9,7 @@
 --          name. next is how many rows were looked at where the reply was cut short or full, else
 --          0. Foreign names are looked for on a shelf's first page.
 
-local order, states, bodies = unpack(SHELVES[ARGV[2]])
+local order, states, bodies = shelf(ARGV[2])
 local keys, scores = {}, {}
 if ARGV[3] == 'keys' then
   for i = 4, #ARGV do keys[i - 3] = ARGV[i] end

@@ -6,7 +6,7 @@
 -- Replies  {'OK', {1 where one was deleted, else 0, ...}}
 
 reap()
-local order, states, bodies = unpack(SHELVES[ARGV[2]])
+local order, states, bodies = shelf(ARGV[2])
 local answers = {}
 for i = 3, #ARGV do
   local key = ARGV[i]

@@ -8,7 +8,7 @@ reap()
 local key = ARGV[2]
 local p, score = find(key)
 if not p then
-  p, score = find(key, SHELVES.trash)
+  p, score = find(key, 'trash')
   -- A damaged posting on either shelf is left alone.
   if not p or call('ZSCORE', LIVE, key) then
     return {'GONE'}
