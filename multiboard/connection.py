@@ -104,7 +104,10 @@ class Connection:
         Raises: as :meth:`multiboard.primitives.LeaseLock.acquire_next`.
         """
         if not self.guard.traits.native_claim_next:
-            return self._take_from_view(who, limit, expiry)
+            taken = self._take_from_view(who, limit, expiry)
+            if taken:
+                return taken
+            # The view may be behind; that there is nothing is for the store to say.
         claim_ids = [os.urandom(16).hex() for _ in range(limit)]
         asked_at, losses = boottime(), self.keeper.losses
         with self.view.asking() as tick:

@@ -92,7 +92,8 @@ class Posting:
     #: Seconds since the epoch, by the store's clock: the last add, acquire, release, expiry,
     #: trash or restore. A renewal does not count.
     modified_on: float
-    #: Seconds until it may be handed out, as of the store's answer; 0.0 when due.
+    #: Seconds until it may be handed out, as of the store's answer; 0.0 when due. A lease that was
+    #: acquired early does not change it, and neither does its expiry; a release does.
     due_in: float = field(default=0.0, compare=False)
     lease: Lease | None = None
 

@@ -10,7 +10,7 @@ RETURNS SETOF multiboard.posting LANGUAGE sql STABLE AS $$
         extract(epoch FROM p.created_on)::float8,
         extract(epoch FROM CASE WHEN ended THEN coalesce(s.deadline, p.ends_on, p.modified_on)
                                 ELSE p.modified_on END)::float8,
-        CASE WHEN ended THEN 0 ELSE greatest(0, extract(epoch FROM p.due_on - t)::float8) END,
+        greatest(0, extract(epoch FROM p.due_on - t)::float8),
         CASE WHEN NOT ended THEN p.holder END,
         CASE WHEN NOT ended THEN p.claim_id END,
         CASE WHEN NOT ended THEN p.token END,
@@ -47,7 +47,7 @@ BEGIN
         ORDER BY ended_on, p.token
     LOOP
         UPDATE multiboard.postings
-        SET deaths = deaths + 1, modified_on = dead.ended_on, due_on = dead.ended_on,
+        SET deaths = deaths + 1, modified_on = dead.ended_on,
             claim_id = NULL, holder = NULL, token = NULL, ends_on = NULL, session = NULL
         WHERE namespace = board AND NOT entity AND key = dead.key;
         PERFORM multiboard.tell(board, 'expired', dead.key, dead.token, t);
@@ -120,7 +120,7 @@ CREATE FUNCTION multiboard.lease(
 DECLARE
     proof bigint;
 BEGIN
-    UPDATE multiboard.postings SET attempts = attempts + 1, modified_on = t, due_on = least(due_on, t),
+    UPDATE multiboard.postings SET attempts = attempts + 1, modified_on = t,
         claim_id = claim, holder = who, token = nextval('multiboard.numbers'),
         session = CASE WHEN seconds IS NULL THEN me END, ends_on = t + make_interval(secs => seconds)
     WHERE namespace = board AND NOT entity AND key = which
