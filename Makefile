@@ -68,7 +68,7 @@ side-by-side: venv servers
 	$(BIN)/python tools/side-by-side $(ARGS)
 
 bench: venv servers
-	$(BIN)/python tools/servers.py redis zookeeper -- $(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: venv
 	$(BIN)/sphinx-build -W --keep-going -q -b html doc/source doc/build/html

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     stores = [store for store in STORES if store in (options.stores or STORES)]
     with contextlib.ExitStack() as stack:
-        urls = {store: stack.enter_context(_url(store)) for store in stores}
+        urls = {store: stack.enter_context(_url(store, options.redis_aof)) for store in stores}
         crew = stack.enter_context(Crew())
         sizes = {name: getattr(options, name.replace("-", "_")) for name in SIZES}
         run = Run(contestants(urls), options.repetitions, sizes, crew, say)
@@ -126,6 +126,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="default: 2; half as many of what takes long",
     )
+    parser.add_argument(
+        "--redis-aof",
+        action="store_true",
+        help="start Redis with its append-only file, which a durable board needs",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, with the single samples")
     for name, (default, said) in SIZES.items():
         parser.add_argument(
@@ -149,7 +154,7 @@ def _count(text: str) -> int:
 
 
 @contextlib.contextmanager
-def _url(store: str) -> Iterator[str]:
+def _url(store: str, redis_aof: bool) -> Iterator[str]:
     """Give the URL of a store, which is there as long as this is entered."""
     given = os.environ.get(f"MULTIBOARD_{store.upper()}_URL")
     if given:
@@ -163,7 +168,12 @@ def _url(store: str) -> Iterator[str]:
         sys.path.append(str(ROOT / "tools"))
         import servers  # type: ignore[import-not-found]
 
-        with servers.server(store) as server:
+        made = (
+            servers.redis_server(appendonly=redis_aof)
+            if store == "redis"
+            else servers.server(store)
+        )
+        with made as server:
             yield server.url
 
 

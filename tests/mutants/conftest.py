@@ -1,5 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The whole suite on every mutant takes minutes: it runs where ``MULTIBOARD_FULL`` is set."""
+"""Which tests of the mutants are made: they take minutes.
+
+``MULTIBOARD_FULL=1``: each mutant must fail the ids that it names. ``MULTIBOARD_FULL=strict``: the
+whole suite runs on each, and no other id may fail than those that it allows.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,14 @@ import pytest
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker of the tests that only a full run makes."""
     config.addinivalue_line("markers", "full: takes minutes; runs where MULTIBOARD_FULL is set")
+    config.addinivalue_line("markers", "strict: runs where MULTIBOARD_FULL is 'strict'")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the long tests to a full run; they are deselected, not skipped."""
-    if not os.environ.get("MULTIBOARD_FULL"):
-        long = [item for item in items if item.get_closest_marker("full")]
+    asked = os.environ.get("MULTIBOARD_FULL", "")
+    names = ([] if asked else ["full"]) + ([] if asked == "strict" else ["strict"])
+    long = [item for item in items if any(item.get_closest_marker(name) for name in names)]
+    if long:
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]

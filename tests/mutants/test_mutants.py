@@ -48,6 +48,15 @@ def _failed(told: dict[str, Any]) -> set[str]:
 @pytest.mark.full
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", MUTANTS)
+def test_mutant_is_caught(tmp_path: pathlib.Path, name: str) -> None:
+    expected = MUTANTS[name].expected
+    status, told, printed = judge(tmp_path, name, *[f"--only={one}" for one in expected])
+    assert (status, set(expected) - _failed(told)) == (1, set()), printed
+
+
+@pytest.mark.strict
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", MUTANTS)
 def test_mutant_dies_by_its_ids_alone(tmp_path: pathlib.Path, name: str) -> None:
     fate = MUTANTS[name]
     status, told, printed = judge(tmp_path, name)
