@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What the tests of the Redis board share. It starts nothing by itself."""
+"""What the tests of the Redis board share: fixtures, to be imported by name, and helpers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+
+import pytest
+import redis as client
+import servers
 
 from multiboard.backends.redis import RedisBackend, RedisSettings
 from multiboard.primitives import Change
@@ -32,6 +36,29 @@ def boards_on(server: Any) -> Iterator[Callable[..., RedisBackend]]:
     finally:
         for backend in made:
             backend.close()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    with servers.redis_server(appendonly=False) as running:
+        yield running
+
+
+@pytest.fixture
+def raw(server: Any) -> Iterator[Any]:
+    with client.Redis(port=server.port) as connection:
+        yield connection
+
+
+@pytest.fixture
+def make(server: Any) -> Iterator[Callable[..., RedisBackend]]:
+    with boards_on(server) as make:
+        yield make
+
+
+@pytest.fixture
+def board(make: Callable[..., RedisBackend]) -> RedisBackend:
+    return make()
 
 
 def key_of(board: RedisBackend, name: str) -> str:

@@ -10,41 +10,19 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import redis as client
-import servers
-from redis_boards import boards_on, drained, eventually, key_of, keys_of
+from redis_boards import board, drained, eventually, key_of, keys_of, make, raw, server
 
 from multiboard import errors
 from multiboard.backends._redis.board import KEYS
 from multiboard.backends.redis import RedisBackend
 from multiboard.primitives import Change, ChangeKind, NewPosting, Shelf
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    with servers.redis_server(appendonly=False) as running:
-        yield running
-
-
-@pytest.fixture
-def raw(server: Any) -> Iterator[Any]:
-    with client.Redis(port=server.port) as connection:
-        yield connection
-
-
-@pytest.fixture
-def make(server: Any) -> Iterator[Callable[..., RedisBackend]]:
-    with boards_on(server) as make:
-        yield make
-
-
-@pytest.fixture
-def board(make: Callable[..., RedisBackend]) -> RedisBackend:
-    return make()
+#: Fixtures that are used by name.
+__all__ = ["board", "make", "raw", "server"]
 
 
 # -- the feed -------------------------------------------------------------------------------------

@@ -11,13 +11,25 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis as client
 import servers
-from redis_boards import Proxy, Where, at, boards_on, drained, eventually, key_of, keys_of
+from redis_boards import (
+    Proxy,
+    Where,
+    at,
+    board,
+    drained,
+    eventually,
+    key_of,
+    keys_of,
+    make,
+    raw,
+    server,
+)
 
 from multiboard import errors
 from multiboard.backends._redis.connection import FRESH
@@ -27,27 +39,8 @@ from multiboard.primitives import NewPosting, Shelf, Url
 PASSWORD = "s3cret-of-the-server"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    with servers.redis_server(appendonly=False) as running:
-        yield running
-
-
-@pytest.fixture
-def raw(server: Any) -> Iterator[Any]:
-    with client.Redis(port=server.port) as connection:
-        yield connection
-
-
-@pytest.fixture
-def make(server: Any) -> Iterator[Callable[..., RedisBackend]]:
-    with boards_on(server) as make:
-        yield make
-
-
-@pytest.fixture
-def board(make: Callable[..., RedisBackend]) -> RedisBackend:
-    return make()
+#: Fixtures that are used by name.
+__all__ = ["board", "make", "raw", "server"]
 
 
 def wait_in(board: RedisBackend, cursor: str, failed: list[Exception]) -> None:
