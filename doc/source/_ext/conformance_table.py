@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from docutils import nodes
-from docutils.statemachine import StringList
+from list_table import list_table
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -83,21 +83,13 @@ class _Table(SphinxDirective):
             self.env.note_dependency(str(REPORTS / f"{name}.json"))
         return made
 
-    def _table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[nodes.Node]:
-        lines = [".. list-table::", "   :header-rows: 1", ""]
-        for row in [head, *rows]:
-            lines += [f"   {' ' if number else '*'} - {cell}" for number, cell in enumerate(row)]
-        box = nodes.container()
-        self.state.nested_parse(StringList([*lines, ""], source=__file__), 0, box)
-        return list(box.children)
-
 
 class ConformanceTable(_Table):
     """Show the verdict on each guarantee for each backend."""
 
     def run(self) -> list[nodes.Node]:
         made = self._made()
-        return self._table(("Id", "Promise", *made), verdict_rows(made))
+        return list_table(self, ("Id", "Promise", *made), verdict_rows(made))
 
 
 class ConformanceRuns(_Table):
@@ -105,7 +97,7 @@ class ConformanceRuns(_Table):
 
     def run(self) -> list[nodes.Node]:
         made = self._made()
-        return self._table(("", *made), run_rows(made))
+        return list_table(self, ("", *made), run_rows(made))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from docutils import nodes
-from docutils.statemachine import StringList
+from list_table import list_table
 from multiboard_conformance.board_promises import PROMISES
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -106,28 +106,20 @@ class _Table(SphinxDirective):
             self.env.note_dependency(str(REPORTS / f"{name}.json"))
         return made
 
-    def _table(self, head: Sequence[str], rows: Iterator[Sequence[str]]) -> list[nodes.Node]:
-        lines = [".. list-table::", "   :header-rows: 1", ""]
-        for row in [head, *rows]:
-            lines += [f"   {' ' if number else '*'} - {cell}" for number, cell in enumerate(row)]
-        box = nodes.container()
-        self.state.nested_parse(StringList([*lines, ""], source=__file__), 0, box)
-        return list(box.children)
-
 
 class BoardTable(_Table):
     """Show the verdict on each promise for each board."""
 
     def run(self) -> list[nodes.Node]:
         made = self._made()
-        return self._table(("Id", "Promise", *map(_head, made)), verdict_rows(made))
+        return list_table(self, ("Id", "Promise", *map(_head, made)), verdict_rows(made))
 
 
 class BoardFailures(_Table):
     """Show what was seen where a promise was broken."""
 
     def run(self) -> list[nodes.Node]:
-        return self._table(("Id", "Board", "Check", "Seen"), failure_rows(self._made()))
+        return list_table(self, ("Id", "Board", "Check", "Seen"), failure_rows(self._made()))
 
 
 class BoardRuns(_Table):
@@ -135,7 +127,7 @@ class BoardRuns(_Table):
 
     def run(self) -> list[nodes.Node]:
         made = self._made()
-        return self._table(("", *map(_head, made)), run_rows(made))
+        return list_table(self, ("", *map(_head, made)), run_rows(made))
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
