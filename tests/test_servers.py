@@ -21,9 +21,10 @@ import servers
 from kazoo.client import KazooClient
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from servers import process
 
-PROGRAM = servers.__file__
-NAMES = ("redis", "zookeeper")
+PROGRAM = str(pathlib.Path(servers.__file__).parent)
+NAMES = tuple(servers.SERVERS)
 NO_RETRY = Retry(NoBackoff(), 0)
 
 
@@ -188,11 +189,11 @@ def test_a_server_dies_with_the_process_that_started_it(name: str) -> None:
     )
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        pid, folder = process.stdout.readline().split()
+    ) as owner:
+        assert owner.stdout is not None
+        pid, folder = owner.stdout.readline().split()
         assert not _gone(int(pid))
-        process.kill()
+        owner.kill()
     assert _eventually(lambda: _gone(int(pid)))
     assert _eventually(lambda: not pathlib.Path(folder).exists())
 
@@ -207,8 +208,8 @@ def test_a_server_dies_with_its_supervisor() -> None:
 
 def test_a_taken_port_is_given_up_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     with servers.redis_server() as first:
-        ports = iter([first.port, first.port, servers._free_port()])
-        monkeypatch.setattr(servers, "_free_port", lambda: next(ports))
+        ports = iter([first.port, first.port, process.free_port()])
+        monkeypatch.setattr(process, "free_port", lambda: next(ports))
         with servers.redis_server() as second:
             assert second.port != first.port
 
@@ -217,8 +218,8 @@ def test_a_taken_port_is_given_up_for_another_by_zookeeper(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with servers.zookeeper_server() as first:
-        ports = iter([first.port, servers._free_port()])
-        monkeypatch.setattr(servers, "_free_port", lambda: next(ports))
+        ports = iter([first.port, process.free_port()])
+        monkeypatch.setattr(process, "free_port", lambda: next(ports))
         with servers.zookeeper_server() as second:
             assert second.port != first.port
 
@@ -233,7 +234,11 @@ def test_a_server_that_does_not_start_shows_its_log() -> None:
 
 @pytest.mark.parametrize(
     ("make", "package"),
-    [(servers.RedisServer, "redis-server"), (servers.ZooKeeperServer, "default-jre-headless")],
+    [
+        (servers.RedisServer, "redis-server"),
+        (servers.ZooKeeperServer, "default-jre-headless"),
+        (servers.EtcdServer, "etcd-server"),
+    ],
 )
 def test_a_missing_program_names_its_package(
     make: Callable[[], servers.Server], package: str, monkeypatch: pytest.MonkeyPatch
@@ -244,7 +249,7 @@ def test_a_missing_program_names_its_package(
 
 
 def test_an_unknown_server_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="redis, zookeeper"):
+    with pytest.raises(ValueError, match="etcd, redis, zookeeper"):
         servers.server("mongodb")
 
 
@@ -275,10 +280,10 @@ def test_a_terminated_command_leaves_nothing() -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == "up\n"
-        pid = int(process.stderr.readline().rpartition("pid ")[2].rstrip(")\n"))
-        os.killpg(process.pid, signal.SIGTERM)
+    ) as command:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        assert command.stdout.readline() == "up\n"
+        pid = int(command.stderr.readline().rpartition("pid ")[2].rstrip(")\n"))
+        os.killpg(command.pid, signal.SIGTERM)
     assert _eventually(lambda: _gone(pid))
