@@ -52,6 +52,8 @@ class Keeper:
         self._kept: dict[str, _Kept] = {}
         self._entities: dict[str, NewPosting] = {}
         self._returns: dict[str, Lease] = {}
+        #: What the session leases that are kept live by.
+        self._session: str | None = None
         #: By boottime: when to renew the session, and when it may have ended; None without one.
         self._renew_at: float | None = None
         self._session_deadline: float | None = None
@@ -71,20 +73,16 @@ class Keeper:
 
     def keep(self, lease: Lease, asked_at: float, losses: int) -> None:
         """Keep a lease that was asked for at ``asked_at`` (boottime), ``losses`` losses ago."""
-        lost: list[Lease] = []
+        lost: Sequence[Lease] = ()
         with self._wake:
             if lease.session is None:
                 assert lease.ends_in is not None
-                self._kept[lease.key] = _Kept(lease, asked_at + SAFE * lease.ends_in)
+                due = asked_at + SAFE * lease.ends_in
+                self._kept[lease.key] = _Kept(lease, due)
             else:
-                # A backend has one session at a time: a lease of this one proves the others gone.
-                lost = [
-                    kept.lease
-                    for kept in self._kept.values()
-                    if kept.lease.session not in (None, lease.session)
-                ]
-                for gone in lost:
-                    del self._kept[gone.key]
+                if lease.session != self._session:
+                    lost = self._begin_session(lease.session)
+                due = self._renew_at or 0.0
                 self._kept[lease.key] = _Kept(lease, None)
                 if self._session_deadline is None:
                     # Until the first renewal tells better: a lease begins with at least half of
@@ -93,14 +91,26 @@ class Keeper:
                     self._session_deadline = asked_at + SAFE * granted
                 if losses != self._losses:
                     self._verify.add(lease.key)
-            self._start()
-        self._report(lost, "its session ended")
+            self._start(due)
+        if lost:
+            self._report(lost, "its session ended")
+
+    def _begin_session(self, session: str) -> Sequence[Lease]:
+        """Drop, and return, the leases of earlier sessions; called with the lock held.
+
+        A backend has one session at a time: a lease of this one proves the others gone.
+        """
+        self._session = session
+        lost = [kept.lease for kept in self._kept.values() if kept.lease.session]
+        for lease in lost:
+            del self._kept[lease.key]
+        return lost
 
     def keep_entity(self, entity: NewPosting) -> None:
         """Keep an entity that was added: it is added again whenever its session was lost."""
         with self._wake:
             self._entities[entity.key] = entity
-            self._start()
+            self._start(self._renew_at or 0.0)
 
     def forget(self, key: str) -> None:
         """Keep the lease on ``key`` no more: it was given back, or its posting is gone."""
@@ -117,7 +127,7 @@ class Keeper:
         with self._wake:
             self._kept.pop(lease.key, None)
             self._returns[lease.key] = lease
-            self._start()
+            self._start(0.0)
 
     def keeps(self, lease: Lease) -> bool:
         """Return whether a lease is kept and not known to be lost."""
@@ -145,16 +155,16 @@ class Keeper:
 
     # -- the thread ------------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        """Have the thread look round; called with the lock held.
+    def _start(self, due: float) -> None:
+        """Have the thread look round for what is due then; called with the lock held.
 
-        Not where it sleeps until no later than anything is due: a switch of threads for each
-        claim would cost as much as the claim.
+        Not where it sleeps until no later than that: a switch of threads for each claim would
+        cost as much as the claim.
         """
         if self._thread is None and not self._closed:
             self._thread = threading.Thread(target=self._run, name="multiboard-keeper", daemon=True)
             self._thread.start()
-        if self._urgent() or self._next_due() < self._sleeps_until:
+        if due < self._sleeps_until or self._urgent():
             self._sleeps_until = 0.0
             self._wake.notify_all()
 

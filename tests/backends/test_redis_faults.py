@@ -288,6 +288,7 @@ RIGHTS = [
     *("+eval", "+evalsha", "+time", "+type", "+del"),
     *("+hget", "+hmget", "+hset", "+hsetnx", "+hdel", "+hlen", "+hstrlen", "+hkeys"),
     "+hrandfield",
+    "+xlen",
     *("+zcard", "+zadd", "+zrem", "+zscore", "+zmscore", "+zrange", "+zrangebyscore", "+zcount"),
     *("+xadd", "+xrange", "+xrevrange", "+xread", "+xinfo|stream"),
 ]

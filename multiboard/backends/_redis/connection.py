@@ -147,6 +147,9 @@ def script(name: str, flags: bool) -> Script:
     found = re.search(r"^-- flags: (\S+)$", own, re.MULTILINE)
     read_only = found is not None and found.group(1) == "no-writes"
     parts = [] if name == "open" else [(_SCRIPTS / "_common.lua").read_text("utf-8")]
+    plain = _SCRIPTS / f"{name}_plain.lua"
+    if plain.exists():
+        parts.append(plain.read_text("utf-8"))
     if name != "open" and not read_only:
         parts.append((_SCRIPTS / "_writing.lua").read_text("utf-8"))
         if name not in _LEAN:
@@ -172,8 +175,9 @@ class Call:
 
     def packed(self, args: Sequence[Any]) -> bytes:
         """Return the command as it goes over the wire."""
-        count = self._count + len(args)
-        return b"*%d\r\n%b%b" % (count, self._head, b"".join([_bulk(arg) for arg in args]))
+        parts = [arg if type(arg) is bytes else str(arg).encode() for arg in args]
+        tail = b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
+        return b"*%d\r\n%b%b" % (self._count + len(args), self._head, tail)
 
     def in_full(self, args: Sequence[Any]) -> bytes:
         """Return the command with the script's text, for a server that does not know it yet."""

@@ -29,12 +29,21 @@ end
 local REPLY_BYTES = 4194304
 
 local call = redis.call
-if call('HGET', META, 'incarnation') ~= ARGV[1] then return {'LOST'} end
+-- The number of the last change told, with the incarnation: a claim pays for each question.
+local meta = call('HMGET', META, 'incarnation', 'seq')
+if meta[1] ~= ARGV[1] then return {'LOST'} end
+local seq = tonumber(meta[2]) or 0
+
+local SERIALS = 70368744177664 -- 2^46: a place is rank * SERIALS + serial
+local HISTORY = '50000' -- changes that a slow reader may be behind before it hears a reset
 
 -- As text too: to print a number costs the server as much as to write it into a sorted set.
 local clock = call('TIME')
 local stamp = clock[1] .. string.sub('00000' .. clock[2], -6)
 local now = tonumber(stamp)
+
+-- Lua would print large numbers as 1.7e+15.
+local function int(number) return string.format('%.0f', number) end
 
 -- Whether the session lives. A session past its deadline is dead, reaped or not.
 local function alive(session)

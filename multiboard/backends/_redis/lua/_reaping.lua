@@ -3,7 +3,7 @@
 -- removal: what is needed when something is new, or over.
 
 local function touch_all()
-  told()
+  call('XLEN', FEED)
   for _, key in ipairs({
     GONE, SESSIONS, PRESENT, TIMED, INDEX, DELAYED, LIVE, TRASH, ENTITIES,
   }) do

@@ -10,34 +10,19 @@
 -- changes reaps. A script is compiled once, but its functions are made anew at every call: those
 -- that a claim or a removal needs are here, the others in _reaping.lua.
 
-local SERIALS = 70368744177664 -- 2^46: a place is rank * SERIALS + serial
 local BATCH = 100 -- reaped or moved in one call: 2 to 3 ms of the server's time
-local HISTORY = '50000' -- changes that a slow reader may be behind before it hears a reset
 local REPEAT_WINDOW = 300 * 1000000 -- how long a repeat is told from something new;
 local REPEAT_COUNT = 250000 -- where more than this are remembered, ...
 local REPEAT_LEAST = 60 * 1000000 -- ... no longer than was promised
 
--- Lua would print large numbers as 1.7e+15.
-local function int(number) return string.format('%.0f', number) end
-
--- The number of the last change told. Ids are gap-free in their first part, so that a reader sees
--- every hole; the second part is the time, so that a rewritten history does not look like the one
--- that was read. To ask for it touches the feed.
-local seq
-local function told()
-  if not seq then
-    local last = call('XREVRANGE', FEED, '+', '-', 'COUNT', '1')[1]
-    seq = last and tonumber(string.match(last[1], '^%d+')) or 0
-  end
-  return seq
-end
-
+-- Tell of a change. Ids are gap-free in their first part, so that a reader sees every hole; the
+-- second part is the time, so that a rewritten history does not look like the one that was read.
 local function tell(kind, key, fence)
-  seq = told() + 1
+  seq = seq + 1
   local reply = redis.pcall('XADD', FEED, 'MAXLEN', '~', HISTORY, int(seq) .. '-' .. stamp,
     'k', kind, 'j', key, 't', fence)
   if type(reply) == 'table' and reply.err then
-    -- Somebody deleted the last entries: go on behind them, and readers see a hole.
+    -- The number was lost, or somebody wrote here: go on behind that, and readers see a hole.
     local info = call('XINFO', 'STREAM', FEED)
     for i = 1, #info, 2 do
       if info[i] == 'last-generated-id' then
@@ -52,6 +37,7 @@ local function tell(kind, key, fence)
       call('XADD', FEED, '1-' .. stamp, 'k', kind, 'j', key, 't', fence)
     end
   end
+  call('HSET', META, 'seq', int(seq))
 end
 
 local STATE =

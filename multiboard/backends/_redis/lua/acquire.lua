@@ -7,7 +7,7 @@
 -- Replies  {'OK', now, token, end}, {'HELD', holder}, {'GONE'} where there is no such posting, or
 --          {'SESSION'} where the session has ended
 
-told()
+call('XLEN', FEED)
 local session, key, claim = ARGV[2], ARGV[5], ARGV[7]
 if session ~= '0' and not attend(session, ARGV[3], ARGV[4]) then return {'SESSION'} end
 local p, score = find(key)

@@ -29,7 +29,7 @@ if redis.acl_check_cmd then
     {'ZADD', z, '1', 'm'}, {'ZREM', z, 'm'}, {'ZSCORE', z, 'm'}, {'ZMSCORE', z, 'm'},
     {'ZRANGE', z, '0', '1'}, {'ZRANGEBYSCORE', z, '0', '1'}, {'ZCOUNT', z, '0', '1'},
     {'XADD', s, '*', 'f', 'v'}, {'XRANGE', s, '-', '+'}, {'XREVRANGE', s, '+', '-'},
-    {'XINFO', 'STREAM', s}, {'XREAD', 'STREAMS', s, '0'},
+    {'XINFO', 'STREAM', s}, {'XLEN', s}, {'XREAD', 'STREAMS', s, '0'},
   }) do
     if not redis.acl_check_cmd(unpack(command)) then return {'DENIED', command[1]} end
   end

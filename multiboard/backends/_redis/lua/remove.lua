@@ -8,7 +8,7 @@
 --          before, 'LOST' where it is not current, 'GONE' where there is no such posting
 
 local kind = ARGV[2]
-told()
+call('XLEN', FEED)
 call('ZCARD', INDEX)
 if kind == 'trashed' then
   call('ZCARD', GONE)
