@@ -315,8 +315,8 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
     def iterjobs(self, only_unclaimed: bool = False, ensure_fresh: bool = False) -> JobIterator:
         """Iterate over the jobs: higher priority first, then oldest first.
 
-        It reads the board's view: no question to the store for each job. ``ensure_fresh`` lists
-        the store first, so that everything acknowledged to anyone before is seen.
+        It reads the board's view: no question to the store for each job. ``ensure_fresh`` first
+        brings it up to date, so that everything acknowledged to anyone before is seen.
 
         Raises: while iterating, ``JobFailure``.
         """

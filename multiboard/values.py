@@ -164,5 +164,8 @@ class Traits:
     lease_slack: float
     #: ``acquire_next`` is the store's own step, not the fallback that lists the shelf.
     native_claim_next: bool = False
+    #: ``changes``, asked with a time-out of 0 until it has no more, tells every change that was
+    #: acknowledged before the first question: a picture is brought up to date without listing.
+    linearizable_feed: bool = False
     #: Tokens keep rising when a replica that missed writes takes over.
     fencing_survives_failover: bool = False

@@ -35,6 +35,11 @@ FEED_TIMEOUT = 15.0
 #: to make, and the questions of all who watch would reach the store before its answer reaches the
 #: poster.
 GATHER = 0.02
+#: Pages of the feed that are read to bring a picture up to date, before a listing is the shorter
+#: way; and seconds for which that replaces a listing, which also shows what no feed tells: what was
+#: written by hand, or is damaged.
+CATCH_UP = 4
+RELIST = 30.0
 #: Seconds to wait after a first failure of the feed; doubled with each that follows.
 FIRST_PAUSE = 0.05
 
@@ -66,6 +71,9 @@ class View:
         self._closed = False
         self._failure: errors.MultiboardError | None = None
         self._heard_at: float | None = None
+        #: Up to where the feed was taken in, and when the board was last listed.
+        self._cursor: str | None = None
+        self._listed_at = 0.0
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -246,14 +254,43 @@ class View:
             self._picture.quarantine(where, why)
 
     def refresh(self) -> None:
-        """List the board and correct the picture: it is then no older than this call.
+        """Bring the picture up to date: it is then no older than this call.
+
+        Where the feed can tell, it is asked, which costs as much as happened meanwhile; elsewhere,
+        and now and then, the board is listed, which costs as much as it holds.
 
         Raises: what :meth:`multiboard.primitives.PostingDirectory.list` does.
         """
+        if not self._catch_up():
+            self._list()
+
+    def _catch_up(self) -> bool:
+        """Take in what the feed has by now; return whether the picture is up to date."""
+        cursor, listed_at = self._cursor, self._listed_at
+        if cursor is None or not self._backend.traits.linearizable_feed:
+            return False
+        if boottime() > listed_at + RELIST:
+            return False
+        # The thread that follows the feed takes in the same again: to hear twice is harmless.
+        with contextlib.suppress(errors.Unavailable, errors.Indeterminate):
+            for _ in range(CATCH_UP):
+                answer = self._backend.changes(cursor, 0.0)
+                if answer.reset:
+                    return False
+                if not answer.events:
+                    return True
+                self._apply(answer.events)
+                cursor = answer.cursor
+        return False
+
+    def _list(self) -> None:
+        """List the board and correct the picture."""
+        began = boottime()
         with self.asking() as asked_at:
             page = self._backend.list(Shelf.LIVE)
             with self._changed:
                 self._picture.correct(page.postings, page.damaged, asked_at)
+                self._listed_at = began
 
     # -- following the feed ----------------------------------------------------------------------
 
@@ -267,11 +304,12 @@ class View:
                     self._hurry.wait(GATHER)
                 self._apply(answer.events)
                 if answer.reset:
-                    self.refresh()
+                    self._list()
                     self._loaded = True
                 if pause > FIRST_PAUSE:
                     LOG.info("The change feed is followed again")
-                cursor, pause = answer.cursor, FIRST_PAUSE
+                cursor = self._cursor = answer.cursor
+                pause = FIRST_PAUSE
                 self._heard_at = boottime()
                 with self._changed:
                     self._changed.notify_all()

@@ -88,6 +88,32 @@ def check_cross_host_means_cross_process(board: Board) -> None:
     assert board.traits.cross_process or not board.traits.cross_host
 
 
+# -- linearizable_feed -----------------------------------------------------------------------
+
+
+@guarantee("FEED-3")
+def check_linearizable_feed(board: Board) -> None:
+    """What was acknowledged is told to the next question if linearizable_feed is declared.
+
+    Where it is not, one of a hundred changes must come late.
+    """
+    writer, reader = board.open(), board.open()
+    cursor = reader.changes(None, 0.0).cursor
+    late = 0
+    for number in range(100):
+        post(writer, f"k{number}")
+        told: list[str] = []
+        while True:
+            answer = reader.changes(cursor, 0.0)
+            assert not answer.reset, "a reader that kept up was told that it did not"
+            cursor = answer.cursor
+            if not answer.events:
+                break
+            told += [event.key for event in answer.events]
+        late += f"k{number}" not in told
+    _judge(board.traits.linearizable_feed, late == 0, "linearizable_feed")
+
+
 # -- native_claim_next -----------------------------------------------------------------------
 
 _BODY = 2000

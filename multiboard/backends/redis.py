@@ -108,6 +108,7 @@ class RedisBackend(primitives.Backend):
             max_body=8 * 1024 * 1024,
             lease_slack=0.5,
             native_claim_next=True,
+            linearizable_feed=True,
             fencing_survives_failover=True,
         )
 

@@ -94,6 +94,7 @@ class SQLiteBackend(primitives.Backend):
             max_body=16 * 1024 * 1024,
             lease_slack=0.2,
             native_claim_next=True,
+            linearizable_feed=True,
             fencing_survives_failover=True,
         )
 

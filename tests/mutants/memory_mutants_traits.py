@@ -27,6 +27,17 @@ class NativeInNameOnly(memory.MemoryBackend):
     acquire_next = primitives.LeaseLock.acquire_next
 
 
+@caught_by("FEED-3")
+class FreshInNameOnly(memory.MemoryBackend):
+    """Declares linearizable_feed and tells nothing to those who do not wait."""
+
+    def changes(self, cursor: str | None, timeout: float) -> primitives.Changes:
+        if cursor is None or timeout:
+            return super().changes(cursor, timeout)
+        answer = super().changes(cursor, 0.0)
+        return answer if answer.reset else primitives.Changes((), cursor)
+
+
 @caught_by("RUN-1")
 class SharedInNameOnly(memory.MemoryBackend):
     """Declares cross_host and shares nothing with anybody."""
@@ -70,6 +81,15 @@ class NativeInSecret(memory.MemoryBackend):
         self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
     ) -> Sequence[tuple[Posting, Lease]]:
         return super().acquire_next(holder, claim_ids, expires_in)
+
+
+@caught_by("FEED-3")
+class FreshInSecret(memory.MemoryBackend):
+    """Has a linearizable_feed and does not declare it."""
+
+    @property
+    def traits(self) -> primitives.Traits:
+        return dataclasses.replace(super().traits, linearizable_feed=False)
 
 
 @caught_by("LEASE-4")

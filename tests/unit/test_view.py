@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import threading
 import uuid
@@ -15,8 +16,8 @@ from waiting import eventually
 
 from multiboard import errors
 from multiboard.backends import memory
-from multiboard.primitives import Change, ChangeKind, Changes, NewPosting, Posting, Shelf
-from multiboard.view import View
+from multiboard.primitives import Change, ChangeKind, Changes, NewPosting, Page, Posting, Shelf
+from multiboard.view import RELIST, View
 
 
 class Store(memory.MemoryBackend):
@@ -33,6 +34,13 @@ class Store(memory.MemoryBackend):
         if self.forget:
             self.forget, cursor = False, "unknown"
         return super().changes(cursor, min(timeout, 0.2))
+
+    lists = 0
+
+    def list(self, *args: Any, **kwargs: Any) -> Page:
+        """Count the listings."""
+        self.lists += 1
+        return super().list(*args, **kwargs)
 
 
 class Watched:
@@ -176,11 +184,56 @@ def test_old_news_of_a_trashed_posting_does_not_hide_the_restored_one(watched: W
     lease = own.acquire("a", "me", "c")
     own.remove([lease], Shelf.TRASH)
     restored = own.restore("a")
-    eventually(lambda: watched.shown() == [("a", False)])
+
+    def shows_it() -> bool:
+        entry = view.find("a")
+        return entry is not None and entry.posting.serial == restored.serial
+
+    eventually(shows_it)
     view._apply([Change(ChangeKind.TRASHED, "a", lease.token)])
-    assert watched.shown() == [("a", False)]
-    assert view.find("a") is not None
-    assert restored.serial == view.find("a").posting.serial  # type: ignore[union-attr]
+    assert shows_it()
+
+
+@pytest.mark.parametrize("linearizable", [True, False])
+def test_it_is_brought_up_to_date_by_what_happened_or_by_a_listing(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, linearizable: bool
+) -> None:
+    traits = dataclasses.replace(watched.store.traits, linearizable_feed=linearizable)
+    monkeypatch.setattr(Store, "traits", traits)
+    before = watched.store.lists
+    for number in range(20):
+        watched.own.add([NewPosting(f"k{number}", b"")])
+        watched.view.refresh()
+        assert watched.shown() == watched.held()
+    assert watched.store.lists - before == (0 if linearizable else 20)
+
+
+@pytest.mark.parametrize("why", ["failed", "forgot", "busy", "long ago"])
+def test_the_feed_does_not_replace_a_listing_for_ever(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    view, store, own = watched.view, watched.store, watched.own
+    eventually(lambda: view._cursor is not None)
+    own.add([NewPosting("a", b"")])
+    eventually(lambda: watched.shown() == [("a", False)])
+    before = store.lists
+    if why == "long ago":
+        monkeypatch.setattr(view, "_listed_at", view._listed_at - RELIST)
+    else:
+
+        def changes(cursor: str | None, timeout: float) -> Changes:
+            if timeout:
+                return memory.MemoryBackend.changes(store, cursor, 0.05)
+            if why == "failed":
+                raise errors.Unavailable("it is away")
+            told = [Change(ChangeKind.POSTED, "a")] if why == "busy" else []
+            return Changes(told, "1", reset=why == "forgot")
+
+        monkeypatch.setattr(store, "changes", changes)
+    own.add([NewPosting("b", b"")])
+    view.refresh()
+    assert watched.shown() == watched.held()
+    assert store.lists == before + 1
 
 
 @pytest.mark.parametrize("seed", range(5))
