@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import tempfile
 import uuid
@@ -127,6 +128,7 @@ class Board:
         self._defaults = settings
         self._backends: list[Recorded] = []
         self._peers: list[Peer] = []
+        self._numbers = itertools.count(1)
 
     @property
     def traits(self) -> primitives.Traits:
@@ -150,25 +152,28 @@ class Board:
         backend.open()
         return backend
 
-    def peer(self, *, skew: float = 0.0, **settings: Any) -> Peer:
-        """Let another process work on this board, or what stands for one on this store."""
+    def peer(self, *, skew: float = 0.0, at: float | None = None, **settings: Any) -> Peer:
+        """Let another process work on this board, or what stands for one on this store.
+
+        It opens the board at an instant of ``boottime()`` if one is given.
+        """
         chosen = {"namespace": self.namespace, **self._defaults, **settings}
-        who = f"peer {len(self._peers) + 1}"
+        who = f"peer {next(self._numbers)}"
         if self.traits.cross_process:
             own = (self.store.load(**chosen).settings, self.traits)
             chosen = self.store.settings(**chosen)
             peer: Peer = RemotePeer(
-                self.store.pool, self.store.target, chosen, who, self.history, own, skew
+                self.store.pool, self.store.target, chosen, who, self.history, own, skew, at
             )
         else:
             chosen = self.store.settings(**chosen)
-            peer = LocalPeer(self.store.target, chosen, who, self.history, self.traits)
+            peer = LocalPeer(self.store.target, chosen, who, self.history, self.traits, at)
         self._peers.append(peer)
         return peer
 
-    def peers(self, number: int, **settings: Any) -> list[Peer]:
+    def peers(self, number: int, at: float | None = None, **settings: Any) -> list[Peer]:
         """Let several other processes work on this board."""
-        return together([lambda: self.peer(**settings)] * number)
+        return together([lambda: self.peer(at=at, **settings)] * number)
 
     def close(self) -> None:
         """Close everybody, and leave nothing in a store that others use too."""

@@ -19,6 +19,8 @@ class Reader:
         self.heard: list[Change] = []
         self.resets = 0
         self.cursor: str | None = None
+        #: The longest that one call waits. A long one shows whether the backend wakes by itself.
+        self.call = 2.0
 
     def start(self) -> Reader:
         """Read from now on."""
@@ -39,7 +41,7 @@ class Reader:
             left = give_up - boottime()
             if left <= 0:
                 return False
-            self.read(min(left, 2.0))
+            self.read(min(left, self.call))
         return True
 
     def hears(self, kind: ChangeKind, key: str, within: float = MOMENTS) -> bool:

@@ -28,6 +28,8 @@ from multiboard_conformance.proxy import ProxiedStore, Proxy
 
 _BOARD = pytest.StashKey[Board]()
 _SUITE = pytest.StashKey["Suite"]()
+#: Seconds that the fixtures of a check took before it began.
+_PREPARED = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -104,9 +106,13 @@ class Suite:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Turn what pytest says of a check into an outcome with ids, sentence and operations."""
         report = yield
+        if report.when == "setup" and report.passed:
+            item.stash[_PREPARED] = report.duration
+            return report  # the check itself is still to come
         ids = ids_of(item)
         board = item.stash.get(_BOARD, None)
-        outcome = v.Outcome(item.name, ids, v.PASSED, report.duration)
+        took = report.duration + (item.stash.get(_PREPARED, 0.0) if report.when == "call" else 0.0)
+        outcome = v.Outcome(item.name, ids, v.PASSED, took)
         if report.skipped:
             outcome.verdict, outcome.why = v.NOT_EXERCISED, _reason(report)
         elif report.failed:

@@ -164,9 +164,7 @@ class Proxy:
             self._thread(self._pump, pair, client, server, True)
             self._thread(self._pump, pair, server, client, False)
 
-    def _pump(
-        self, pair: _Pair, source: socket.socket, sink: socket.socket, request: bool
-    ) -> None:
+    def _pump(self, pair: _Pair, source: socket.socket, sink: socket.socket, request: bool) -> None:
         try:
             while True:
                 data = source.recv(65536)
