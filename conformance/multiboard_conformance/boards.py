@@ -287,6 +287,25 @@ def heard(call: Callable[[], Any]) -> Any:
     return name_of(raised(call))
 
 
+def has_cause(error: BaseException) -> None:
+    """Require that the store's own error is the cause of one of ours."""
+    assert error.__cause__ is not None, (
+        f"{type(error).__name__} has no __cause__: write 'raise ... from error', with the error of "
+        f"the store's client, so that an operator can see what happened. It says: {error}"
+    )
+
+
+def is_free(backend: Backend, key: str) -> bool:
+    """Tell whether a live posting is unleased."""
+    return look(backend, key).lease is None
+
+
+def try_to_take(backend: Backend, key: str) -> Lease | None:
+    """Acquire a posting for half a minute, or return None where that is refused."""
+    answer = raised(lambda: take(backend, key, 30.0))
+    return answer if isinstance(answer, Lease) else None
+
+
 def persist(call: Callable[[], T], within: float = 20.0) -> T:
     """Repeat a call while the store is away or its answer is lost, as the guard does."""
     import time

@@ -31,13 +31,11 @@ from multiboard_conformance.boards import (
     raised,
     take,
 )
-from multiboard_conformance.feeds import Reader
+from multiboard_conformance.feeds import BUSY, Reader
 from multiboard_conformance.guarantees import guarantee
 from multiboard_conformance.plugin import Effort, show
 from multiboard_conformance.recording import Recorded
 
-#: Seconds by which a busy machine may make us late.
-BUSY = 2.0
 KILLED = ["killed1", "killed2", "killed3"]
 #: The posting of the killed that a rival asks for all the time.
 CONTESTED = "killed3"

@@ -23,6 +23,7 @@ from multiboard_conformance.boards import (
     Board,
     Store,
     address_settings,
+    has_cause,
     heard,
     listed,
     look,
@@ -141,7 +142,7 @@ def check_unreachable_store(board: Board, store: Store) -> None:
     assert name_of(error) == "Unavailable"
     assert "127.0.0.1" in str(error)
     assert "s3cret" not in f"{error!r} {error.__cause__!r} {backend.settings!r}"
-    assert error.__cause__ is not None
+    has_cause(error)
     assert took < 1.5 + 1.5
 
 

@@ -13,6 +13,7 @@ from multiboard_conformance.boards import (
     Board,
     eventually,
     heard,
+    is_free,
     look,
     post,
     race,
@@ -20,16 +21,9 @@ from multiboard_conformance.boards import (
     take,
     together,
 )
-from multiboard_conformance.feeds import MOMENTS, Reader
+from multiboard_conformance.feeds import BUSY, MOMENTS, Reader
 from multiboard_conformance.guarantees import guarantee
 from multiboard_conformance.plugin import Effort
-
-#: Seconds that noticing the end of a lease may take on a machine that is busy with other tests.
-BUSY = 2.0
-
-
-def _free(backend: Backend, key: str) -> bool:
-    return look(backend, key).lease is None
 
 
 @guarantee("LEASE-5")
@@ -40,7 +34,7 @@ def check_timed_lease_ends_when_due(board: Board) -> None:
     sent = boottime()
     take(backend, "k", 1.0)
     answered = boottime()
-    freed, _ = eventually(lambda: _free(other, "k"), 1.0 + BUSY)
+    freed, _ = eventually(lambda: is_free(other, "k"), 1.0 + BUSY)
     seen = boottime()
     assert freed
     assert seen - sent >= 1.0
@@ -54,9 +48,9 @@ def check_fractions_of_a_second_count(board: Board) -> None:
     post(backend, "k")
     sent = boottime()
     take(backend, "k", 0.4)
-    held = not _free(backend, "k")
+    held = not is_free(backend, "k")
     early = boottime() - sent
-    freed, _ = eventually(lambda: _free(backend, "k"), 1.4)
+    freed, _ = eventually(lambda: is_free(backend, "k"), 1.4)
     assert held or early >= 0.4
     assert freed
     assert boottime() - sent >= 0.4
@@ -148,7 +142,7 @@ def check_timed_lease_outlives_its_process(board: Board, skew: float) -> None:
     assert early == lease or looked - sent >= 2.0
     assert reader.hears(ChangeKind.EXPIRED, "k", 2.0 + BUSY)
     told = boottime()
-    assert _free(watcher, "k")
+    assert is_free(watcher, "k")
     assert told - sent >= 2.0
     assert told - answered <= 2.0 + BUSY
 

@@ -102,7 +102,7 @@ class Suite:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
-        self, item: pytest.Item, call: pytest.CallInfo[None]
+        self, item: pytest.Function, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Turn what pytest says of a check into an outcome with ids, sentence and operations."""
         report = yield
@@ -121,7 +121,9 @@ class Suite:
             outcome.verdict, outcome.why = v.FAILED, _reason(report)
             broken = "\n".join(f"  {name}: {GUARANTEES[name].sentence}" for name in ids)
             table = "" if board is None else f"\n\n{board.history.table()}"
-            outcome.text = f"{broken}\n\n{report.longreprtext}{table}"
+            asked = " ".join((item.function.__doc__ or "").split())
+            trace = _shortened(report.longreprtext)
+            outcome.text = f"{broken}\n\nIt asks: {asked}\n\n{trace}{table}"
         self._tell(dataclasses.asdict(outcome))
         return report
 
@@ -136,6 +138,15 @@ class Suite:
             self.harness.close()
         self.store.close()
         self._tell(THE_END)
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    """Leave out the middle of a text of too many lines."""
+    lines = text.splitlines()
+    if len(lines) <= most:
+        return text
+    half = most // 2
+    return "\n".join([*lines[:half], f"(... {len(lines) - most} lines)", *lines[-half:]])
 
 
 def _reason(report: pytest.TestReport) -> str:
