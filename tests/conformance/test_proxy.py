@@ -10,8 +10,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-import waiting
 from multiboard_conformance.proxy import Mode, Proxy
+from waiting import eventually
 
 
 class Echo(socketserver.ThreadingTCPServer):
@@ -83,7 +83,7 @@ def test_lost_request_is_delivered_late_and_answered_to_nobody(echo: Echo, proxy
         assert hears_nothing(client)
         proxy.lose()
         assert proxy.deliver() == 1
-        waiting.eventually(lambda: b"late\n" in echo.heard)
+        eventually(lambda: b"late\n" in echo.heard)
         assert hears_nothing(client)
 
 
@@ -94,14 +94,14 @@ def test_late_request_arrives_though_its_client_has_gone(echo: Echo, proxy: Prox
         assert hears_nothing(client)
     proxy.lose()
     assert proxy.deliver() == 1
-    waiting.eventually(lambda: b"late\n" in echo.heard)
+    eventually(lambda: b"late\n" in echo.heard)
 
 
 def test_replies_are_held_and_then_passed(echo: Echo, proxy: Proxy) -> None:
     with connect(proxy) as client:
         proxy.set(Mode.HOLD_REPLIES)
         client.sendall(b"asked\n")
-        waiting.eventually(lambda: b"asked\n" in echo.heard)
+        eventually(lambda: b"asked\n" in echo.heard)
         assert hears_nothing(client)
         proxy.heal()
         client.settimeout(5.0)
