@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from multiboard.primitives import Backend, ChangeKind, boottime
+from multiboard.primitives import Backend, ChangeKind, Lease, boottime
 from multiboard_conformance.boards import (
     Board,
     eventually,
@@ -225,12 +225,15 @@ def check_many_ends_at_once(board: Board, effort: Effort) -> None:
     number = effort.rounds(60, 1000)
     names = [f"k{n}" for n in range(number)]
     reader = Reader(other).start()
-    end = boottime() + effort.rounds(2, 15)
-    won: list[object] = []
+    won: list[Lease] = []
     for start in range(0, number, 100):
         post(backend, *names[start : start + 100])
-        won += backend.acquire_next("me", names[start : start + 100], end - boottime())
+        pairs = backend.acquire_next("me", names[start : start + 100], 600.0)
+        won += [lease for _, lease in pairs]
     assert len(won) == number
+    end = boottime() + effort.rounds(1, 5)
+    for lease in won:
+        backend.renew(lease, max(0.05, end - boottime()))
     within = end - boottime() + MOMENTS * 4
     assert reader.until(lambda: len(reader.keys(ChangeKind.EXPIRED)) >= number, within)
     assert sorted(reader.keys(ChangeKind.EXPIRED)) == sorted(names)
