@@ -28,6 +28,7 @@ from multiboard_conformance.board_scene import (
     need_expiry,
     refused,
     same,
+    seen_by_two,
 )
 
 
@@ -55,9 +56,7 @@ def check_one_of_many_claimers_wins(scene: Scene) -> None:
 @promise("BOARD-3")
 def check_claimed_job_is_unclaimable(scene: Scene) -> None:
     """A claimed job is refused to everybody, its owner's name included."""
-    board, other = scene.board(), scene.board()
-    job = board.post("a")
-    its = found(other, job)
+    board, other, job, its = seen_by_two(scene)
     board.claim(job, "me")
     for claimer, seen in ((board, job), (other, its)):
         for who in ("me", "you"):
@@ -67,9 +66,7 @@ def check_claimed_job_is_unclaimable(scene: Scene) -> None:
 @promise("BOARD-4")
 def check_refused_claim_leaves_the_owner(scene: Scene) -> None:
     """A refused claim leaves the owner, who can finish."""
-    board, other = scene.board(), scene.board()
-    job = board.post("a")
-    its = found(other, job)
+    board, other, job, its = seen_by_two(scene)
     board.claim(job, "me")
     modified = job.last_modified
     time.sleep(0.05)
@@ -83,10 +80,8 @@ def check_refused_claim_leaves_the_owner(scene: Scene) -> None:
 @promise("BOARD-4")
 def check_refused_claim_leaves_the_expiry(scene: Scene) -> None:
     """A refused claim with a longer expiry leaves the one that stands."""
-    board, other = scene.board(), scene.board()
+    board, other, job, its = seen_by_two(scene)
     need_expiry(board)
-    job = board.post("a")
-    its = found(other, job)
     board.claim(job, "me", expiry=5)
     for who in ("me", "you"):
         refused(other.claim, its, who, 100, by=excp.UnclaimableJob)
@@ -138,10 +133,8 @@ def check_stale_owner_can_not_extend(scene: Scene) -> None:
 @promise("BOARD-9")
 def check_expiry_ends_by_itself(scene: Scene) -> None:
     """A claim for half a second is there for that long, and no longer."""
-    board, other = scene.board(), scene.board()
+    board, other, job, its = seen_by_two(scene)
     need_expiry(board)
-    job = board.post("a")
-    its = found(other, job)
     began = time.monotonic()
     board.claim(job, "me", expiry=0.5)
     left = job.expires_in()
@@ -168,11 +161,9 @@ def check_expires_in_always_answers_a_number(scene: Scene) -> None:
 @promise("BOARD-10")
 def check_extending_uses_its_argument(scene: Scene) -> None:
     """Both the owner and a board that knows its name extend by what they say."""
-    board, other = scene.board(), scene.board()
+    board, _, job, its = seen_by_two(scene)
     need_expiry(board)
-    job = board.post("a")
     need(job, "extend_expiry")
-    its = found(other, job)
     board.claim(job, "me", expiry=5)
     for seen in (job, its):
         for seconds in (60, 10):
@@ -186,9 +177,7 @@ def check_extending_uses_its_argument(scene: Scene) -> None:
 @promise("BOARD-11")
 def check_second_consume_is_not_found(scene: Scene) -> None:
     """A second consume, or a claim of what was consumed, is told as NotFound."""
-    board, other = scene.board(), scene.board()
-    job = board.post("a")
-    its = found(other, job)
+    board, other, job, its = seen_by_two(scene)
     board.claim(job, "me")
     board.consume(job, "me")
     refused(board.consume, job, "me", by=excp.NotFound, exactly=True)
@@ -208,9 +197,7 @@ def check_finishing_an_unclaimed_job_is_not_found(scene: Scene) -> None:
 @promise("BOARD-11")
 def check_finishing_anothers_job_is_a_failure(scene: Scene) -> None:
     """Nobody can consume, abandon or trash what another claimed."""
-    board, other = scene.board(), scene.board()
-    job = board.post("a")
-    its = found(other, job)
+    board, other, job, its = seen_by_two(scene)
     board.claim(job, "me")
     for act in (other.consume, other.abandon, other.trash):
         refused(act, its, "you")

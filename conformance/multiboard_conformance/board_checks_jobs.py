@@ -28,6 +28,7 @@ from multiboard_conformance.board_scene import (
     need,
     refused,
     same,
+    seen_by_two,
     within,
 )
 
@@ -138,9 +139,7 @@ def _listen(boards: list[Any], event: str) -> list[list[str]]:
 @promise("BOARD-14")
 def check_waiting_for_a_job_ends_with_it(scene: Scene) -> None:
     """Who has waited for six seconds still hears at once that the job is complete."""
-    board, other = scene.board(), scene.board()
-    job = board.post("a")
-    its = found(other, job)
+    board, _, job, its = seen_by_two(scene)
     holds(not its.wait(0.05), "wait(0.05) said that an unclaimed job is complete")
     with ThreadPoolExecutor(2) as threads:
         waits = [threads.submit(job.wait, 30.0), threads.submit(its.wait, 30.0)]
@@ -279,9 +278,7 @@ def check_details_that_can_not_be_encoded_are_refused(scene: Scene) -> None:
 @promise("BOARD-24")
 def check_created_on_is_the_same_everywhere(scene: Scene) -> None:
     """The poster and others know when a job was posted."""
-    board, other = scene.board(), scene.board()
-    job = board.post("a")
-    its = found(other, job)
+    _, _, job, its = seen_by_two(scene)
     for seen in (job, its):
         created = heard(getattr, seen, "created_on")
         holds(isinstance(created, datetime.datetime), f"created_on is {created!r}")

@@ -19,11 +19,11 @@ from multiboard_conformance.board_promises import promise
 from multiboard_conformance.board_scene import (
     Scene,
     eventually,
-    found,
     holds,
     names,
     refused,
     same,
+    seen_by_two,
     within,
 )
 
@@ -103,9 +103,7 @@ def check_closing_ends_what_was_begun(scene: Scene) -> None:
 @promise("BOARD-16")
 def check_connecting_again_works(scene: Scene) -> None:
     """After closing and connecting again a board works, and remembers no job that is gone."""
-    board, other = scene.board(), scene.board()
-    job = board.post("a")
-    its = found(other, job)
+    board, other, _, its = seen_by_two(scene)
     board.close()
     holds(not board.connected, "a closed board says that it is connected")
     other.claim(its, "me")

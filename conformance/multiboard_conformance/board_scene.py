@@ -212,6 +212,13 @@ def found(board: Any, job: Any) -> Any:
     return eventually(look, f"the job {job.name!r} is seen by another board")[0]
 
 
+def seen_by_two(scene: Any) -> tuple[Any, Any, Any, Any]:
+    """Return a board, another one, a job of the former, and the same job as the latter sees it."""
+    board, other = scene.board(), scene.board()
+    job = board.post("a")
+    return board, other, job, found(other, job)
+
+
 def takes_expiry(board: Any) -> bool:
     """Tell whether a board has claims that end by themselves."""
     return "expiry" in inspect.signature(board.claim).parameters

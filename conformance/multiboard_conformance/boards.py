@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import tempfile
 import uuid
@@ -127,6 +128,7 @@ class Board:
         self._defaults = settings
         self._backends: list[Recorded] = []
         self._peers: list[Peer] = []
+        self._numbers = itertools.count(1)
 
     @property
     def traits(self) -> primitives.Traits:
@@ -150,25 +152,28 @@ class Board:
         backend.open()
         return backend
 
-    def peer(self, *, skew: float = 0.0, **settings: Any) -> Peer:
-        """Let another process work on this board, or what stands for one on this store."""
+    def peer(self, *, skew: float = 0.0, at: float | None = None, **settings: Any) -> Peer:
+        """Let another process work on this board, or what stands for one on this store.
+
+        It opens the board at an instant of ``boottime()`` if one is given.
+        """
         chosen = {"namespace": self.namespace, **self._defaults, **settings}
-        who = f"peer {len(self._peers) + 1}"
+        who = f"peer {next(self._numbers)}"
         if self.traits.cross_process:
             own = (self.store.load(**chosen).settings, self.traits)
             chosen = self.store.settings(**chosen)
             peer: Peer = RemotePeer(
-                self.store.pool, self.store.target, chosen, who, self.history, own, skew
+                self.store.pool, self.store.target, chosen, who, self.history, own, skew, at
             )
         else:
             chosen = self.store.settings(**chosen)
-            peer = LocalPeer(self.store.target, chosen, who, self.history, self.traits)
+            peer = LocalPeer(self.store.target, chosen, who, self.history, self.traits, at)
         self._peers.append(peer)
         return peer
 
-    def peers(self, number: int, **settings: Any) -> list[Peer]:
+    def peers(self, number: int, at: float | None = None, **settings: Any) -> list[Peer]:
         """Let several other processes work on this board."""
-        return together([lambda: self.peer(**settings)] * number)
+        return together([lambda: self.peer(at=at, **settings)] * number)
 
     def close(self) -> None:
         """Close everybody, and leave nothing in a store that others use too."""
@@ -280,6 +285,25 @@ def name_of(answer: Any) -> Any:
 def heard(call: Callable[[], Any]) -> Any:
     """Return the class name of the error that a call raises, or its answer."""
     return name_of(raised(call))
+
+
+def has_cause(error: BaseException) -> None:
+    """Require that the store's own error is the cause of one of ours."""
+    assert error.__cause__ is not None, (
+        f"{type(error).__name__} has no __cause__: write 'raise ... from error', with the error of "
+        f"the store's client, so that an operator can see what happened. It says: {error}"
+    )
+
+
+def is_free(backend: Backend, key: str) -> bool:
+    """Tell whether a live posting is unleased."""
+    return look(backend, key).lease is None
+
+
+def try_to_take(backend: Backend, key: str) -> Lease | None:
+    """Acquire a posting for half a minute, or return None where that is refused."""
+    answer = raised(lambda: take(backend, key, 30.0))
+    return answer if isinstance(answer, Lease) else None
 
 
 def persist(call: Callable[[], T], within: float = 20.0) -> T:

@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 from multiboard.primitives import Backend, Lease, Shelf
-from multiboard_conformance.boards import Board, eventually, heard, look, post, raised, take
+from multiboard_conformance.boards import (
+    Board,
+    eventually,
+    heard,
+    is_free,
+    look,
+    post,
+    take,
+    try_to_take,
+)
+from multiboard_conformance.feeds import MOMENTS
 from multiboard_conformance.guarantees import guarantee
-
-#: Seconds within which the end of a lease must be seen.
-MOMENTS = 5.0
-
-
-def _taken(backend: Backend, key: str) -> Lease | None:
-    answer = raised(lambda: take(backend, key, 30.0))
-    return answer if isinstance(answer, Lease) else None
 
 
 def _counted(backend: Backend, key: str) -> tuple[int, int]:
@@ -56,7 +58,7 @@ def check_ended_lease_is_a_death(board: Board) -> None:
         5.0,
     )
     assert (counted, _counted(backend, "k")) == ((1, 1), (1, 1))
-    lease, _ = eventually(lambda: _taken(backend, "unseen"), 5.0)
+    lease, _ = eventually(lambda: try_to_take(backend, "unseen"), 5.0)
     assert isinstance(lease, Lease)
     assert _counted(backend, "unseen") == (2, 1)
 
@@ -68,13 +70,9 @@ def check_closing_with_a_lease_is_a_death(board: Board) -> None:
     post(backend, "k")
     take(backend, "k")
     backend.close()
-    posting, _ = eventually(lambda: _free(other, "k"), MOMENTS)
+    posting, _ = eventually(lambda: is_free(other, "k"), MOMENTS)
     assert posting
     assert _counted(other, "k") == (1, 1)
-
-
-def _free(backend: Backend, key: str) -> bool:
-    return look(backend, key).lease is None
 
 
 @guarantee("LEASE-8")

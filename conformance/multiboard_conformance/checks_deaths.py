@@ -31,14 +31,14 @@ from multiboard_conformance.boards import (
     raised,
     take,
 )
-from multiboard_conformance.feeds import Reader
+from multiboard_conformance.feeds import BUSY, Reader
 from multiboard_conformance.guarantees import guarantee
 from multiboard_conformance.plugin import Effort, show
 from multiboard_conformance.recording import Recorded
 
-#: Seconds by which a busy machine may make us late.
-BUSY = 2.0
 KILLED = ["killed1", "killed2", "killed3"]
+#: The posting of the killed that a rival asks for all the time.
+CONTESTED = "killed3"
 
 
 @dataclass
@@ -88,7 +88,7 @@ def deaths(request: pytest.FixtureRequest, _deaths: Deaths) -> Deaths:
 
 def _watch(board: Board) -> Deaths:
     seen = Deaths(board, board.traits.lease_slack)
-    watcher = board.open()
+    watcher, rival = board.open(), board.open()
     listener = board.open()
     killed, frozen, living = board.peers(3)
     post(watcher, *KILLED, "frozen", "living")
@@ -110,7 +110,7 @@ def _watch(board: Board) -> Deaths:
             frozen.pause()
             killed.kill()
             seen.killed_at = boottime()
-            _look_on(watcher, seen, living_lease)
+            _look_on(watcher, rival, seen, living_lease)
             # The reader may be in the middle of a call.
             eventually(lambda: all(seen.expired(key) for key in [*KILLED, "frozen"]), BUSY, 0.1)
         finally:
@@ -134,7 +134,7 @@ def _listen(reader: Reader, seen: Deaths, stop: Event) -> None:
         seen.told += [(now, change) for change in reader.heard[known:]]
 
 
-def _look_on(watcher: Recorded, seen: Deaths, living: Lease) -> None:
+def _look_on(watcher: Recorded, rival: Recorded, seen: Deaths, living: Lease) -> None:
     """Look at the board until every death was noticed, and the living could have been taken."""
     began = boottime()
     least = began + seen.granted * 1.5
@@ -142,8 +142,10 @@ def _look_on(watcher: Recorded, seen: Deaths, living: Lease) -> None:
     while boottime() < most:
         postings = dict(zip(KILLED, watcher.get(KILLED), strict=True))
         for key, posting in postings.items():
-            if posting is not None and posting.lease is None:
+            if posting is not None and (posting.lease is None or posting.attempts > 1):
                 seen.freed.setdefault(key, boottime())
+        if CONTESTED not in seen.freed:
+            _ask_for_it(rival)
         if seen.entity_gone is None and "killed" not in listed(watcher, Shelf.ENTITIES):
             seen.entity_gone = boottime()
         if seen.successor is None:
@@ -155,6 +157,13 @@ def _look_on(watcher: Recorded, seen: Deaths, living: Lease) -> None:
         if done and boottime() > least:
             return
         time.sleep(0.05)
+
+
+def _ask_for_it(rival: Recorded) -> None:
+    """Ask for the contested posting by a session of one's own; give it back where it is given."""
+    answer = raised(lambda: take(rival, CONTESTED, None, "rival"))
+    if isinstance(answer, Lease):
+        rival.release(answer)
 
 
 def _thaw(frozen: Any, seen: Deaths) -> None:
@@ -177,7 +186,10 @@ def _thaw(frozen: Any, seen: Deaths) -> None:
 
 @guarantee("LEASE-4")
 def check_leases_of_the_killed_are_freed(deaths: Deaths) -> None:
-    """All session leases of a killed process end within its time-out plus lease_slack."""
+    """All session leases of a killed process end within its time-out plus lease_slack.
+
+    A rival that asks for one of them all the time, and is refused, does not keep it alive.
+    """
     late = deaths.granted + deaths.slack + BUSY
     assert sorted(deaths.freed) == KILLED
     assert [key for key, at in deaths.freed.items() if at - deaths.killed_at > late] == []

@@ -446,7 +446,7 @@ def check_largest_body_comes_back(board: Board, effort: Effort) -> None:
     assert look(other, "k").body == body
     ((posting, lease),) = other.acquire_next("me", [uuid.uuid4().hex], 30.0)
     assert posting.body == body
-    assert other.remove([lease], Shelf.TRASH) == [None]
+    assert list(other.remove([lease], Shelf.TRASH)) == [None]
     assert backend.restore("k").body == body
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -22,6 +23,7 @@ from multiboard_conformance.boards import (
     Board,
     Store,
     address_settings,
+    has_cause,
     heard,
     listed,
     look,
@@ -31,7 +33,7 @@ from multiboard_conformance.boards import (
     snapshot,
     take,
 )
-from multiboard_conformance.feeds import Reader
+from multiboard_conformance.feeds import MOMENTS, Reader
 from multiboard_conformance.guarantees import guarantee
 from multiboard_conformance.harness import Harness
 from multiboard_conformance.plugin import need, not_exercised
@@ -140,7 +142,7 @@ def check_unreachable_store(board: Board, store: Store) -> None:
     assert name_of(error) == "Unavailable"
     assert "127.0.0.1" in str(error)
     assert "s3cret" not in f"{error!r} {error.__cause__!r} {backend.settings!r}"
-    assert error.__cause__ is not None
+    has_cause(error)
     assert took < 1.5 + 1.5
 
 
@@ -159,24 +161,39 @@ def check_silent_store(board: Board, store: Store) -> None:
     assert took < 1.0 + 1.5
 
 
-@guarantee("ERR-1")
-def check_board_that_was_wiped(board: Board, harness: Harness) -> None:
-    """When the store lost the board every verb of an open backend raises BoardLost."""
+@guarantee("ERR-1", "FEED-4")
+@pytest.mark.parametrize("anew", [False, True], ids=["empty", "made anew"])
+def check_board_that_was_wiped(board: Board, harness: Harness, anew: bool) -> None:
+    """When the store lost the board every verb of an open backend raises BoardLost.
+
+    That holds where another backend has made the board anew as well: nothing is read from that
+    one, and nothing in it changes.
+    """
     need(harness, "wipe")
     backend = board.open()
-    post(backend, "k")
+    post(backend, "k", "t")
     lease = take(backend, "k", 60.0)
-    harness.wipe(backend.settings)
-    answers = {
-        "get": heard(lambda: backend.get(["k"])),
-        "list": heard(backend.list),
-        "add": heard(lambda: backend.add([NewPosting("k", b"")])),
-        "acquire": heard(lambda: take(backend, "k")),
-        "remove": heard(lambda: backend.remove([lease])),
-        "changes": heard(lambda: backend.changes(None, 0.0)),
-    }
+    backend.remove([take(backend, "t")], Shelf.TRASH)
+    reader = Reader(backend).start()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(heard, lambda: reader.until(lambda: False, 3 * MOMENTS))
+        harness.wipe(backend.settings)
+        if anew:
+            other = board.open()
+            post(other, "k", "t")
+            before = snapshot(other)
+        calls: dict[str, Callable[[Backend], object]] = {
+            **VERBS,
+            "list the trash": lambda b: b.list(Shelf.TRASH),
+            "remove": lambda b: b.remove([lease]),
+            "renew": lambda b: b.renew(lease, 60.0),
+            "release": lambda b: b.release(lease),
+            "changes from a cursor": lambda b: b.changes(reader.cursor, 0.0),
+        }
+        answers = {verb: heard(lambda: call(backend)) for verb, call in calls.items()}  # noqa: B023
+        answers["changes, waiting"] = waiting.result()
     assert answers == dict.fromkeys(answers, "BoardLost")
-    assert listed(board.open()) == []
+    assert snapshot(other) == before if anew else listed(board.open()) == []
 
 
 # -- ERR-2: failed operations ----------------------------------------------------------------

@@ -18,6 +18,7 @@ from multiboard import errors
 from multiboard.primitives import Backend, ChangeKind, Lease, NewPosting, Posting, Shelf, boottime
 from multiboard_conformance.boards import (
     Board,
+    has_cause,
     heard,
     listed,
     look,
@@ -132,7 +133,7 @@ def check_lost_reply_costs_nothing(
     seen = case.applied(direct.get(["k"])[0])
     if isinstance(answer, errors.MultiboardError):
         assert name_of(answer) in ("Unavailable", "Indeterminate")
-        assert answer.__cause__ is not None, "the native error is not the cause"
+        has_cause(answer)
         if isinstance(answer, errors.Unavailable):
             assert not seen, "Unavailable means surely not applied, and it was applied"
         proxy.heal()
@@ -177,7 +178,8 @@ def check_server_that_is_away(board: Board, faulty: Board, proxy: Proxy) -> None
         time.sleep(0.1)
     assert {name_of(answer) for answer in answers} <= {"Unavailable", "Indeterminate"}
     assert name_of(answers[-1]) == "Unavailable"
-    assert all(answer.__cause__ is not None for answer in answers)
+    for answer in answers:
+        has_cause(answer)
     if {name_of(answer) for answer in answers} == {"Unavailable"}:
         assert listed(direct) == ["k"]
     proxy.heal()

@@ -22,13 +22,13 @@ from multiboard_conformance.boards import (
     raised,
     snapshot,
     take,
+    together,
+    try_to_take,
 )
 from multiboard_conformance.feeds import Reader
-from multiboard_conformance.guarantees import guarantee
+from multiboard_conformance.guarantees import BOTH_KINDS, guarantee
 from multiboard_conformance.plugin import Effort
 from multiboard_conformance.programs import claim_id
-
-BOTH_KINDS = pytest.mark.parametrize("expires_in", [None, 30.0], ids=["session", "timed"])
 
 # -- LEASE-1 ---------------------------------------------------------------------------------
 
@@ -111,8 +111,6 @@ def check_one_of_many_racers_wins(board: Board, effort: Effort, expires_in: floa
 @guarantee("LEASE-1", "RUN-1")
 def check_threads_of_one_backend_race_too(board: Board, effort: Effort) -> None:
     """Of threads that acquire on one backend in the same instant one wins."""
-    from multiboard_conformance.boards import together
-
     backend = board.open()
     for n in range(effort.rounds(5, 40)):
         key = f"k{n}"
@@ -191,7 +189,7 @@ def check_lease_that_ended_unheard_is_refused(board: Board) -> None:
     backend, other = board.open(), board.open()
     post(backend, "k")
     old = take(backend, "k", 0.2, "same")
-    current, _ = eventually(lambda: _taken(other, "k"), 3.0)
+    current, _ = eventually(lambda: try_to_take(other, "k"), 3.0)
     assert isinstance(current, Lease)
     before = snapshot(backend)
     answers = {
@@ -319,14 +317,9 @@ def check_tokens_rise_after_expiry(board: Board) -> None:
     backend = board.open()
     post(backend, "k")
     old = take(backend, "k", 0.2)
-    new, _ = eventually(lambda: _taken(backend, "k"), 5.0)
+    new, _ = eventually(lambda: try_to_take(backend, "k"), 5.0)
     assert isinstance(new, Lease)
     assert new.token > old.token
-
-
-def _taken(backend: Backend, key: str) -> Lease | None:
-    answer = raised(lambda: take(backend, key, 30.0))
-    return answer if isinstance(answer, Lease) else None
 
 
 @guarantee("LEASE-3")
@@ -423,8 +416,6 @@ def check_session_lease_belongs_to_its_session(board: Board) -> None:
 @guarantee("LEASE-6", "RUN-1")
 def check_one_attempt_from_many_threads(board: Board, effort: Effort) -> None:
     """One attempt that is sent several times at once is one lease."""
-    from multiboard_conformance.boards import together
-
     backend = board.open()
     for n in range(effort.rounds(4, 25)):
         key, attempt = f"k{n}", claim_id()

@@ -6,8 +6,6 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
 from multiboard.primitives import Shelf, boottime
 from multiboard_conformance.boards import (
     Board,
@@ -18,11 +16,10 @@ from multiboard_conformance.boards import (
     take,
     together,
 )
-from multiboard_conformance.guarantees import guarantee
+from multiboard_conformance.feeds import BUSY
+from multiboard_conformance.guarantees import BOTH_KINDS, guarantee
 from multiboard_conformance.plugin import Effort
-from multiboard_conformance.programs import claim_id
-
-BOTH_KINDS = pytest.mark.parametrize("expires_in", [None, 30.0], ids=["session", "timed"])
+from multiboard_conformance.programs import claim_id, drain
 
 
 def _ids(number: int) -> list[str]:
@@ -95,9 +92,8 @@ def check_repeated_next_finds_what_it_won(board: Board, expires_in: float | None
     attempts = _ids(2)
     first = backend.acquire_next("me", attempts, expires_in)
     again = backend.acquire_next("me", attempts, expires_in)
-    assert [(p.key, p.lease, lease) for p, lease in again] == [
-        (p.key, p.lease, lease) for p, lease in first
-    ]
+    assert list(again) == list(first)
+    assert [lease for _, lease in again] == [posting.lease for posting, _ in again]
     assert [posting.lease is None for posting in backend.list().postings] == [
         False, False, True, True,
     ]  # fmt: skip
@@ -171,8 +167,6 @@ def check_processes_drain_a_board(board: Board, effort: Effort, expires_in: floa
 @guarantee("NEXT-1", "RUN-1")
 def check_threads_drain_a_board(board: Board, effort: Effort) -> None:
     """Threads on one backend drain a board and finish every posting exactly once."""
-    from multiboard_conformance.programs import drain
-
     backend = board.open()
     names = [f"k{n}" for n in range(effort.rounds(40, 200))]
     post(backend, *names)
@@ -181,8 +175,6 @@ def check_threads_drain_a_board(board: Board, effort: Effort) -> None:
 
 
 # -- NEXT-2 ----------------------------------------------------------------------------------
-
-BUSY = 2.0
 
 
 @guarantee("NEXT-2")

@@ -8,9 +8,12 @@ import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
 
+import pytest
+
 from multiboard.primitives import Backend, NewPosting, Shelf, boottime
 from multiboard_conformance.boards import (
     Board,
+    Store,
     eventually,
     keys,
     listed,
@@ -20,9 +23,10 @@ from multiboard_conformance.boards import (
 )
 from multiboard_conformance.feeds import Reader
 from multiboard_conformance.guarantees import guarantee
+from multiboard_conformance.harness import Harness
 from multiboard_conformance.judge import judge
 from multiboard_conformance.peers import Peer, WorkerGone
-from multiboard_conformance.plugin import Effort
+from multiboard_conformance.plugin import Effort, need
 from multiboard_conformance.programs import churn, claim_id
 
 
@@ -111,6 +115,38 @@ def _judged(board: Board, backend: Backend, reader: Reader, names: list[str]) ->
     assert reader.until(lambda: reader.resets or reader.story("the-end"), 15.0)
     told = None if reader.resets else reader.heard
     return judge(board.history, posted=names, live=live, trash=trash, told=told)
+
+
+@guarantee("RUN-1", "DIR-1")
+@pytest.mark.parametrize("first_of_all", [False, True], ids=["board", "store"])
+def check_new_board_is_one(
+    board: Board, harness: Harness, effort: Effort, first_of_all: bool
+) -> None:
+    """Processes that open a new board in the same instant, the first ever, make one board.
+
+    The variant ``store`` does it in a store that nobody has used yet.
+    """
+    if first_of_all:
+        need(harness, "fresh")
+    for _ in range(effort.rounds(3, 15)):
+        fresh = Board(_fresh(board.store, harness) if first_of_all else board.store)
+        fresh.history = board.history
+        try:
+            peers = fresh.peers(3, at=boottime() + 0.15)
+            names = [peer.who for peer in peers]
+            for peer in peers:
+                post(peer, peer.who.replace(" ", "-"))
+            seen = [sorted(listed(peer)) for peer in peers]
+            assert {peer.incarnation for peer in peers} == {peers[0].incarnation}
+            assert seen == [[name.replace(" ", "-") for name in sorted(names)]] * 3
+        finally:
+            fresh.close()
+
+
+def _fresh(store: Store, harness: Harness) -> Store:
+    made = Store(harness.fresh())
+    made.pool = store.pool
+    return made
 
 
 @guarantee("RUN-1", "DIR-1", "NEXT-1", "ERR-2")

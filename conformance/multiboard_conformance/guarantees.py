@@ -160,6 +160,10 @@ _ALL = (
 GUARANTEES: dict[str, Guarantee] = {promise.id: promise for promise in _ALL}
 
 
+#: A check of either kind of lease, by what it passes to acquire.
+BOTH_KINDS = pytest.mark.parametrize("expires_in", [None, 30.0], ids=["session", "timed"])
+
+
 def guarantee(*ids: str) -> Callable[[Check], Check]:
     """Mark a check with the guarantees that it judges."""
     unknown = [name for name in ids if name not in GUARANTEES]

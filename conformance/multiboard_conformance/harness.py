@@ -73,6 +73,13 @@ class Harness:
         """
         raise NotImplementedError
 
+    def fresh(self) -> str:
+        """Return the target of a store that nobody has used yet: a file, a database, a root path.
+
+        For stores where the very first board makes more than itself (tables, folders).
+        """
+        raise NotImplementedError
+
     def address(self) -> tuple[str, int]:
         """Return the server's host and port, where the target does not say them."""
         raise NotImplementedError

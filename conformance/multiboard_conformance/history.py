@@ -9,6 +9,7 @@ primitives and the errors only.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from multiboard.primitives import (
     Shelf,
     boottime,
 )
+
+#: As the suite makes them. Eight characters of it are enough to tell two apart.
+_CLAIM_ID = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(slots=True)
@@ -137,11 +141,17 @@ def _heard(op: Operation) -> str:
     if op.ended is None:
         return "unknown: no answer came"
     if isinstance(op.answer, BaseException):
-        return f"{op.outcome}: {type(op.answer).__name__}: {op.answer}"[:160]
+        # The messages of client libraries run over several lines; a row is one.
+        said = " ".join(str(op.answer).split())
+        cause = op.answer.__cause__
+        why = "" if cause is None else f" (from {type(cause).__name__})"
+        return f"{op.outcome}: {type(op.answer).__name__}: {said[:140]}{why}"
     return f"ok: {_short(op.answer)}"[:160]
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, str):
+        return f"{value[:8]}.." if _CLAIM_ID.fullmatch(value) else value
     if isinstance(value, Posting):
         held = "" if value.lease is None else f" {_short(value.lease)}"
         tried = f" tried {value.attempts}" if value.attempts else ""
@@ -166,7 +176,7 @@ def _short(value: Any) -> str:
         return f"{value:.3f}"
     if isinstance(value, (list, tuple)):
         return _short_items(value)
-    return repr(value) if not isinstance(value, str) else value
+    return repr(value)
 
 
 def _short_items(values: Iterable[Any]) -> str:

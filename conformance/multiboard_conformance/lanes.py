@@ -45,7 +45,7 @@ class Lane:
                 sys.executable, "-c", _BOOT, "\n".join(filter(None, sys.path)),
                 "-c", os.path.join(_HERE, "conformance.ini"), "--rootdir", _HERE,
                 "--confcutdir", _HERE, "--noconftest", "-p", "no:cacheprovider",
-                "-p", "pytest_timeout", "-p", "multiboard_conformance.plugin", "--tb=short", "-q",
+                "-p", "pytest_timeout", "-p", "multiboard_conformance.plugin", "--tb=short", "-vv",
                 "--lane", lane, "--outcomes", str(writing), *arguments, _HERE,
             ],
             env=_environment(),

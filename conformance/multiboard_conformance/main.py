@@ -150,7 +150,9 @@ def _run(options: argparse.Namespace, argv: Sequence[str], store: Store) -> int:
     progress.end()
 
     for outcome in verdicts.all(v.FAILED):
-        print(f"\n{'-' * 100}\nFAILED {outcome.check}\n\n{outcome.text}")
+        name = outcome.check.partition("[")[0]
+        print(f"\n{'-' * 100}\nFAILED {outcome.check}   (alone: -k {name} --seed {seed})")
+        print(f"\n{outcome.text}")
     for text in wrong:
         print(f"\n{'-' * 100}\n{text}")
     print("\n" + "\n".join(verdicts.table()))

@@ -49,6 +49,7 @@ class Peer(Delegate):
         #: When set, the next verb begins at this instant.
         self.start_at: float | None = None
         self._traits = traits
+        self._incarnation = ""
 
     @property
     def traits(self) -> primitives.Traits:
@@ -56,7 +57,8 @@ class Peer(Delegate):
 
     @property
     def incarnation(self) -> str:
-        raise NotImplementedError
+        """The incarnation that it saw when it opened the board."""
+        return self._incarnation
 
     def do(self, verb: str, args: Mapping[str, Any]) -> Any:
         at, self.start_at = self.start_at, None
@@ -107,9 +109,11 @@ class LocalPeer(Peer):
         who: str,
         history: History,
         traits: primitives.Traits,
+        at: float | None = None,
     ) -> None:
-        self._actor = Actor(target, settings, who, history)
+        self._actor = Actor(target, settings, who, history, at)
         super().__init__(who, self._actor.bare.settings, traits)
+        self._incarnation = self._actor.bare.incarnation
         self._dead = False
 
     def ask(self, do: str, **command: Any) -> Any:
@@ -267,6 +271,7 @@ class RemotePeer(Peer):
         history: History,
         own: tuple[primitives.Settings, primitives.Traits],
         skew: float = 0.0,
+        at: float | None = None,
     ) -> None:
         super().__init__(who, *own)
         self._pool = pool
@@ -275,7 +280,9 @@ class RemotePeer(Peer):
         try:
             if skew:
                 self._worker.ask("skew", seconds=skew)
-            self._worker.ask("open", target=target, settings=dict(settings), who=who)
+            self._incarnation = self._worker.ask(
+                "open", target=target, settings=dict(settings), who=who, at=at
+            )
         except BaseException:
             self.leave()
             raise

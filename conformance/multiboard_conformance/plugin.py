@@ -28,6 +28,8 @@ from multiboard_conformance.proxy import ProxiedStore, Proxy
 
 _BOARD = pytest.StashKey[Board]()
 _SUITE = pytest.StashKey["Suite"]()
+#: Seconds that the fixtures of a check took before it began.
+_PREPARED = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -100,13 +102,17 @@ class Suite:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
-        self, item: pytest.Item, call: pytest.CallInfo[None]
+        self, item: pytest.Function, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Turn what pytest says of a check into an outcome with ids, sentence and operations."""
         report = yield
+        if report.when == "setup" and report.passed:
+            item.stash[_PREPARED] = report.duration
+            return report  # the check itself is still to come
         ids = ids_of(item)
         board = item.stash.get(_BOARD, None)
-        outcome = v.Outcome(item.name, ids, v.PASSED, report.duration)
+        took = report.duration + (item.stash.get(_PREPARED, 0.0) if report.when == "call" else 0.0)
+        outcome = v.Outcome(item.name, ids, v.PASSED, took)
         if report.skipped:
             outcome.verdict, outcome.why = v.NOT_EXERCISED, _reason(report)
         elif report.failed:
@@ -115,7 +121,9 @@ class Suite:
             outcome.verdict, outcome.why = v.FAILED, _reason(report)
             broken = "\n".join(f"  {name}: {GUARANTEES[name].sentence}" for name in ids)
             table = "" if board is None else f"\n\n{board.history.table()}"
-            outcome.text = f"{broken}\n\n{report.longreprtext}{table}"
+            asked = " ".join((item.function.__doc__ or "").split())
+            trace = _shortened(report.longreprtext)
+            outcome.text = f"{broken}\n\nIt asks: {asked}\n\n{trace}{table}"
         self._tell(dataclasses.asdict(outcome))
         return report
 
@@ -130,6 +138,15 @@ class Suite:
             self.harness.close()
         self.store.close()
         self._tell(THE_END)
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    """Leave out the middle of a text of too many lines."""
+    lines = text.splitlines()
+    if len(lines) <= most:
+        return text
+    half = most // 2
+    return "\n".join([*lines[:half], f"(... {len(lines) - most} lines)", *lines[-half:]])
 
 
 def _reason(report: pytest.TestReport) -> str:

@@ -7,6 +7,7 @@ primitives and the errors only: no pytest, every worker process loads it.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import time
@@ -112,6 +113,24 @@ def _churn_held(
             backend.release(lease)
 
 
+def work(backend: Backend, *, prefix: str, seconds: float) -> int:
+    """Post, lease and remove large postings for so long, through whatever happens; count them."""
+    give_up = boottime() + seconds
+    body = bytes(min(backend.traits.max_body, 64 * 1024))
+    for number in itertools.count():
+        key = f"{prefix}{number}"
+        try:
+            backend.add([NewPosting(key, body)])
+            won = backend.acquire_next(prefix, [claim_id()], 5.0)
+            backend.list()
+            backend.remove([lease for _, lease in won])
+        except (errors.BackendError, errors.SessionLost):
+            time.sleep(0.02)
+        if boottime() > give_up:
+            return number
+    raise AssertionError("there are enough numbers")
+
+
 # -- fork ------------------------------------------------------------------------------------
 
 
@@ -184,4 +203,5 @@ PROGRAMS: dict[str, Callable[..., Any]] = {
     "drain": drain,
     "churn": churn,
     "fork": fork,
+    "work": work,
 }

@@ -30,8 +30,23 @@ class Mode(enum.Enum):
     SWALLOW_REPLY = "swallow reply"
     #: Nothing is passed, nothing is closed; new connections are accepted and hear nothing.
     BLACK_HOLE = "black hole"
+    #: Requests are passed; replies are left where they are, so that the server can't send on.
+    HOLD_REPLIES = "hold replies"
     #: Connections are cut, and nobody listens.
     REFUSE = "refuse"
+
+
+class _Pair:
+    """A connection: its two ends, and what became of it."""
+
+    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+        self.ends = (client, server)
+        #: Nothing is passed any more, and nobody is told.
+        self.lost = False
+        #: It was lost; what its client had sent is passed after all, and answered to nobody.
+        self.late = False
+        #: Bytes of a request wait here.
+        self.holds = False
 
 
 class Proxy:
@@ -47,7 +62,7 @@ class Proxy:
         self.struck = 0
         #: Bytes and chunks passed to the server, and bytes passed back.
         self.sent = self.requests = self.received = 0
-        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._pairs: set[_Pair] = set()
         self._lock = threading.Lock()
         self._closed = False
         self._changed = threading.Condition()
@@ -95,10 +110,34 @@ class Proxy:
 
     def cut(self) -> None:
         """Cut all connections that there are; new ones are served."""
-        with self._lock:
+        with self._changed:
             pairs, self._pairs = self._pairs, set()
         for pair in pairs:
-            _cut(*pair)
+            _cut(*pair.ends)
+
+    def lose(self) -> None:
+        """Let all connections that there are die in silence: nothing is passed, nothing closed.
+
+        It is what a firewall does that forgot them. New connections are served.
+        """
+        with self._changed:
+            for pair in self._pairs:
+                pair.lost = True
+            self.mode = Mode.PASS
+            self._changed.notify_all()
+
+    def deliver(self) -> int:
+        """Pass to the server what waits in lost connections; return in how many of them.
+
+        Their clients, who gave it up long ago, hear nothing of it.
+        """
+        with self._changed:
+            late = [pair for pair in self._pairs if pair.lost and pair.holds]
+            for pair in late:
+                pair.late = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not any(pair.holds for pair in late), 5.0)
+        return len(late)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -119,20 +158,36 @@ class Proxy:
             server.settimeout(None)
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._lock:
-                self._pairs.add((client, server))
-            self._thread(self._pump, client, server, True)
-            self._thread(self._pump, server, client, False)
+            pair = _Pair(client, server)
+            with self._changed:
+                self._pairs.add(pair)
+            self._thread(self._pump, pair, client, server, True)
+            self._thread(self._pump, pair, server, client, False)
 
-    def _pump(self, source: socket.socket, sink: socket.socket, request: bool) -> None:
-        with contextlib.suppress(OSError):
+    def _pump(self, pair: _Pair, source: socket.socket, sink: socket.socket, request: bool) -> None:
+        try:
             while True:
                 data = source.recv(65536)
+                self._wait(pair, bool(data), request)
                 if not data or not self._may_pass(request):
                     break
-                self._count(data, request)
-                sink.sendall(data)
-        _cut(source, sink)
+                if request or not pair.late:
+                    self._count(data, request)
+                    sink.sendall(data)
+                    self._passed(pair, request)
+        except OSError:
+            pass
+        finally:
+            _cut(source, sink)
+            with self._changed:
+                self._pairs.discard(pair)
+            self._passed(pair, request)
+
+    def _passed(self, pair: _Pair, request: bool) -> None:
+        if request and pair.holds:
+            with self._changed:
+                pair.holds = False
+                self._changed.notify_all()
 
     def _count(self, data: bytes, request: bool) -> None:
         with self._lock:
@@ -142,11 +197,22 @@ class Proxy:
             else:
                 self.received += len(data)
 
+    def _wait(self, pair: _Pair, data: bool, request: bool) -> None:
+        """Hold bytes, or the news that an end was closed, while the connection is silent."""
+        with self._changed:
+            while self._is_silent(pair, request) and not self._closed:
+                pair.holds = pair.holds or (data and request)
+                self._changed.wait()
+
+    def _is_silent(self, pair: _Pair, request: bool) -> bool:
+        if pair.late:
+            return False
+        silent = pair.lost or self.mode is Mode.BLACK_HOLE
+        return silent or (self.mode is Mode.HOLD_REPLIES and not request)
+
     def _may_pass(self, request: bool) -> bool:
         """Do what the mode asks; return False where the connection is to be cut."""
         with self._changed:
-            while self.mode is Mode.BLACK_HOLE and not self._closed:
-                self._changed.wait()
             mode, delay = self.mode, self.delay
             struck = (mode is Mode.CUT_REQUEST and request) or (
                 mode is Mode.SWALLOW_REPLY and not request

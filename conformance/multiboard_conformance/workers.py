@@ -28,18 +28,23 @@ class Actor:
     """A connected backend, and the thread that keeps its session while it is told to."""
 
     def __init__(
-        self, target: str, settings: Mapping[str, Any], who: str, history: History
+        self,
+        target: str,
+        settings: Mapping[str, Any],
+        who: str,
+        history: History,
+        at: float | None = None,
     ) -> None:
         self.bare: Backend = loading.load(target, **settings)
         self.backend = Recorded(self.bare, who, history)
+        _sleep_until(at)
         self.backend.open()
         self._stopped = threading.Event()
         self._keeper: threading.Thread | None = None
 
     def call(self, verb: str, args: Mapping[str, Any], at: float | None = None) -> Any:
         """Do one verb, at an instant of :func:`boottime` if one is given."""
-        if at is not None:
-            time.sleep(max(0.0, at - boottime()))
+        _sleep_until(at)
         return apply(self.backend, verb, args)
 
     def run(self, program: str, args: Mapping[str, Any]) -> Any:
@@ -82,6 +87,11 @@ class Actor:
         """Close the backend."""
         self._stopped.set()
         self.backend.close()
+
+
+def _sleep_until(at: float | None) -> None:
+    if at is not None:
+        time.sleep(max(0.0, at - boottime()))
 
 
 class _Skew:

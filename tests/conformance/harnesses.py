@@ -16,6 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -103,6 +104,9 @@ class RedisHarness(ServerHarness):
         with self._client(settings) as (client, prefix):
             client.delete(*client.scan_iter(f"{prefix}*"))
 
+    def fresh(self) -> str:
+        return f"{self.target.partition('?')[0]}?prefix=fresh-{uuid.uuid4().hex[:12]}"
+
     def trim(self, settings: Any) -> None:
         with self._client(settings) as (client, prefix):
             client.xtrim(f"{prefix}feed", maxlen=1, approximate=False)
@@ -141,9 +145,16 @@ class SQLiteHarness(Harness):
         super().__init__(target)
         self._folder: str | None = None
 
+    def _place(self) -> str:
+        if self._folder is None:
+            self._folder = tempfile.mkdtemp(prefix="multiboard-sqlite-")
+        return self._folder
+
     def spare(self) -> str:
-        self._folder = tempfile.mkdtemp(prefix="multiboard-sqlite-")
-        return f"sqlite://{self._folder}/board.db"
+        return f"sqlite://{self._place()}/board.db"
+
+    def fresh(self) -> str:
+        return f"sqlite://{self._place()}/fresh-{uuid.uuid4().hex[:12]}.db"
 
     def restart(self) -> None:
         """Kill a process in the middle of a write: all of a restart that a file can have."""
@@ -272,6 +283,9 @@ class ZooKeeperHarness(ServerHarness):
     def damage(self, settings: Any, key: str) -> None:
         with self._client(settings) as (client, top):
             client.set(f"{self._base(client, top)}/live/{key}", b"\xff rubbish")
+
+    def fresh(self) -> str:
+        return f"{self.target.partition('?')[0].rstrip('/')}/fresh-{uuid.uuid4().hex[:12]}"
 
     def wipe(self, settings: Any) -> None:
         with self._client(settings) as (client, top):

@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 from multiboard_conformance.boards import Store
 from multiboard_conformance.guarantees import GUARANTEES
+from multiboard_conformance.harness import Harness
+from multiboard_conformance.history import History
 from multiboard_conformance.report import SCHEMA, anonymous
+
+from multiboard import errors
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 #: Paths that the command needs where the package is not installed.
@@ -123,6 +127,8 @@ def test_failure_tells_id_sentence_and_operations(tmp_path: pathlib.Path) -> Non
     )
     assert (status, told["result"]) == (1, "failed")
     assert "DIR-2: Adding the same key again is the same posting, not a second one." in printed
+    assert "It asks: A posting that was consumed does not come back" in printed
+    assert "(alone: -k check_consumed_posting_does_not_come_back --seed " in printed
     assert "remove([<k #1 me>]" in printed
 
 
@@ -176,6 +182,26 @@ def test_guarantees_page_is_current() -> None:
         check=True,
     )
     assert done.stdout == (ROOT / "conformance" / "GUARANTEES.md").read_text()
+
+
+def test_table_of_operations_has_one_row_for_each() -> None:
+    history = History()
+    native = ValueError("not connected")
+    error = errors.Unavailable("the client says:\n  line one\n  line two")
+    error.__cause__ = native
+    history.conclude(history.invoke("a", "count", {}), error)
+    history.conclude(history.invoke("a", "acquire", {"claim_id": "0123456789abcdef" * 2}), None)
+    heading, first, second = history.table().splitlines()
+    assert heading.split() == ["when", "took", "who", "what", "outcome"]
+    said = "failed: Unavailable: the client says: line one line two (from ValueError)"
+    assert first.endswith(said)
+    assert "acquire(claim_id=01234567..)" in second
+
+
+def test_readme_tells_of_every_hook() -> None:
+    hooks = [name for name in vars(Harness) if not name.startswith("_")]
+    readme = (ROOT / "conformance" / "README.md").read_text()
+    assert [hook for hook in hooks if f"\n| `{hook}(" not in readme] == []
 
 
 # -- reports ---------------------------------------------------------------------------------

@@ -228,6 +228,23 @@ class SessionLostIsSwallowed(memory.MemoryBackend):
             return super()._begin_session(board)
 
 
+@caught_by("LEASE-4", also="FEED-3 LEASE-8")
+class RivalKeepsTheDead(memory.MemoryBackend):
+    """An attempt that is refused renews the session of whoever holds the lease."""
+
+    def acquire(
+        self, key: str, holder: str, claim_id: str, expires_in: float | None = None
+    ) -> Lease:
+        try:
+            return super().acquire(key, holder, claim_id, expires_in)
+        except errors.LeaseHeld:
+            board = self._opened()
+            held = board.live[key].posting.lease
+            if expires_in is None and held is not None and held.session in board.sessions:
+                board.sessions[held.session] = boottime() + self.settings.session_timeout
+            raise
+
+
 # -- the directory ---------------------------------------------------------------------------
 
 

@@ -120,6 +120,22 @@ class FeedPolls(memory.MemoryBackend):
             time.sleep(min(2.0, left))
 
 
+@caught_by("FEED-3", also="LEASE-5")
+class RenewalWakesNobody(memory.MemoryBackend):
+    """Whoever waits for the end of a lease goes on waiting when a renewal makes it shorter."""
+
+    def renew(self, lease: Lease, expires_in: float) -> Lease:
+        board = self._opened()
+        with board.changed:
+            self._reap(board)
+            record = self._leased(board, lease)
+            if lease.session is None:
+                record.lease_ends_at = boottime() + expires_in
+            renewed = self._shown(record).lease
+            assert renewed is not None
+            return renewed
+
+
 @caught_by("FEED-4")
 class SilentAfterReconnect(memory.MemoryBackend):
     """Takes a cursor that it does not know for one from which nothing was missed."""
@@ -177,6 +193,18 @@ class NotForkSafe(memory.MemoryBackend):
         if self._board is None:
             raise errors.Closed("the memory board is not open")
         return self._board
+
+
+@caught_by("RUN-1", also="DIR-1")
+class FirstOfAllIsTwo(memory.MemoryBackend):
+    """Looks whether there is a board, and makes one a moment later."""
+
+    def open(self) -> None:
+        place = (self.settings.name, self.settings.namespace)
+        if place not in memory._boards:
+            time.sleep(0.005)
+            memory._boards[place] = memory._Board()
+        super().open()
 
 
 class Empty(primitives.Backend):

@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,18 +20,41 @@ sys.path.insert(0, str(HERE))
 import memory_mutants  # noqa: E402, F401 - found through the line above; fills the list
 import memory_mutants_feed  # noqa: E402, F401
 import memory_mutants_traits  # noqa: E402, F401
+import served  # noqa: E402
+import served_mutants  # noqa: E402, F401
 from mutants import MUTANTS  # noqa: E402
 
+PATHS = os.pathsep.join([str(ROOT), str(ROOT / "conformance"), str(HERE)])
 
-def judge(folder: pathlib.Path, name: str, *arguments: str) -> tuple[int, dict[str, Any], str]:
+
+@pytest.fixture(scope="session")
+def port() -> Iterator[int]:
+    """The port of a server for the mutants that need one."""
+    process = served.start_server(PATHS)
+    try:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest, name: str) -> list[str]:
+    """What the command is told of a mutant."""
+    if not name.startswith("served"):
+        return [name]
+    return [f"{name}?port={request.getfixturevalue('port')}", "--harness", "served:ServedHarness"]
+
+
+def judge(folder: pathlib.Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     """Run the suite on a mutant; return the exit status, the report and what was printed."""
     path = folder / "report.json"
-    paths = [str(ROOT), str(ROOT / "conformance"), str(HERE)]
     done = subprocess.run(
-        [sys.executable, "-m", "multiboard_conformance.main", name,
+        [sys.executable, "-m", "multiboard_conformance.main",
          "--quick", "--lanes", "2", "--seed", "1", "--report", str(path), *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, "PYTHONPATH": PATHS},
         capture_output=True,
         text=True,
         timeout=280,
@@ -48,18 +72,18 @@ def _failed(told: dict[str, Any]) -> set[str]:
 @pytest.mark.full
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_caught(tmp_path: pathlib.Path, name: str) -> None:
+def test_mutant_is_caught(tmp_path: pathlib.Path, name: str, target: list[str]) -> None:
     expected = MUTANTS[name].expected
-    status, told, printed = judge(tmp_path, name, *[f"--only={one}" for one in expected])
+    status, told, printed = judge(tmp_path, *target, *[f"--only={one}" for one in expected])
     assert (status, set(expected) - _failed(told)) == (1, set()), printed
 
 
 @pytest.mark.strict
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_dies_by_its_ids_alone(tmp_path: pathlib.Path, name: str) -> None:
+def test_mutant_dies_by_its_ids_alone(tmp_path: pathlib.Path, name: str, target: list[str]) -> None:
     fate = MUTANTS[name]
-    status, told, printed = judge(tmp_path, name)
+    status, told, printed = judge(tmp_path, *target)
     failed = _failed(told)
     assert (status, set(fate.expected) - failed) == (1, set()), printed
     assert failed - fate.allowed == set(), printed
@@ -71,6 +95,14 @@ def test_empty_backend_fails_everything(tmp_path: pathlib.Path) -> None:
     assert status == 1
     verdicts = {one: entry["verdict"] for one, entry in told["guarantees"].items()}
     assert verdicts == dict.fromkeys(verdicts, "failed"), printed
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["served:ServedBackend"])
+def test_what_the_mutants_are_made_of_is_right(tmp_path: pathlib.Path, target: list[str]) -> None:
+    status, told, printed = judge(tmp_path, *target)
+    assert (status, told["failures"]) == (0, {}), printed
 
 
 def test_list_is_long_enough() -> None:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import psycopg
 from multiboard.primitives import Settings
@@ -87,6 +89,13 @@ class PostgreSQLHarness(Harness):
                 "WHERE namespace = %s AND EXISTS (SELECT FROM old)",
                 [settings.namespace] * 2,
             )
+
+    def fresh(self) -> str:
+        name = f"fresh_{uuid.uuid4().hex[:12]}"
+        with contextlib.closing(self._connected()) as connection:
+            connection.autocommit = True
+            connection.execute(f"CREATE DATABASE {name}")
+        return urlunsplit(urlsplit(self.target)._replace(path=name, query=""))
 
     def spare(self) -> str:
         self._spare = Server.start_new()

@@ -1,0 +1,246 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Checks of what dies without a word: connections, operations under way, clients that are frozen.
+
+A proxy stands before the server, or a process is stopped. A store without one server to stand
+before is not exercised by the former.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from multiboard import errors
+from multiboard.primitives import Backend, ChangeKind, Lease, NewPosting, Shelf, boottime
+from multiboard_conformance.boards import (
+    SHORT_SESSION,
+    Board,
+    listed,
+    look,
+    name_of,
+    persist,
+    post,
+    raised,
+    snapshot,
+    take,
+    together,
+)
+from multiboard_conformance.feeds import Reader
+from multiboard_conformance.guarantees import guarantee
+from multiboard_conformance.plugin import Effort, not_exercised
+from multiboard_conformance.programs import claim_id
+from multiboard_conformance.proxy import Mode, Proxy
+
+K = ChangeKind
+#: Seconds by which a busy machine may make us late.
+BUSY = 3.0
+OPERATION = 1.0
+IMPATIENT = {
+    "connect_timeout": 1.0, "operation_timeout": OPERATION, "session_timeout": SHORT_SESSION,
+}  # fmt: skip
+AWAY = (errors.Unavailable, errors.Indeterminate)
+
+# -- connections that died -------------------------------------------------------------------
+
+
+@guarantee("FEED-4")
+def check_reader_whose_connection_died(board: Board, faulty: Board, proxy: Proxy) -> None:
+    """A reader finds out that its connection died without a word; it goes on or hears reset.
+
+    Nothing is passed on it any more and nobody closes it, as where a firewall forgot it; new
+    connections are served. The reader waits in long calls, and nobody else uses its backend.
+    """
+    direct, backend = board.open(), faulty.open(**IMPATIENT)
+    reader = Reader(backend).start()
+    post(direct, "before")
+    assert reader.hears(K.POSTED, "before")
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(_hears_or_resets, reader, "during")
+        time.sleep(0.2)
+        proxy.lose()
+        post(direct, "during")
+        assert waiting.result(), "the feed fell silent when its connection died"
+    post(direct, "after")
+    assert _hears_or_resets(reader, "after")
+
+
+def _hears_or_resets(reader: Reader, key: str, within: float = 20.0) -> bool:
+    """Read in calls as long as that until a posting is told or covered by a reset."""
+    known, give_up = reader.resets, boottime() + within
+    while boottime() < give_up:
+        try:
+            reader.read(within)
+        except errors.Unavailable:
+            time.sleep(0.05)
+        if reader.resets > known or K.POSTED in reader.story(key):
+            return boottime() < give_up
+    return False
+
+
+@guarantee("ERR-1")
+def check_verb_on_a_connection_that_died(board: Board, faulty: Board, proxy: Proxy) -> None:
+    """Verbs on a connection that died without a word raise in time; repeated, they work again."""
+    backend = faulty.open(**IMPATIENT)
+    post(backend, "k")
+    proxy.lose()
+    began = boottime()
+    answer = raised(lambda: backend.add([NewPosting("new", b"")]))
+    took = boottime() - began
+    assert not isinstance(answer, Exception) or isinstance(answer, AWAY)
+    assert took < 2 * OPERATION + BUSY
+    persist(lambda: backend.add([NewPosting("new", b"")]))
+    assert listed(board.open()) == ["k", "new"]
+
+
+# -- operations that arrive late -------------------------------------------------------------
+
+
+@dataclass
+class Late:
+    """A verb that arrives after all is over, and what happened on the posting in between."""
+
+    call: Callable[[Backend, Lease | None, str, str], Any]
+    #: What others do when the repeat was answered: from (they, the key, the lease of the repeat).
+    meanwhile: Callable[[Backend, str, Lease], Any]
+    held: bool = True
+
+
+def _pass_on(backend: Backend, key: str, lease: Lease) -> None:
+    backend.release(lease)
+    take(backend, key, 60.0)
+
+
+LATE = {
+    "add": Late(
+        lambda b, _lease, key, _claim: b.add([NewPosting(key, b"body")]),
+        lambda b, key, _lease: b.remove([take(b, key)]),
+        held=False,
+    ),
+    "acquire": Late(
+        lambda b, _lease, key, claim: b.acquire(key, "me", claim, 60.0), _pass_on, False
+    ),
+    "renew": Late(lambda b, lease, _key, _claim: b.renew(_sure(lease), 600.0), _pass_on),
+    "release": Late(
+        lambda b, lease, _key, _claim: b.release(_sure(lease)),
+        lambda b, key, _lease: take(b, key, 60.0),
+    ),
+    "remove": Late(
+        lambda b, lease, _key, _claim: b.remove([_sure(lease)]), lambda _b, _key, _lease: None
+    ),
+    "trash": Late(
+        lambda b, lease, _key, _claim: b.remove([_sure(lease)], Shelf.TRASH),
+        lambda b, key, _lease: (b.restore(key), take(b, key, 60.0)),
+    ),
+}
+
+
+def _sure(lease: Lease | None) -> Lease:
+    assert lease is not None
+    return lease
+
+
+@guarantee("ERR-2", "LEASE-2", "DIR-2")
+def check_operation_that_arrives_late(board: Board, faulty: Board, proxy: Proxy) -> None:
+    """What reaches the store after it was given up and repeated, and others went on, is void.
+
+    Each verb waits in the network until its caller gives it up; the repeat is answered; others
+    take, finish and bring back the posting. Then the first request arrives.
+    """
+    direct = board.open()
+    backends = {verb: faulty.open(**IMPATIENT) for verb in LATE}
+    post(direct, *[verb for verb in LATE if verb != "add"])
+    leases = {v: take(backends[v], v, 60.0) if LATE[v].held else None for v in LATE}
+    claims = {verb: claim_id() for verb in LATE}
+    for backend in backends.values():
+        backend.count()
+
+    def call(verb: str) -> Any:
+        return LATE[verb].call(backends[verb], leases[verb], verb, claims[verb])
+
+    proxy.set(Mode.BLACK_HOLE)
+    answers = together([lambda verb=verb: raised(lambda: call(verb)) for verb in LATE])  # type: ignore[misc]
+    assert [name_of(a) for a in answers if not isinstance(a, AWAY)] == []
+    proxy.lose()
+    repeats = together([lambda verb=verb: persist(lambda: call(verb)) for verb in LATE])  # type: ignore[misc]
+    for (verb, late), repeat in zip(LATE.items(), repeats, strict=True):
+        lease = leases[verb] or (repeat if isinstance(repeat, Lease) else None)
+        late.meanwhile(direct, verb, lease)  # type: ignore[arg-type]
+    reader = Reader(direct).start()
+    before = snapshot(direct)
+    proxy.deliver()
+    time.sleep(0.3)
+    assert snapshot(direct) == before
+    post(direct, "last")
+    assert reader.hears(K.POSTED, "last")
+    assert [(change.kind, change.key) for change in reader.heard] == [(K.POSTED, "last")]
+
+
+# -- clients that are frozen -----------------------------------------------------------------
+
+
+def _use_every_verb(backend: Backend, key: str) -> None:
+    claims = [claim_id(), claim_id()]
+    persist(lambda: post(backend, key))
+    lease = persist(lambda: backend.acquire(key, "me", claims[0], 60.0))
+    persist(lambda: backend.renew(lease, 60.0))
+    persist(lambda: backend.release(lease))
+    assert persist(lambda: look(backend, key)).lease is None
+    assert key in persist(lambda: listed(backend))
+    lease = persist(lambda: backend.acquire(key, "me", claims[1], 60.0))
+    assert list(persist(lambda: backend.remove([lease]))) == [None]
+
+
+def _is_not_blocked(backend: Backend, key: str) -> None:
+    began = boottime()
+    _use_every_verb(backend, key)
+    took = boottime() - began
+    assert took < OPERATION + BUSY, f"a client that stands still blocked others for {took:.1f} s"
+
+
+@guarantee("RUN-1")
+def check_client_that_reads_no_answer(board: Board, faulty: Board, proxy: Proxy) -> None:
+    """A client that does not read the answer to its verb blocks nobody else."""
+    direct, reading, taking = board.open(**IMPATIENT), faulty.open(), faulty.open()
+    body = bytes(min(direct.traits.max_body, 256 * 1024))
+    for n in range(32):
+        post(direct, f"large{n}", body=body)
+    with ThreadPoolExecutor(2) as threads:
+        proxy.set(Mode.HOLD_REPLIES)
+        stuck = [
+            threads.submit(raised, reading.list),
+            threads.submit(raised, lambda: taking.acquire_next("me", list("abcdefgh"), 60.0)),
+        ]
+        time.sleep(0.3)
+        try:
+            _is_not_blocked(direct, "k")
+        finally:
+            proxy.heal()
+            for future in stuck:
+                future.result()
+
+
+@guarantee("RUN-1", "LEASE-4")
+def check_client_that_is_frozen_in_a_verb(board: Board, effort: Effort) -> None:
+    """A process that is stopped at any instant, in the middle of a verb, blocks nobody else.
+
+    A store without a server does its steps in its clients: there, who is stopped in the middle of
+    one holds it. It is not exercised.
+    """
+    if not board.traits.cross_host:
+        not_exercised("the store has no server: a client that is stopped holds the step it is in")
+    direct, peer = board.open(**IMPATIENT), board.peer(**IMPATIENT)
+    dice = effort.dice("frozen")
+    rounds = effort.rounds(4, 20)
+    with ThreadPoolExecutor(1) as threads:
+        working = threads.submit(peer.run, "work", prefix="w", seconds=rounds * 0.4)
+        for n in range(rounds):
+            time.sleep(dice.uniform(0.02, 0.1))
+            peer.pause()
+            try:
+                _is_not_blocked(direct, f"k{n}")
+            finally:
+                peer.resume()
+        assert working.result() > 0

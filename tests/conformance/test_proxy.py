@@ -1,0 +1,125 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The proxy of the suite makes the faults that it is asked for, and only those."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+
+import pytest
+from multiboard_conformance.proxy import Mode, Proxy
+from waiting import eventually
+
+
+class Echo(socketserver.ThreadingTCPServer):
+    """A server that says every line again, and remembers it."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), EchoLines)
+        self.heard: list[bytes] = []
+
+
+class EchoLines(socketserver.StreamRequestHandler):
+    """One connection."""
+
+    server: Echo
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.server.heard.append(line)
+            with contextlib.suppress(OSError):
+                self.wfile.write(line)
+
+
+@pytest.fixture
+def echo() -> Iterator[Echo]:
+    with Echo() as server:
+        serving = threading.Thread(target=server.serve_forever, daemon=True)
+        serving.start()
+        yield server
+        server.shutdown()
+        serving.join()
+
+
+@pytest.fixture
+def proxy(echo: Echo) -> Iterator[Proxy]:
+    with Proxy(*echo.server_address) as proxy:  # type: ignore[misc]
+        yield proxy
+
+
+def connect(proxy: Proxy) -> socket.socket:
+    """Return a connection that has been served once."""
+    client = socket.create_connection(proxy.address, timeout=5.0)
+    client.sendall(b"hello\n")
+    assert client.recv(100) == b"hello\n"
+    client.settimeout(0.2)
+    return client
+
+
+def hears_nothing(client: socket.socket) -> bool:
+    with pytest.raises(TimeoutError):
+        client.recv(100)
+    return True
+
+
+def test_lost_connection_is_silent_and_new_ones_are_served(echo: Echo, proxy: Proxy) -> None:
+    with connect(proxy) as client:
+        proxy.lose()
+        client.sendall(b"lost\n")
+        assert hears_nothing(client)
+        with connect(proxy):
+            assert echo.heard == [b"hello\n", b"hello\n"]
+
+
+def test_lost_request_is_delivered_late_and_answered_to_nobody(echo: Echo, proxy: Proxy) -> None:
+    with connect(proxy) as client, connect(proxy):
+        proxy.set(Mode.BLACK_HOLE)
+        client.sendall(b"late\n")
+        assert hears_nothing(client)
+        proxy.lose()
+        assert proxy.deliver() == 1
+        eventually(lambda: b"late\n" in echo.heard)
+        assert hears_nothing(client)
+
+
+def test_late_request_arrives_though_its_client_has_gone(echo: Echo, proxy: Proxy) -> None:
+    with connect(proxy) as client:
+        proxy.set(Mode.BLACK_HOLE)
+        client.sendall(b"late\n")
+        assert hears_nothing(client)
+    proxy.lose()
+    assert proxy.deliver() == 1
+    eventually(lambda: b"late\n" in echo.heard)
+
+
+def test_replies_are_held_and_then_passed(echo: Echo, proxy: Proxy) -> None:
+    with connect(proxy) as client:
+        proxy.set(Mode.HOLD_REPLIES)
+        client.sendall(b"asked\n")
+        eventually(lambda: b"asked\n" in echo.heard)
+        assert hears_nothing(client)
+        proxy.heal()
+        client.settimeout(5.0)
+        assert client.recv(100) == b"asked\n"
+
+
+@pytest.mark.parametrize(
+    ("mode", "arrives"), [(Mode.CUT_REQUEST, False), (Mode.SWALLOW_REPLY, True)]
+)
+def test_connection_is_cut_before_or_after_the_request(
+    echo: Echo, proxy: Proxy, mode: Mode, arrives: bool
+) -> None:
+    with connect(proxy) as client:
+        proxy.set(mode)
+        client.sendall(b"struck\n")
+        client.settimeout(5.0)
+        with contextlib.suppress(ConnectionError):
+            assert client.recv(100) == b""
+        assert (proxy.struck, b"struck\n" in echo.heard) == (1, arrives)
+    with connect(proxy):
+        pass

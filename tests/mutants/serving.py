@@ -1,0 +1,116 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""A server for boards in memory: ``python -m serving`` prints its port and serves until killed.
+
+Lines of JSON come in, one request each, and are answered in their order. It keeps a memory backend
+for every client that said its name; the sessions of clients that fall silent end by themselves.
+What a mutant of the server does wrong is asked for by its client, request by request.
+"""
+
+from __future__ import annotations
+
+import socketserver
+import threading
+from collections import defaultdict
+from typing import Any
+
+from multiboard_conformance import wire
+from multiboard_conformance.recording import apply
+
+from multiboard import errors, loading
+from multiboard.backends import memory
+
+HOST = "127.0.0.1"
+
+
+class Boards:
+    """The boards of one server, and who works on them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._clients: dict[tuple[str, str], Any] = {}
+        #: Held by clients of a mutant, from one request to a later one.
+        self.held: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def client(self, who: str, namespace: str, session_timeout: float) -> Any:
+        """Return the backend of a client, on the board as it is now for who is new."""
+        with self._lock:
+            found = self._clients.get((who, namespace))
+            if found is None:
+                found = loading.load("memory", namespace=namespace, session_timeout=session_timeout)
+                found.open()
+                self._clients[who, namespace] = found
+            return found
+
+    def wipe(self, namespace: str) -> None:
+        """Lose a board; the next one to open makes another."""
+        with memory._boards_lock:
+            memory._boards.pop(("default", namespace), None)
+
+    def is_there(self, client: Any) -> bool:
+        """Tell whether a client's board is still the one of that name."""
+        now = memory._boards.get((client.settings.name, client.settings.namespace))
+        return client._board is None or now is client._board
+
+
+class Conversation(socketserver.StreamRequestHandler):
+    """One connection."""
+
+    server: Server
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            request = wire.loads(line)
+            if request.get("answers_under_lock"):
+                with self.server.boards.held[request["namespace"]]:
+                    self._say(self._serve(request))
+            else:
+                self._say(self._serve(request))
+
+    def _say(self, said: dict[str, Any]) -> None:
+        self.wfile.write(wire.dumps(said).encode() + b"\n")
+
+    def _serve(self, request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"answer": self._obey(request)}
+        except errors.MultiboardError as error:
+            return {"raised": error}
+
+    def _obey(self, request: dict[str, Any]) -> Any:
+        boards, namespace, verb = self.server.boards, request["namespace"], request["verb"]
+        if verb == "wipe":
+            return boards.wipe(namespace)
+        if verb == "lock":
+            return boards.held[namespace].acquire(timeout=10.0)
+        if verb == "unlock":
+            if boards.held[namespace].locked():
+                boards.held[namespace].release()
+            return None
+        client = boards.client(request["who"], namespace, request["session_timeout"])
+        if verb == "open":
+            client.open()
+            return client.incarnation
+        if not boards.is_there(client):
+            if not request.get("any_board"):
+                raise errors.BoardLost("the board was made anew")
+            client.open()
+        if request.get("forgets"):
+            client._opened().consumed.clear()
+        return apply(client, verb, request["args"])
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """The server."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 128
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__((HOST, port), Conversation)
+        self.boards = Boards()
+
+
+if __name__ == "__main__":
+    with Server() as server:
+        print(server.server_address[1], flush=True)
+        server.serve_forever()
