@@ -46,8 +46,6 @@ _REFUSED = (
     native.ClusterError,
     native.OutOfMemoryError,
     native.ReadOnlyError,
-    native.TryAgainError,
-    native.AskError,
     native.NoScriptError,
 )
 _REFUSED_TEXT = re.compile(
@@ -144,6 +142,10 @@ def told(address: Address, error: Exception, *, sent: bool, read_only: bool) -> 
         host, port = error.host or address.host, int(error.port)
         text = f"{address}: the board is on {host}:{port}, another node of a Redis Cluster: a URL"
         return Elsewhere(f"{text} redis+cluster://... finds it there", host, port)
+    if isinstance(error, (native.AskError, native.TryAgainError)):
+        return errors.Unavailable(
+            f"{address}: the board is on its way to another node of the Redis Cluster"
+        )
     if "WRONGTYPE" in native_text:
         return WrongType(text)
     if isinstance(error, _DENIED) or _DENIED_TEXT.search(native_text):

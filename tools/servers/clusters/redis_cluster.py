@@ -6,6 +6,7 @@ Imports the standard library and the servers only.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 from servers.clusters.base import Cluster, until
@@ -78,12 +79,13 @@ class RedisCluster(Cluster):
 
     def owner(self, key: str) -> RedisMember:
         """Return the master that has a key's slot, as the others see it; it may be dead."""
-        asked = next(node for node in self.nodes if node.running)
-        slot = ask(asked, "CLUSTER", "KEYSLOT", key)
-        for first, last, master, *_ in ask(asked, "CLUSTER", "SLOTS"):
-            if first <= slot <= last:
-                return next(node for node in self.nodes if node.port == master[1])
-        raise OSError(f"nobody has slot {slot}")
+        for asked in self.nodes:
+            with contextlib.suppress(OSError):  # dead, or frozen
+                slot = ask(asked, "CLUSTER", "KEYSLOT", key)
+                for first, last, master, *_ in ask(asked, "CLUSTER", "SLOTS"):
+                    if first <= slot <= last:
+                        return next(node for node in self.nodes if node.port == master[1])
+        raise OSError(f"nobody has the slot of {key}")
 
     @property
     def busiest(self) -> RedisMember:

@@ -58,15 +58,22 @@ def so(ready: Callable[[], bool]) -> Callable[[], bool]:
 
 
 def ask(server: Server, *words: str, within: float = 1.0) -> Any:
-    """Return a server's reply to a command.
+    """Return a server's reply to a command; one that wants a password gets it.
 
     Raises: ``RedisError``, ``OSError``.
     """
-    parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
-    with socket.create_connection((server.host, server.port), within) as client:
-        client.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
-        with client.makefile("rb") as file:
-            return _reply(file)
+    password: str | None = getattr(server, "password", None)
+    commands = [words] if password is None else [("AUTH", password), words]
+    reply = None
+    with (
+        socket.create_connection((server.host, server.port), within) as client,
+        client.makefile("rb") as file,
+    ):
+        for command in commands:
+            parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in command]
+            client.sendall(f"*{len(command)}\r\n{''.join(parts)}".encode())
+            reply = _reply(file)
+    return reply
 
 
 def _reply(file: IO[bytes]) -> Any:

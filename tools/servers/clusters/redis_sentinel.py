@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from servers.clusters.base import Cluster, until
 from servers.clusters.redis_member import RedisMember, ask, so
 from servers.process import Server, program
+from servers.redis_server import RedisServer
 
 MASTER = "mymaster"
 
@@ -22,9 +23,18 @@ class SentinelServer(Server):
 
     name = "sentinel"
 
-    def __init__(self, watched: Server, down_after_ms: int) -> None:
+    def __init__(
+        self,
+        watched: RedisServer,
+        *,
+        down_after_ms: int = 1000,
+        quorum: int = 2,
+        password: str | None = None,
+    ) -> None:
         super().__init__()
+        self.password = password
         self._watched = watched
+        self._quorum = quorum
         self._down_after_ms = down_after_ms
         self._program = program("redis-server", "redis-server")
 
@@ -38,14 +48,21 @@ class SentinelServer(Server):
             with open(path, "w") as file:
                 file.write(
                     f"bind {self.host}\nport {self.port}\ndir {self._data}\n"
-                    f"sentinel monitor {MASTER} {self.host} {self._watched.port} 2\n"
+                    f"sentinel monitor {MASTER} {self.host} {self._watched.port}"
+                    f" {self._quorum}\n"
                     f"sentinel down-after-milliseconds {MASTER} {self._down_after_ms}\n"
                     f"sentinel failover-timeout {MASTER} 5000\n"
                 )
+                if self.password is not None:
+                    file.write(f"requirepass {self.password}\n")
+                if self._watched.password is not None:
+                    file.write(f"sentinel auth-pass {MASTER} {self._watched.password}\n")
         return [self._program, path, "--sentinel"]
 
     def _answers(self) -> bool:
-        return bool(ask(self, "PING") == "PONG")
+        _, _, rest = ask(self, "INFO", "server").partition("redis_version:")
+        self.version = rest.split()[0]
+        return True
 
     def knows(self, replicas: int, others: int) -> bool:
         """Whether it sees a sound master, and so many replicas and sentinels beside itself."""
@@ -73,7 +90,9 @@ class RedisSentinel(Cluster):
         self._first = RedisMember(options=options)
         self._options = options
         self.servers = [self._first]
-        self.sentinels = [SentinelServer(self._first, down_after_ms) for _ in range(3)]
+        self.sentinels = [
+            SentinelServer(self._first, down_after_ms=down_after_ms) for _ in range(3)
+        ]
         self._replicas = replicas
         self.members += [self._first, *self.sentinels]
 
