@@ -52,6 +52,8 @@ _REFUSED_TEXT = re.compile(
     r"\b(BUSY|LOADING|MISCONF|MASTERDOWN|READONLY|OOM|NOREPLICAS|CLUSTERDOWN|CROSSSLOT|TRYAGAIN"
     r"|MOVED|ASK|UNBLOCKED|UNKILLABLE)\b|max number of clients"
 )
+#: How a server ends a handshake that was well but for the client's certificate.
+_CUT_OFF_TEXT = re.compile(r"EOF occurred|alert|reset by peer|Connection closed")
 #: The server is not, or not any more, the one that takes the board's writes.
 _DEPOSED_TEXT = re.compile(r"\b(READONLY|MASTERDOWN|CLUSTERDOWN|UNBLOCKED)\b")
 
@@ -175,7 +177,13 @@ class Line(Wire):
             if connection is not None:
                 with contextlib.suppress(Exception):
                     connection.disconnect()
-            raise told(address, error, sent=False, read_only=True) from error
+            failure = told(address, error, sent=False, read_only=True)
+            if address.tls and _CUT_OFF_TEXT.search(str(error)):
+                failure = errors.Unavailable(
+                    f"{failure} Maybe the server wants a client's certificate that it trusts"
+                    " (tls_cert, tls_key)."
+                )
+            raise failure from error
         self.address = address
 
     def question(self, *command: Any, within: float) -> Any:

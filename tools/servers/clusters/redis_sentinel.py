@@ -30,8 +30,13 @@ class SentinelServer(Server):
         down_after_ms: int = 1000,
         quorum: int = 2,
         password: str | None = None,
+        port: int | None = None,
+        lines: Sequence[str] = (),
     ) -> None:
+        """``port`` is the server's where it has two; ``lines`` are of the sentinel's file."""
         super().__init__()
+        self._watched_port = port
+        self._lines = tuple(lines)
         self.password = password
         self._watched = watched
         self._quorum = quorum
@@ -46,9 +51,11 @@ class SentinelServer(Server):
         path = os.path.join(self.folder, "sentinel.conf")
         if not os.path.exists(path):
             with open(path, "w") as file:
+                port = self._watched_port or self._watched.port
+                file.writelines(f"{line}\n" for line in self._lines)
                 file.write(
                     f"bind {self.host}\nport {self.port}\ndir {self._data}\n"
-                    f"sentinel monitor {MASTER} {self.host} {self._watched.port}"
+                    f"sentinel monitor {MASTER} {self.host} {port}"
                     f" {self._quorum}\n"
                     f"sentinel down-after-milliseconds {MASTER} {self._down_after_ms}\n"
                     f"sentinel failover-timeout {MASTER} 5000\n"
