@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import pathlib
-import shlex
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import servers
 from certificates import Authority, Certificate
+from redis_accounts import ACCOUNT, PASSWORD, documented
 from redis_boards import at, board, drained, eventually, make, raw, server
 from servers.clusters.redis_member import ask
 from servers.clusters.redis_sentinel import SentinelServer
@@ -28,29 +28,11 @@ from multiboard.primitives import NewPosting, Shelf
 #: Fixtures that are used by name.
 __all__ = ["board", "make", "raw", "server"]
 
-PASSWORD = "s3cret-of-the-server"
-PAGE = pathlib.Path(__file__).resolve().parents[2] / "doc" / "source" / "operations.rst"
-
 
 # -- rights ---------------------------------------------------------------------------------------
 
 
-def documented() -> list[str]:
-    """Return the words of the command that operators are told to use."""
-    _, found, rest = PAGE.read_text().partition("$ redis-cli ACL SETUSER")
-    assert found
-    lines = []
-    for line in rest.splitlines():
-        lines.append(line.strip().removesuffix("\\"))
-        if not line.endswith("\\"):
-            break
-    name, *words = shlex.split(" ".join(lines))
-    assert (name, words[0]) == ("multiboard", "reset")
-    return [word.replace("PASSWORD", PASSWORD) for word in words]
-
-
 RIGHTS = [word for word in documented() if word.startswith("+")]
-ACCOUNT = {"username": "multiboard", "password": PASSWORD}
 
 
 @pytest.fixture

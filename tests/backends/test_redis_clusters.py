@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis_accounts import ACCOUNT, documented
 from redis_boards import keys_of
 from redis_clusters import (
     Reader,
@@ -336,3 +337,50 @@ def test_the_nodes_that_were_given_need_not_be_those_that_live(
                 make(hosts=(f"127.0.0.1:{first.port}",))
         finally:
             nodes.heal()
+
+
+def test_the_documented_account_finds_its_node(nodes: clusters.RedisCluster) -> None:
+    """Without the right to ask for the slots, a node's word on where a key is will do."""
+    for node in nodes.nodes:
+        ask(node, "ACL", "SETUSER", "multiboard", *documented())
+    with boards_on(nodes) as make:
+        boards = [make(namespace=f"least-{number}", **ACCOUNT) for number in range(6)]
+        for board in boards:
+            board.add([NewPosting("a", b"")])
+            assert board.count() == 1
+        assert len({board.facts()["server"] for board in boards}) > 1
+
+
+# -- warnings -------------------------------------------------------------------------------------
+
+
+def test_settings_that_endanger_the_board_are_warned_of(sentinel: clusters.RedisSentinel) -> None:
+    master = sentinel.master
+
+    def warned(**options: Any) -> set[str]:
+        settings = RedisBackend.settings_class(namespace="warned", **options)
+        board = RedisBackend(settings)
+        board.open()
+        names = {name for name in board.facts() if name.startswith("warning")}
+        board.close()
+        return names
+
+    at_master = {"hosts": (f"127.0.0.1:{master.port}",)}
+    at_replica = {"hosts": (f"127.0.0.1:{sentinel.replicas[0].port}",)}
+    assert warned(**at_master) == {"warning_failover"}
+    assert warned(**at_master, durability="wait:2") == set()
+    eventually(lambda: master.replicas == 2)
+    assert warned(**at_replica) == {"warning_replica"}
+    try:
+        ask(master, "CONFIG", "SET", "min-replicas-to-write", "1")
+        assert warned(**at_master) == set()
+        ask(master, "CONFIG", "SET", "maxmemory-policy", "volatile-lru")
+        assert warned(**at_master) == set(), "the board's keys have no time to live"
+        ask(master, "CONFIG", "SET", "maxmemory-policy", "allkeys-random")
+        assert warned(**at_master) == {"warning_eviction"}
+        ask(master, "CONFIG", "SET", "appendonly", "no")
+        assert warned(**at_master) == {"warning_eviction", "warning_persistence"}
+    finally:
+        ask(master, "CONFIG", "SET", "appendonly", "yes")
+        ask(master, "CONFIG", "SET", "maxmemory-policy", "noeviction")
+        ask(master, "CONFIG", "SET", "min-replicas-to-write", "0")
