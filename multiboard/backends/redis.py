@@ -2,7 +2,7 @@
 """The board in a Redis server, 6.2 or newer.
 
 Every verb is a Lua script (``lua/*.lua``), every key of a board has the same hash tag, and every
-judgement of time is the server's. It imports the primitives, the errors, and its connections.
+judgement of time is the server's. It imports the primitives, the errors, and its own parts.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from multiboard import errors, primitives
-from multiboard.backends._redis import values
-from multiboard.backends._redis.board import Board
-from multiboard.backends._redis.connection import Address
+from multiboard.backends._redis import board, facts, values
+from multiboard.backends._redis.settings import RedisSettings, finder, from_url, replicas
 from multiboard.primitives import (
     ChangeKind,
     Changes,
@@ -30,41 +28,19 @@ from multiboard.primitives import (
     boottime,
 )
 
+__all__ = ["RedisBackend", "RedisSettings"]
+
 #: Postings or changes in one answer.
 PAGE = 500
 #: Seconds for which a reader sleeps in the server before it looks whether its history still is.
 LONGEST_BLOCK = 3.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class RedisSettings(primitives.Settings):
-    """The options of ``redis://``, ``rediss://`` and ``unix://``."""
-
-    hosts: tuple[str, ...] = primitives.setting(
-        ("localhost:6379",), help="The server, as host:port; an IPv6 address as [address]:port."
-    )
-    socket: str | None = primitives.setting(
-        None, help="Path of the server's Unix socket, used instead of a host."
-    )
-    db: int = primitives.setting(0, help="Number of the database.", minimum=0)
-    username: str | None = primitives.setting(None, help="The ACL user; none: the default user.")
-    password: str | None = primitives.setting(None, help="The user's password.", secret=True)
-    tls: bool = primitives.setting(False, help="Whether to connect with TLS.")
-    tls_ca: str | None = primitives.setting(
-        None, help="File with the certificates of the authorities to trust; none: the system's."
-    )
-    tls_cert: str | None = primitives.setting(None, help="File with the client's certificate.")
-    tls_key: str | None = primitives.setting(None, help="File with the client's private key.")
-    tls_verify: bool = primitives.setting(
-        True, help="Whether the server's certificate must be trusted and name the host."
-    )
-    prefix: str = primitives.setting(
-        "multiboard", help="What the name of every key in the server begins with."
-    )
-
-
 class RedisBackend(primitives.Backend):
-    """The primitives over one Redis server. See :class:`multiboard.primitives.Backend`."""
+    """The primitives over Redis: one server, a master that sentinels guard, or a cluster.
+
+    See :class:`multiboard.primitives.Backend`.
+    """
 
     settings_class = RedisSettings
     settings: RedisSettings
@@ -73,31 +49,16 @@ class RedisBackend(primitives.Backend):
         super().__init__(settings)
         if "{" in settings.prefix or "}" in settings.prefix:
             raise errors.ConfigError("redis: the prefix must not contain '{' or '}'")
+        keys = board.keys_of(settings.prefix, settings.namespace)
         # A call waits for at most half of what a whole operation may take: a lost answer gets a
         # second try.
         patience = min(settings.connect_timeout, settings.operation_timeout / 2)
-        self._board = Board(_address(settings), settings.prefix, settings.namespace, patience)
+        find = finder(settings, keys["meta"])
+        self._board = board.Board(find, keys, settings.namespace, patience, replicas(settings))
 
     @classmethod
     def from_url(cls, url: Url) -> Mapping[str, Any]:
-        found: dict[str, Any] = {"username": url.username or None, "password": url.password}
-        if url.scheme == "unix":
-            if url.hosts or url.path in ("", "/"):
-                raise errors.ConfigError("a unix URL is unix:///PATH/TO/SOCKET, with no host")
-            return {**found, "socket": url.path}
-        if len(url.hosts) > 1:
-            raise errors.ConfigError(f"a {url.scheme} URL names one host")
-        if url.hosts:
-            host, port = url.hosts[0]
-            host = f"[{host}]" if ":" in host else host
-            found["hosts"] = (f"{host}:{6379 if port is None else port}",)
-        if url.path not in ("", "/"):
-            if not re.fullmatch(r"/[0-9]+", url.path, re.ASCII):
-                raise errors.ConfigError(
-                    f"the path of a {url.scheme} URL is the number of a database, as in /0"
-                )
-            found["db"] = int(url.path[1:])
-        return {**found, "tls": url.scheme == "rediss"}
+        return from_url(url)
 
     @property
     def traits(self) -> primitives.Traits:
@@ -123,28 +84,7 @@ class RedisBackend(primitives.Backend):
         self._board.close()
 
     def facts(self) -> Mapping[str, str]:
-        facts = {"store": "redis", "address": str(self._board.address)}
-        if self._board.version:
-            facts["version"] = self._board.version
-        try:
-            text = self._board.ask("INFO").decode("utf-8", "replace")
-        except (errors.AccessDenied, errors.Unavailable, errors.Closed):
-            return facts
-        info = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-        facts["version"] = info.get("redis_version", self._board.version)
-        policy = info.get("maxmemory_policy", "noeviction")
-        if info.get("aof_enabled") == "0":
-            facts["warning_persistence"] = (
-                "appendonly is off: postings acknowledged since the last snapshot are lost where"
-                " the server dies"
-            )
-        if policy != "noeviction":
-            facts["warning_eviction"] = (
-                f"maxmemory-policy is {policy}: the server may drop the board when memory is short"
-            )
-        if info.get("role") == "slave":
-            facts["warning_replica"] = "the server is a replica: it takes no writes"
-        return facts
+        return facts.of(self._board)
 
     # -- directory ---------------------------------------------------------------------------
 
@@ -357,35 +297,3 @@ def _sound(row: Any, now: int, shelf: Shelf = Shelf.LIVE) -> Posting:
     posting = values.posting(row, now, {}, entity=shelf is Shelf.ENTITIES)
     assert posting is not None
     return posting
-
-
-def _address(settings: RedisSettings) -> Address:
-    """Return where the server is.
-
-    Raises: ``ConfigError``.
-    """
-    host, port = "", 0
-    if settings.socket is None:
-        if len(settings.hosts) != 1:
-            raise errors.ConfigError("redis: give one host, as host:port")
-        found = re.fullmatch(
-            r"(\[[^\]]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?", settings.hosts[0], re.ASCII
-        )
-        if found is None:
-            raise errors.ConfigError(
-                f"redis: {settings.hosts[0]!r} is not host:port (an IPv6 address: [address]:port)"
-            )
-        host, port = found.group(1).strip("[]"), int(found.group(2) or 6379)
-    return Address(
-        host=host,
-        port=port,
-        socket=settings.socket,
-        db=settings.db,
-        username=settings.username,
-        password=settings.password,
-        tls=settings.tls,
-        tls_ca=settings.tls_ca,
-        tls_cert=settings.tls_cert,
-        tls_key=settings.tls_key,
-        tls_verify=settings.tls_verify,
-    )

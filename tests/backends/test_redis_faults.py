@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pathlib
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -283,47 +282,6 @@ def test_a_wrong_password_is_denied_and_never_shown(given: str | None) -> None:
         board.close()
 
 
-#: All that the backend asks of an ACL user beside its keys.
-RIGHTS = [
-    *("+eval", "+evalsha", "+time", "+type", "+del"),
-    *("+hget", "+hmget", "+hset", "+hsetnx", "+hdel", "+hlen", "+hstrlen", "+hkeys"),
-    "+hrandfield",
-    "+xlen",
-    *("+zcard", "+zadd", "+zrem", "+zscore", "+zmscore", "+zrange", "+zrangebyscore", "+zcount"),
-    *("+xadd", "+xrange", "+xrevrange", "+xread", "+xinfo|stream"),
-]
-
-
-def test_a_user_with_the_least_rights_can_work(server: Any, raw: Any) -> None:
-    raw.execute_command(
-        "ACL", "SETUSER", "least", "reset", "on", f">{PASSWORD}", "~mine:*", *RIGHTS
-    )
-    options = {"username": "least", "password": PASSWORD, "namespace": "acl"}
-    board = at(server, prefix="mine", **options)
-    assert board.traits.durable is False  # INFO is refused, and so it can't be known
-    assert dict(board.facts())["version"] == server.version
-    cursor = board.changes(None, 0.0).cursor
-    board.add([NewPosting("a", b""), NewPosting("b", b"", delay=0.01)])
-    board.add([NewPosting("e", b"")], Shelf.ENTITIES)
-    [(_, lease)] = board.acquire_next("me", ["c1"])
-    board.release(lease)
-    lease = board.renew(board.acquire("a", "me", "c2", 5.0), 6.0)
-    assert board.remove([lease], Shelf.TRASH) == [None]
-    board.restore("a")
-    assert board.remove([board.acquire("a", "me", "c3")]) == [None]
-    assert board.purge(["e"], Shelf.ENTITIES) == [True]
-    assert len(drained(board, cursor)[0]) == 9
-    assert not board.changes(drained(board, cursor)[1], 0.01).events
-    raw.set("mine:{acl}:wrong", "")
-    board.close()
-    with pytest.raises(errors.AccessDenied):
-        at(server, prefix="others", **options)
-    raw.execute_command("ACL", "SETUSER", "least", "-xadd")
-    with pytest.raises(errors.AccessDenied, match="XADD"):
-        at(server, prefix="mine", **{**options, "namespace": "another"})
-    assert raw.keys("mine:[{]another[}]*") == []
-
-
 def test_a_unix_socket_and_a_database_of_its_own(tmp_path: pathlib.Path) -> None:
     path = str(tmp_path / "s")
     with servers.redis_server(appendonly=False, options=("--unixsocket", path)) as running:
@@ -334,37 +292,6 @@ def test_a_unix_socket_and_a_database_of_its_own(tmp_path: pathlib.Path) -> None
         with client.Redis(port=running.port, db=3) as raw:
             assert raw.exists(key_of(board, "meta"))
         board.close()
-
-
-def test_tls_with_and_without_trust(tmp_path: pathlib.Path) -> None:
-    key, certificate = str(tmp_path / "key"), str(tmp_path / "certificate")
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-    command += f" -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout {key}"
-    subprocess.run(f"{command} -out {certificate}".split(), check=True, capture_output=True)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    options = ["--tls-port", str(port), "--tls-cert-file", certificate, "--tls-key-file", key]
-    options += ["--tls-ca-cert-file", certificate, "--tls-auth-clients", "no"]
-    with servers.redis_server(appendonly=False, options=options):
-        place = {"hosts": (f"localhost:{port}",), "tls": True, "tls_ca": certificate}
-        board = RedisBackend(RedisSettings(**place))
-        board.open()
-        board.add([NewPosting("a", b"")])
-        cursor = board.changes(None, 0.0).cursor
-        failed: list[Exception] = []
-        reader = threading.Thread(target=wait_in, args=(board, cursor, failed))
-        reader.start()
-        eventually(lambda: bool(board._board._process().connections._waiting))
-        board.close()
-        reader.join(20.0)
-        assert [type(error) for error in failed] == [errors.Closed]
-        with pytest.raises(errors.Unavailable, match=r"(?i)certificate"):
-            RedisBackend(RedisSettings(**{**place, "tls_ca": None})).open()
-        with pytest.raises(errors.Unavailable, match=r"(?i)certificate"):
-            RedisBackend(RedisSettings(**{**place, "hosts": (f"127.0.0.1:{port}",)})).open()
-        careless = RedisBackend(RedisSettings(**{**place, "tls_ca": None, "tls_verify": False}))
-        careless.open()
-        careless.close()
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ import os
 import secrets
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from multiboard import errors
-from multiboard.backends._redis.connection import Address, Call, Connections, WrongType, script
+from multiboard.backends._redis.connection import Call, Connections, script
+from multiboard.backends._redis.server import Elsewhere, Finder, WrongType
 
 #: Of the keys and values in the store. Another version must refuse the board, not misread it.
 FORMAT = "1"
@@ -42,6 +43,19 @@ KEYS = {
     "entities": "zset",
     "entities:state": "hash",
     "entities:body": "hash",
+}
+
+
+def keys_of(prefix: str, namespace: str) -> Mapping[str, str]:
+    """Return the keys of a board; they have one hash tag, and so one node of a cluster."""
+    return {name: f"{prefix}:{{{namespace}}}:{name}" for name in KEYS}
+
+
+#: The scripts whose changes replicas must have: all but those that open and close, and the one
+#: that ends what is over, which whoever takes over does again.
+AWAITED = {
+    *("add", "enter", "acquire", "acquire_next", "renew", "release", "remove", "restore"),
+    *("purge", "keepalive"),
 }
 #: Seconds for which :meth:`RedisBackend.close` tries to end the session at once.
 FAREWELL = 0.25
@@ -80,9 +94,22 @@ class _Process:
 class Board:
     """The scripts of one board. Thread-safe and fork-safe."""
 
-    def __init__(self, address: Address, prefix: str, namespace: str, patience: float) -> None:
-        self.address = address
-        self.keys = {name: f"{prefix}:{{{namespace}}}:{name}" for name in KEYS}
+    def __init__(
+        self,
+        find: Callable[[], Finder],
+        keys: Mapping[str, str],
+        namespace: str,
+        patience: float,
+        replicas: int = 0,
+    ) -> None:
+        """Work on the board of these keys, on the server that a process's finder finds.
+
+        What changes it is done when so many ``replicas`` have it too.
+        """
+        self.address = str(find())
+        self.keys = keys
+        self.replicas = replicas
+        self._find = find
         self._namespace = namespace
         self._patience = patience
         #: By process id. An entry that a forked child inherited is kept and never touched:
@@ -104,10 +131,15 @@ class Board:
         """Find the board or make it: connecting, and one call."""
         if self._incarnation is not None:
             return
-        connections = Connections(self.address, self._patience)
+        connections = self._connections()
         try:
             reply = self._checked(connections, "open", (uuid.uuid4().hex, FORMAT), within=within)
             self._judge(reply)
+            if self.replicas:  # a right that is missing must not show behind the first change
+                connections.ask("WAIT", 0, 1)
+        except Elsewhere as error:
+            connections.close()
+            raise errors.Unsupported(str(error)) from error.__cause__
         except errors.Indeterminate as error:  # a board was made, or not: it is found again
             connections.close()
             raise errors.Unavailable(str(error)) from error.__cause__
@@ -200,8 +232,18 @@ class Board:
         if self._incarnation is None:
             raise errors.Closed("the redis board is not open")
         # In a forked child: the board is the same, connections and session are its own.
-        mine = _Process(Connections(self.address, self._patience))
+        mine = _Process(self._connections())
         return self._processes.setdefault(os.getpid(), mine)
+
+    @property
+    def server(self) -> str:
+        """The server that was found last, for people to read."""
+        process = self._processes.get(os.getpid())
+        found = None if process is None else process.connections.finder.server
+        return self.address if found is None else str(found)
+
+    def _connections(self) -> Connections:
+        return Connections(self._find(), self._patience, self.replicas)
 
     def _checked(
         self,
@@ -212,17 +254,22 @@ class Board:
         within: float | None = None,
         wakes: bool = False,
     ) -> Any:
-        call = self._calls.get((name, self.version))
-        if call is None:
-            # A server reads flags in a script's first line from 7.0; one that hides its version
-            # is older, since from then on scripts know it.
-            flags = int(self.version.partition(".")[0] or 0) >= 7
-            call = Call(script(name, flags), tuple(self.keys.values()))
-            self._calls[name, self.version] = call
+        call = self._calls.get((name, self.version)) or self._call(name)
         try:
             return connections.run(call, args, within=within, wakes=wakes)
         except WrongType as error:
             raise self._named(connections, error) from error.__cause__
+
+    def _call(self, name: str) -> Call:
+        # A server reads flags in a script's first line from 7.0; one that hides its version is
+        # older, since from then on scripts know it.
+        flags = int(self.version.partition(".")[0] or 0) >= 7
+        keys = tuple(self.keys.values())
+        touch = None
+        if self.replicas and name in AWAITED:
+            touch = Call(script("touch", flags), keys).in_full((self.incarnation,))
+        call = self._calls[name, self.version] = Call(script(name, flags), keys, touch)
+        return call
 
     def _named(self, connections: Connections, error: WrongType) -> errors.BackendError:
         """Return the error that names the key in the way, where the server lets one look."""

@@ -1,18 +1,16 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Connections to one Redis server: made lazily, never shared, never retried.
+"""Connections to the Redis server of a board: made lazily, never shared, never retried.
 
-It knows the client library, the scripts' files and how a failure is told: nothing of boards. It
-imports the errors and ``redis``. The library's own client and pool are not used: they repeat
-commands, and hide whether one was sent.
+It knows the scripts' files and how a call fails: nothing of boards, and of how a server is found
+only whom to ask. It imports the errors and ``redis``.
+The library's own clients and pools are not used: they repeat commands, and hide whether one was
+sent.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import functools
 import hashlib
-import inspect
 import pathlib
 import re
 import threading
@@ -22,111 +20,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis import exceptions as native
-from redis.backoff import NoBackoff
-from redis.connection import (
-    AbstractConnection,
-    Connection,
-    SSLConnection,
-    UnixDomainSocketConnection,
-)
-from redis.retry import Retry
 
 from multiboard import errors
-from multiboard.backends._redis.wire import Wire
+from multiboard.backends._redis.server import (
+    Deposed,
+    Elsewhere,
+    Finder,
+    Line,
+    bulk,
+    packed,
+    told,
+)
 
 _SCRIPTS = pathlib.Path(__file__).with_name("lua")
 #: The scripts that do without ``_reaping.lua``: most calls are theirs, and each makes anew what
 #: functions stand before it.
 _LEAN = ("acquire", "remove")
 
-#: Telling the server the library's name and version would cost two round trips a connection.
-_NAMELESS: dict[str, Any] = (
-    {"driver_info": None}  # redis-py 7.1
-    if "driver_info" in inspect.signature(AbstractConnection.__init__).parameters
-    else {"lib_name": None, "lib_version": None}
-)
-
-_DENIED = (native.AuthenticationError, native.AuthorizationError, native.NoPermissionError)
-_DENIED_TEXT = re.compile(
-    r"\b(NOPERM|NOAUTH|WRONGPASS|DENIED)\b|unauthenticated"
-    r"|can't run this command|can't access at least one"
-)
-#: The server refused before it ran anything. Scripts tell the code in the midst of their message.
-_REFUSED = (
-    native.BusyLoadingError,
-    native.ClusterError,
-    native.OutOfMemoryError,
-    native.ReadOnlyError,
-    native.TryAgainError,
-    native.AskError,
-    native.NoScriptError,
-)
-_REFUSED_TEXT = re.compile(
-    r"\b(BUSY|LOADING|MISCONF|MASTERDOWN|READONLY|OOM|NOREPLICAS|CLUSTERDOWN|CROSSSLOT|TRYAGAIN"
-    r"|MOVED|ASK|UNBLOCKED|UNKILLABLE)\b|max number of clients"
-)
-
+#: How often in a row a node of a Redis Cluster may name another one.
+REDIRECTIONS = 3
 
 #: Seconds for which a connection that was just used is taken to be alive.
 FRESH = 0.05
-
-
-class WrongType(errors.BackendError):
-    """A key of the board holds something else than the board put there; nothing changed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Address:
-    """Where the server is, and how to introduce oneself to it."""
-
-    host: str
-    port: int
-    socket: str | None
-    db: int
-    username: str | None
-    password: str | None = dataclasses.field(repr=False)
-    tls: bool
-    tls_ca: str | None
-    tls_cert: str | None
-    tls_key: str | None
-    tls_verify: bool
-
-    def __str__(self) -> str:
-        if self.socket is not None:
-            return f"unix://{self.socket}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}"
-
-    def connection(self, within: float) -> Any:
-        """Return a connection, not connected yet, that gives up after ``within`` seconds."""
-        common: dict[str, Any] = {
-            "db": self.db,
-            "username": self.username,
-            "password": self.password,
-            "socket_timeout": within,
-            "socket_connect_timeout": within,
-            "retry": Retry(NoBackoff(), 0),
-            "protocol": 2,  # also rules out pushed maintenance notifications
-            "decode_responses": False,
-            **_NAMELESS,
-        }
-        make: Any  # the library is typed in parts
-        if self.socket is not None:
-            make = UnixDomainSocketConnection
-            return make(path=self.socket, **common)
-        common.update(host=self.host, port=self.port)
-        if not self.tls:
-            make = Connection
-            return make(**common)
-        make = SSLConnection
-        return make(
-            ssl_ca_certs=self.tls_ca,
-            ssl_certfile=self.tls_cert,
-            ssl_keyfile=self.tls_key,
-            ssl_cert_reqs="required" if self.tls_verify else "none",
-            ssl_check_hostname=self.tls_verify,  # redis-py 5 does not, left to itself
-            **common,
-        )
 
 
 @dataclass(frozen=True)
@@ -167,11 +82,13 @@ def script(name: str, flags: bool) -> Script:
 class Call:
     """A script and the keys that it is called with, packed once: a call adds its arguments."""
 
-    def __init__(self, what: Script, keys: Sequence[str]) -> None:
+    def __init__(self, what: Script, keys: Sequence[str], touch: bytes | None = None) -> None:
+        """With ``touch``, a command that writes, replicas must have what the script changed."""
         self.script = what
+        self.touch = touch
         self._keys = keys
         self._count = 3 + len(keys)
-        self._head = b"".join(_bulk(part) for part in ("EVALSHA", what.sha, len(keys), *keys))
+        self._head = b"".join(bulk(part) for part in ("EVALSHA", what.sha, len(keys), *keys))
 
     def packed(self, args: Sequence[Any]) -> bytes:
         """Return the command as it goes over the wire."""
@@ -181,13 +98,7 @@ class Call:
 
     def in_full(self, args: Sequence[Any]) -> bytes:
         """Return the command with the script's text, for a server that does not know it yet."""
-        parts = ("EVAL", self.script.text, len(self._keys), *self._keys, *args)
-        return b"*%d\r\n%b" % (len(parts), b"".join([_bulk(part) for part in parts]))
-
-
-def _bulk(value: Any) -> bytes:
-    data = value if type(value) is bytes else str(value).encode()
-    return b"$%d\r\n%b\r\n" % (len(data), data)
+        return packed(("EVAL", self.script.text, len(self._keys), *self._keys, *args))
 
 
 class Connections:
@@ -197,13 +108,20 @@ class Connections:
     its answer.
     """
 
-    def __init__(self, address: Address, patience: float) -> None:
-        self.address = address
+    def __init__(self, finder: Finder, patience: float, replicas: int = 0) -> None:
+        """With ``replicas``, that many must have what a call changed that says so."""
+        self.finder = finder
         self.patience = patience
+        self._replicas = replicas
+        # In milliseconds, and never 0, which is for ever. The socket waits twice as long.
+        self._wait = max(1, int(patience * 500))
+        #: How often it was in doubt whether replicas have a change, and how many of these were
+        #: made up for.
+        self._doubts = self._settled = 0
         self._lock = threading.Lock()
         #: Idle connections, the one that was used last on top, and when that was.
-        self._idle: list[tuple[Wire, float]] = []
-        self._waiting: set[Wire] = set()
+        self._idle: list[tuple[Line, float]] = []
+        self._waiting: set[Line] = set()
         self.closed = False
 
     def close(self) -> None:
@@ -211,10 +129,11 @@ class Connections:
         with self._lock:
             self.closed = True
             idle, self._idle = self._idle, []
-            for wire in self._waiting:
-                wire.interrupt()
-        for wire, _ in idle:
-            wire.drop()
+            for line in self._waiting:
+                line.interrupt()
+        for line, _ in idle:
+            line.drop()
+        self.finder.close()
 
     def run(
         self,
@@ -229,100 +148,145 @@ class Connections:
         Raises: ``Unavailable``, ``Indeterminate`` (unless it changes nothing), ``AccessDenied``,
         ``WrongType``, ``Closed``.
         """
-        wire = self._take(self.patience if within is None else within, wakes)
-        try:
+        redirections = 0
+        while True:
+            line = self._take(self.patience if within is None else within, wakes)
             try:
-                return self._exchange(wire, call.packed(args), call.script.read_only)
-            except errors.Unavailable as error:
-                if not isinstance(error.__cause__, native.NoScriptError):
+                return self._ran(line, call, args)
+            except Elsewhere as error:  # which has not run it
+                redirections += 1
+                if redirections > REDIRECTIONS or not self.finder.follow(error):
                     raise
-            return self._exchange(wire, call.in_full(args), call.script.read_only)
-        finally:
-            self._give_back(wire, wakes)
+            finally:
+                self._give_back(line, wakes)
 
     def ask(self, *command: Any, block: float = 0.0) -> Any:
         """Run a command that changes nothing; it may block for ``block`` seconds in the server.
 
         Raises: ``Unavailable``, ``AccessDenied``, ``WrongType``, ``Closed``.
         """
-        wire = self._take(self.patience + block, wakes=True)
+        line = self._take(self.patience + block, wakes=True)
         try:
-            packed = b"*%d\r\n%b" % (len(command), b"".join([_bulk(part) for part in command]))
-            return self._exchange(wire, packed, read_only=True)
+            return self._exchange(line, packed(command))
         finally:
-            self._give_back(wire, wakes=True)
+            self._give_back(line, wakes=True)
 
     # -- one connection ----------------------------------------------------------------------
 
-    def _take(self, within: float, wakes: bool) -> Wire:
+    def _take(self, within: float, wakes: bool) -> Line:
         """Return a connection that is connected, and waits for answers so long."""
         now = time.monotonic()
         with self._lock:
             if self.closed:
                 raise errors.Closed("the redis board was closed")
-            wire, used_at = self._idle.pop() if self._idle else (None, now)
+            line, used_at = self._idle.pop() if self._idle else (None, now)
         # A look at the socket costs a tenth of a call: one that was just used is taken as it is.
-        if wire is not None and now - used_at > FRESH and not wire.usable():
-            wire.drop()
-            wire = None
-        if wire is None:
-            wire = self._connect(within)
+        while line is not None and not (
+            self.finder.serves(line, now) and (now - used_at <= FRESH or line.usable())
+        ):
+            line.drop()
+            with self._lock:
+                line, used_at = self._idle.pop() if self._idle else (None, now)
+        if line is None:
+            line = self.finder.connect(within)
             within = max(within / 2, within - (time.monotonic() - now))
-        wire.be_patient(within)
+        line.be_patient(within)
         if wakes:
             with self._lock:
                 if not self.closed:
-                    self._waiting.add(wire)
-                    return wire
-            wire.drop()
+                    self._waiting.add(line)
+                    return line
+            line.drop()
             raise errors.Closed("the redis board was closed")
-        return wire
+        return line
 
-    def _give_back(self, wire: Wire, wakes: bool) -> None:
+    def _give_back(self, line: Line, wakes: bool) -> None:
         """Keep a connection for the next call, unless it broke."""
         with self._lock:
             if wakes:
-                self._waiting.discard(wire)
-            keep = not self.closed and not wire.dropped
+                self._waiting.discard(line)
+            keep = not self.closed and not line.dropped
             if keep:
-                self._idle.append((wire, time.monotonic()))
+                self._idle.append((line, time.monotonic()))
         if not keep:
-            wire.drop()
+            line.drop()
 
-    def _connect(self, within: float) -> Wire:
-        connection = None
+    def _ran(self, line: Line, call: Call, args: Sequence[Any]) -> Any:
+        """Run a script on a connection, which is told the script's text if need be."""
+        exchange = self._exchange if call.touch is None else self._settle
         try:
-            connection = self.address.connection(within)
-            return Wire(connection)
-        except Exception as error:
-            if connection is not None:
-                with contextlib.suppress(Exception):
-                    connection.disconnect()
-            raise self._told(error, sent=False, read_only=True) from error
+            return exchange(line, call.packed(args), call)
+        except errors.Unavailable as error:
+            if not isinstance(error.__cause__, native.NoScriptError):
+                raise
+        return exchange(line, call.in_full(args), call)
 
-    def _exchange(self, wire: Wire, packed: bytes, read_only: bool) -> Any:
+    def _settle(self, line: Line, command: bytes, call: Call) -> Any:
+        """Run a script, and return its reply when replicas have what it changed.
+
+        A repeat finds the change made and makes none, maybe on another connection. So after a
+        doubt there is something to be written, for which the replicas are then waited.
+        """
+        doubts = self._doubts
+        touch = (call.touch or b"") if doubts != self._settled else b""
+        wait = packed(("WAIT", self._replicas, self._wait))
         try:
-            return wire.ask(packed)
-        except native.ResponseError as error:
-            raise self._told(error, sent=True, read_only=read_only) from error
-        except Exception as error:
-            wire.drop()
-            raise self._told(error, sent=True, read_only=read_only) from error
-        except BaseException:
-            wire.drop()  # an answer to come would be taken for the next call's
+            reply = self._exchange(line, b"%b%b%b" % (command, touch, wait), call)
+        except errors.Indeterminate:
+            line.drop()
+            self._doubts += 1
             raise
+        except errors.BackendError:
+            self._rest(line, 2 if touch else 1)
+            raise
+        *_, have = self._rest(line, 2 if touch else 1)
+        if reply[0] != b"OK":
+            return reply  # and nothing was changed
+        if isinstance(have, int) and have >= self._replicas:
+            self._settled = max(self._settled, doubts)
+            return reply
+        self._doubts += 1
+        if isinstance(have, int):
+            seconds = self._wait / 1000
+            why = f"{have} of {self._replicas} replicas have the change after {seconds:g} s"
+            raise errors.Indeterminate(f"{line.address}: {why}")
+        why = str(told(line.address, have, sent=True, read_only=False))
+        raise errors.Indeterminate(
+            f"{why}; whether replicas have the change is not known"
+        ) from have
 
-    def _told(self, error: Exception, *, sent: bool, read_only: bool) -> errors.BackendError:
-        """Return what a native error means, with no password in its text."""
-        text = str(error) or type(error).__name__
-        if self.address.password:
-            text = text.replace(self.address.password, "***")
-        native_text, text = text, f"{self.address}: {text}"
-        if "WRONGTYPE" in native_text:
-            return WrongType(text)
-        if isinstance(error, _DENIED) or _DENIED_TEXT.search(native_text):
-            return errors.AccessDenied(text)
-        # redis-py takes the code off the message of an error that it knows: hence both.
-        if isinstance(error, _REFUSED) or _REFUSED_TEXT.search(native_text):
-            return errors.Unavailable(text)
-        return errors.Indeterminate(text) if sent and not read_only else errors.Unavailable(text)
+    def _rest(self, line: Line, count: int) -> list[Any]:
+        """Return so many further replies, or the errors in their place."""
+        replies: list[Any] = []
+        for _ in range(count):
+            try:
+                replies.append(None if line.dropped else line.ask(b""))
+            except native.ResponseError as error:
+                replies.append(error)
+            except Exception as error:
+                line.drop()
+                self.finder.failed(line)
+                replies.append(error)
+            except BaseException:
+                line.drop()
+                raise
+        return replies
+
+    def _exchange(self, line: Line, command: bytes, call: Call | None = None) -> Any:
+        """Return the first reply to a command, which changes nothing where it is no call."""
+        read_only = call is None or call.script.read_only
+        try:
+            return line.ask(command)
+        except native.ResponseError as error:
+            failure = told(line.address, error, sent=True, read_only=read_only)
+            if isinstance(failure, Deposed):
+                line.drop()
+                self.finder.failed(line)
+            raise failure from error
+        except Exception as error:
+            line.drop()
+            self.finder.failed(line)
+            raise told(line.address, error, sent=True, read_only=read_only) from error
+        except BaseException:
+            line.drop()  # an answer to come would be taken for the next call's
+            raise

@@ -1,0 +1,104 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Several servers that form one store, and the faults that can be done to them.
+
+Imports the standard library and the servers only.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from servers.process import Server
+
+#: Seconds within which a cluster has to be in step again, on a busy machine.
+IN_STEP_WITHIN = 60.0
+
+
+class Cluster(abc.ABC):
+    """Several servers that form one store.
+
+    A subclass makes its members, with their ports, in ``__init__``; nothing runs before
+    :meth:`start`.
+    """
+
+    #: By which it is asked for: ``zookeeper``, ``redis+sentinel``.
+    name: str
+    #: Why an acknowledged write may be lost when a member dies; empty where none may be.
+    may_lose = ""
+
+    def __init__(self) -> None:
+        self.members: list[Server] = []
+
+    @property
+    @abc.abstractmethod
+    def url(self) -> str:
+        """The URL by which multiboard finds it."""
+
+    @abc.abstractmethod
+    def faults(self) -> Mapping[str, Callable[[], None]]:
+        """Return what can be done to it, by name; each returns once the fault is there.
+
+        A fault is done to a cluster that is in step, and ended by :meth:`heal`.
+        """
+
+    @abc.abstractmethod
+    def in_step(self) -> bool:
+        """Tell whether every member serves, and all agree who leads."""
+
+    def url_through(self, addresses: Sequence[tuple[str, int]]) -> str | None:
+        """Return the URL for a client that reaches the members at other addresses, in order.
+
+        None where the store tells its clients the addresses itself: nothing can stand between.
+        """
+        return None
+
+    def start(self) -> None:
+        """Start all members at once and wait until they are in step."""
+        self._all(lambda member: member.start())
+        self.settle()
+
+    def heal(self) -> None:
+        """Let everything run again, and wait until all are in step."""
+        self._all(lambda member: member.resume())
+        self._all(lambda member: member.start())
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until all are in step."""
+        until(self.in_step, f"the {self.name} cluster is not in step")
+
+    def close(self) -> None:
+        """Kill all members and delete their folders."""
+        self._all(lambda member: member.kill())  # in order, each would wait for the others
+        self._all(lambda member: member.close())
+
+    def _all(self, act: Callable[[Server], None]) -> None:
+        # A member serves only when enough of the others do: never one after the other.
+        with ThreadPoolExecutor(max(1, len(self.members))) as pool:
+            list(pool.map(act, self.members))
+
+
+def until(ready: Callable[[], bool], otherwise: str, within: float = IN_STEP_WITHIN) -> None:
+    """Wait until something is the case.
+
+    Raises: ``RuntimeError`` with ``otherwise`` where it does not come about.
+    """
+    give_up = time.monotonic() + within
+    while not ready():
+        if time.monotonic() > give_up:
+            raise RuntimeError(f"{otherwise} after {within:g} s")
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def running(cluster: Cluster) -> Iterator[Cluster]:
+    """Run a cluster; at the end it is stopped and its folders deleted."""
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
