@@ -131,6 +131,8 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
             here.view.start(prompt=True)
 
     def _tell(self, kind: ChangeKind, job: Job) -> None:
+        if not len(self.notifier):
+            return
         for event in EVENTS[kind]:
             self.notifier.announce(event, {"job": job})
 

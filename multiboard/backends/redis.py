@@ -32,6 +32,8 @@ __all__ = ["RedisBackend", "RedisSettings"]
 
 #: Postings or changes in one answer.
 PAGE = 500
+#: Seconds after which a reader that is kept busy ends what is over, too.
+REAP_PAUSE = 0.1
 #: Seconds for which a reader sleeps in the server before it looks whether its history still is.
 LONGEST_BLOCK = 3.0
 
@@ -55,6 +57,8 @@ class RedisBackend(primitives.Backend):
         patience = min(settings.connect_timeout, settings.operation_timeout / 2)
         find = finder(settings, keys["meta"])
         self._board = board.Board(find, keys, settings.namespace, patience, replicas(settings))
+        #: By boottime: when a reader last ended what was over.
+        self._reaped_at = 0.0
 
     @classmethod
     def from_url(cls, url: Url) -> Mapping[str, Any]:
@@ -168,7 +172,8 @@ class RedisBackend(primitives.Backend):
         answers: list[errors.MultiboardError | None] = []
         for chunk in values.chunks(leases):
             args = [text for lease in chunk for text in (lease.key, lease.token)]
-            reply = self._board.run("remove", kind.value, *args)
+            plain = len(chunk) == 1 and to is None
+            reply = self._board.run("remove", kind.value, *args, plain=plain)
             for lease, told in zip(chunk, reply[1], strict=True):
                 if told == b"OK":
                     answers.append(None)
@@ -198,7 +203,7 @@ class RedisBackend(primitives.Backend):
     ) -> Lease:
         labels = (values.encoded(holder), values.encoded(claim_id))
         args = (key, *labels, values.micro(expires_in or 0.0))
-        reply, session = self._leasing("acquire", args, expires_in)
+        reply, session = self._leasing("acquire", args, expires_in, plain=True)
         if reply[0] == b"GONE":
             raise errors.PostingNotFound(key)
         if reply[0] == b"HELD":
@@ -249,14 +254,22 @@ class RedisBackend(primitives.Backend):
             seen = ""
         feed = self._board.keys["feed"]
         while True:
-            try:
-                reply = self._board.run("changes", seen, PAGE, wakes=True)
-            except errors.Indeterminate as error:
-                # It ended what was over, or did not: no reader has to know.
-                raise errors.Unavailable(str(error)) from error.__cause__
-            if reply[1] == b"RESET":
-                return Changes((), f"{self.incarnation}:{reply[2].decode()}", reset=True)
-            _, _, entries, wait = reply
+            entries: Sequence[Any] = ()
+            wait = 0
+            if seen and boottime() < self._reaped_at + REAP_PAUSE:
+                # The script costs the server several times as much for each change.
+                found = self._board.ask("XRANGE", feed, seen, "+", "COUNT", PAGE + 1)
+                entries = values.following(found, seen)
+            if not entries:
+                try:
+                    reply = self._board.run("changes", seen, PAGE, wakes=True)
+                except errors.Indeterminate as error:
+                    # It ended what was over, or did not: no reader has to know.
+                    raise errors.Unavailable(str(error)) from error.__cause__
+                if reply[1] == b"RESET":
+                    return Changes((), f"{self.incarnation}:{reply[2].decode()}", reset=True)
+                self._reaped_at = boottime()
+                _, _, entries, wait = reply
             told = (values.change(fields) for _, fields in entries)
             events = tuple(change for change in told if change is not None)
             seen = entries[-1][0].decode() if entries else seen
@@ -272,16 +285,17 @@ class RedisBackend(primitives.Backend):
 
     # -- sessions and leases -----------------------------------------------------------------
 
-    def _attended(self, name: str, args: Sequence[Any]) -> tuple[Any, str]:
-        return self._board.attended(name, values.micro(self.settings.session_timeout), args)
+    def _attended(self, name: str, args: Sequence[Any], plain: bool = False) -> tuple[Any, str]:
+        timeout = values.micro(self.settings.session_timeout)
+        return self._board.attended(name, timeout, args, plain)
 
     def _leasing(
-        self, name: str, args: Sequence[Any], expires_in: float | None
+        self, name: str, args: Sequence[Any], expires_in: float | None, plain: bool = False
     ) -> tuple[Any, str | None]:
         """Run a script that leases; return its reply, and the session that it leased by."""
         if expires_in is not None:
             return self._board.run(name, 0, 0, 0, *args), None
-        return self._attended(name, args)
+        return self._attended(name, args, plain)
 
     def _leased(self, lease: Lease, name: str, span: int) -> Any:
         reply = self._board.run(name, lease.key, lease.token, span)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import pathlib
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -13,26 +11,20 @@ import pytest
 from redis_boards import boards_on, drained, key_of, raw, server
 
 from multiboard import errors
-from multiboard.backends._redis import connection
-from multiboard.backends._redis.connection import Call, Script, script
 from multiboard.backends.redis import RedisBackend
 from multiboard.primitives import Lease, NewPosting
 
 #: Fixtures that are used by name.
 __all__ = ["raw", "server"]
 
-_LUA = pathlib.Path(connection.__file__).with_name("lua")
 
+def _without_the_plain_case(board: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = board._board.run
 
-def _without_the_plain_case(board: RedisBackend) -> None:
-    inner = board._board
-    for name in ("acquire", "remove"):
-        whole = script(name, True)
-        plain = (_LUA / f"{name}_plain.lua").read_text()
-        assert plain in whole.text
-        text = whole.text.replace(plain, "")
-        other = Script(name, text, hashlib.sha1(text.encode()).hexdigest(), whole.read_only)
-        inner._calls[name, inner.version] = Call(other, tuple(inner.keys.values()))
+    def all_cases(*args: Any, **options: Any) -> Any:
+        return run(*args, **{**options, "plain": False})
+
+    monkeypatch.setattr(board._board, "run", all_cases)
 
 
 def _delayed(board: RedisBackend, _: Any) -> None:
@@ -126,15 +118,18 @@ def _kept(board: RedisBackend, raw: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("prepare", PREPARED)
-def test_the_plain_case_is_no_other_case(server: Any, raw: Any, prepare: Any) -> None:
+def test_the_plain_case_is_no_other_case(
+    server: Any, raw: Any, prepare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ends: list[Any] = []
     for plain in (True, False):
         raw.delete("was the feed")
         with boards_on(server) as make:
             board = make(namespace=f"t-{uuid.uuid4().hex[:12]}")
             if not plain:
-                _without_the_plain_case(board)
+                _without_the_plain_case(board, monkeypatch)
             board.add([NewPosting(key, key.encode()) for key in "abc"])
+            board.keepalive()
             prepare(board, raw)
             end: list[Any] = []
             for key in ("a", "b", "late", "nothing"):

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from multiboard import errors
-from multiboard.backends._redis.connection import Call, Connections, script
+from multiboard.backends._redis.connection import PLAIN, Call, Connections, Script, script
 from multiboard.backends._redis.server import Elsewhere, Finder, WrongType
 
 #: Of the keys and values in the store. Another version must refuse the board, not misread it.
 FORMAT = "1"
-#: What the scripts call unpack(KEYS), in their order, with the type of each.
+#: The keys of a board, with the type of each.
 KEYS = {
     "meta": "hash",
     "feed": "stream",
@@ -179,11 +179,17 @@ class Board:
                 self._checked(process.connections, "close", args, within=FAREWELL)
         process.connections.close()
 
-    def run(self, name: str, *args: Any, wakes: bool = False) -> Any:
+    def run(self, name: str, *args: Any, wakes: bool = False, plain: bool = False) -> Any:
         """Run a script on the board that was opened; return its whole reply.
+
+        With ``plain``, it is most likely the plain case, for which there is a cheaper script.
 
         Raises: what :meth:`Connections.run` raises, ``BoardLost``.
         """
+        if plain:
+            reply = self.run(name + PLAIN, *args, wakes=wakes)
+            if reply[0] != b"OTHER":
+                return reply
         incarnation = self.incarnation
         connections = self._process().connections
         try:
@@ -199,14 +205,18 @@ class Board:
             )
         return reply
 
-    def attended(self, name: str, timeout: int, args: Sequence[Any]) -> tuple[Any, str]:
+    def attended(
+        self, name: str, timeout: int, args: Sequence[Any], plain: bool = False
+    ) -> tuple[Any, str]:
         """Run a script under the session, begun where there is none; return its number too.
 
         Raises: ``SessionLost``, and what :meth:`run` raises.
         """
         process = self._process()
         session = process.attend()
-        reply = self.run(name, session.number, int(not session.begun), timeout, *args)
+        plain = plain and session.begun
+        begin = int(not session.begun)
+        reply = self.run(name, session.number, begin, timeout, *args, plain=plain)
         if reply[0] == b"SESSION":
             process.lose(session)
             raise errors.SessionLost("the session ended: it was not renewed in time")
@@ -264,12 +274,14 @@ class Board:
         # A server reads flags in a script's first line from 7.0; one that hides its version is
         # older, since from then on scripts know it.
         flags = int(self.version.partition(".")[0] or 0) >= 7
-        keys = tuple(self.keys.values())
         touch = None
-        if self.replicas and name in AWAITED:
-            touch = Call(script("touch", flags), keys).in_full((self.incarnation,))
-        call = self._calls[name, self.version] = Call(script(name, flags), keys, touch)
+        if self.replicas and name.removesuffix(PLAIN) in AWAITED:
+            touch = self._call_of(script("touch", flags)).in_full((self.incarnation,))
+        call = self._calls[name, self.version] = self._call_of(script(name, flags), touch)
         return call
+
+    def _call_of(self, what: Script, touch: bytes | None = None) -> Call:
+        return Call(what, [self.keys[name] for name in what.keys], touch)
 
     def _named(self, connections: Connections, error: WrongType) -> errors.BackendError:
         """Return the error that names the key in the way, where the server lets one look."""

@@ -15,7 +15,7 @@ import pathlib
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,8 @@ _SCRIPTS = pathlib.Path(__file__).with_name("lua")
 #: The scripts that do without ``_reaping.lua``: most calls are theirs, and each makes anew what
 #: functions stand before it.
 _LEAN = ("acquire", "remove")
+#: How the name ends of a script for the plain case of another, which it leaves all others to.
+PLAIN = "_plain"
 
 #: How often in a row a node of a Redis Cluster may name another one.
 REDIRECTIONS = 3
@@ -53,6 +55,8 @@ class Script:
     sha: str
     #: It changes nothing: when its answer is lost, nothing is in doubt.
     read_only: bool
+    #: What it calls its keys, in their order.
+    keys: tuple[str, ...]
 
 
 @functools.cache
@@ -61,22 +65,31 @@ def script(name: str, flags: bool) -> Script:
     own = (_SCRIPTS / f"{name}.lua").read_text("utf-8")
     found = re.search(r"^-- flags: (\S+)$", own, re.MULTILINE)
     read_only = found is not None and found.group(1) == "no-writes"
-    parts = [] if name == "open" else [(_SCRIPTS / "_common.lua").read_text("utf-8")]
-    plain = _SCRIPTS / f"{name}_plain.lua"
-    if plain.exists():
-        parts.append(plain.read_text("utf-8"))
-    if name != "open" and not read_only:
-        parts.append((_SCRIPTS / "_writing.lua").read_text("utf-8"))
-        if name not in _LEAN:
-            parts.append((_SCRIPTS / "_reaping.lua").read_text("utf-8"))
-    text = "\n".join([*parts, own])
+    parts = [_SCRIPTS / f"{part}.lua" for part in _parts(name, read_only)]
+    text = "\n".join(part.read_text("utf-8") for part in parts)
+    keys = tuple(" ".join(re.findall(r"^-- keys: (.+)$", text, re.MULTILINE)).split())
     if name != "open":  # which is for servers of unknown age
+        names = ", ".join(key.upper().replace(":", "_") for key in keys)
+        text = f"local {names} = unpack(KEYS)\n{text}"
         if flags:
             text = f"#!lua flags={found.group(1)}\n{text}" if found else f"#!lua\n{text}"
         elif found and not read_only:
             # Servers before 7 judge by a script's first write whether it needs memory.
             text = f"redis.call('HDEL', KEYS[1], 'allow-oom')\n{text}"
-    return Script(name, text, hashlib.sha1(text.encode()).hexdigest(), read_only)
+    return Script(name, text, hashlib.sha1(text.encode()).hexdigest(), read_only, keys)
+
+
+def _parts(name: str, read_only: bool) -> Iterator[str]:
+    """Return what a script is put together from."""
+    if name != "open":
+        yield "_clock"
+        if not name.endswith(PLAIN):
+            yield "_common"
+            if not read_only:
+                yield "_writing"
+                if name not in _LEAN:
+                    yield "_reaping"
+    yield name
 
 
 class Call:

@@ -74,6 +74,19 @@ def pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
+def following(entries: Sequence[Any], seen: str) -> Sequence[Any]:
+    """Return the entries of the feed behind the first, which is the one last seen.
+
+    None are returned where it is not, or where one is missing: ids are gap-free in their first
+    part, and what that means is for the script ``changes`` to say.
+    """
+    if not entries or entries[0][0] != seen.encode():
+        return ()
+    first = int(seen.partition("-")[0])
+    numbers = [int(name.partition(b"-")[0]) for name, _ in entries]
+    return entries[1:] if numbers == list(range(first, first + len(entries))) else ()
+
+
 def change(fields: Sequence[bytes]) -> Change | None:
     """Return an entry of the feed; None for one that only wakes readers."""
     entry = pairs(fields)

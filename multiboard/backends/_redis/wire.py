@@ -62,7 +62,7 @@ class Wire:
         sock, reader = self.sock, self._reader
         try:
             sock.sendall(packed)
-            reply = _NOTHING_YET
+            reply = reader.gets()
             while reply is _NOTHING_YET:
                 data = sock.recv(_RECEIVE)
                 if not data:

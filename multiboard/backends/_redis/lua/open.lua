@@ -2,7 +2,7 @@
 -- Find the board, or make it, and tell what server this is. Stands alone, and runs on every
 -- server old enough to have scripts: which one it is is not known before.
 --
--- KEYS     as in _common.lua
+-- keys: meta feed gone
 -- ARGV     1 the incarnation that a new board gets, 2 the format that the caller writes
 -- Replies  {'OK', incarnation, version, aof}: version '' and aof '' where INFO is refused
 --          {'FORMAT', format} where the board is of another format; nothing changed

@@ -23,7 +23,7 @@ local answers = {}
 -- long run no more than every other one is old, and no removal has to keep them in order.
 local function forget()
   local before = now - (count < REPEAT_COUNT and REPEAT_WINDOW or REPEAT_LEAST)
-  local some = call('HRANDFIELD', CONSUMED, 32, 'WITHVALUES')
+  local some = call('HRANDFIELD', CONSUMED, 128, 'WITHVALUES')
   for i = 1, #some, 2 do
     local when = string.match(some[i + 1], '^%d+ %x+ (%d+)$')
     if when and tonumber(when) < before then call('HDEL', CONSUMED, some[i]) end
@@ -45,7 +45,7 @@ for i = 3, #ARGV, 2 do
       remember('trashed ' .. fence .. ' ' .. key)
     else
       count = count + call('HSET', CONSUMED, key, fence .. ' ' .. p.digest .. ' ' .. stamp)
-      if count % 16 == 0 then forget() end
+      if count % 64 == 0 then forget() end
     end
     call('HDEL', LIVE_STATE, key)
     call('HDEL', LIVE_BODY, key)

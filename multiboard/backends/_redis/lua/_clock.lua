@@ -1,0 +1,27 @@
+-- Licensed under the Apache License, Version 2.0; see the file LICENSE.
+-- Stands before every script of the board except open.lua, behind a line that names the keys of
+-- which the script says "-- keys:". All share one hash tag.
+--
+-- ARGV[1]  the incarnation of the board that the caller opened
+-- Replies  {'LOST'} where the store holds another board or none; otherwise as the script says
+--
+-- Times are microseconds since the epoch by this server's clock, read once for the whole script.
+-- A place (rank, serial) is kept as one score: rank * 2^46 + serial, exact in a double. Scores
+-- cope with whatever foreign members a sorted set holds; ZRANGEBYLEX would not.
+
+local call = redis.call
+-- The number of the last change told, with the incarnation: a claim pays for each question.
+local meta = call('HMGET', META, 'incarnation', 'seq')
+if meta[1] ~= ARGV[1] then return {'LOST'} end
+local seq = tonumber(meta[2]) or 0
+
+local SERIALS = 70368744177664 -- 2^46: a place is rank * SERIALS + serial
+local HISTORY = '50000' -- changes that a slow reader may be behind before it hears a reset
+
+-- As text too: to print a number costs the server as much as to write it into a sorted set.
+local clock = call('TIME')
+local stamp = clock[1] .. string.sub('00000' .. clock[2], -6)
+local now = tonumber(stamp)
+
+-- Lua would print large numbers as 1.7e+15.
+local function int(number) return string.format('%.0f', number) end
