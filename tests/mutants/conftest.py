@@ -2,7 +2,7 @@
 """Which tests of the mutants are made: they take minutes.
 
 ``MULTIBOARD_FULL=1``: each mutant must fail the ids that it names. ``MULTIBOARD_FULL=strict``: the
-whole suite runs on each, and no other id may fail than those that it allows.
+whole suite runs on each: the ids that it names all fail, and no other.
 """
 
 from __future__ import annotations

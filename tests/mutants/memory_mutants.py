@@ -228,7 +228,7 @@ class SessionLostIsSwallowed(memory.MemoryBackend):
             return super()._begin_session(board)
 
 
-@caught_by("LEASE-4", also="FEED-3 LEASE-8")
+@caught_by("LEASE-4", also="FEED-3")
 class RivalKeepsTheDead(memory.MemoryBackend):
     """An attempt that is refused renews the session of whoever holds the lease."""
 

@@ -19,27 +19,39 @@ HISTORY = ("LEASE-1", "LEASE-2", "LEASE-3", "FEED-1")
 class Fate:
     """By which ids a mutant dies."""
 
-    #: They must fail on it.
+    #: What it breaks: they must fail on it.
     expected: tuple[str, ...]
-    #: They may fail on it, for what they promise leans on what is broken; no other id may.
+    #: They fail as well, every time, for what they promise leans on what is broken.
     also: tuple[str, ...] = ()
+    #: They may fail as well, by chance: it depends on which of two is quicker.
+    perhaps: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> frozenset[str]:
+        """All ids that fail every time, where the whole suite is run."""
+        return frozenset(self.expected).union(_spelled(self.also))
 
     @property
     def allowed(self) -> frozenset[str]:
-        """All ids that may fail."""
-        also = (HISTORY if name == "history" else (name,) for name in self.also)
-        return ANYWHERE.union(self.expected, *also)
+        """All ids that may fail; no other may."""
+        return self.all | ANYWHERE | _spelled(self.perhaps)
+
+
+def _spelled(names: tuple[str, ...]) -> frozenset[str]:
+    parts = (HISTORY if name == "history" else (name,) for name in names)
+    return frozenset(one for part in parts for one in part)
 
 
 #: ``module:Class`` -> its fate.
 MUTANTS: dict[str, Fate] = {}
 
 
-def caught_by(*ids: str, also: str = "") -> Callable[[Mutant], Mutant]:
+def caught_by(*ids: str, also: str = "", perhaps: str = "") -> Callable[[Mutant], Mutant]:
     """Register a mutant with the guarantees that it breaks, and those that lean on them."""
 
     def register(cls: Mutant) -> Mutant:
-        MUTANTS[f"{cls.__module__}:{cls.__name__}"] = Fate(ids, tuple(also.split()))
+        fate = Fate(ids, tuple(also.split()), tuple(perhaps.split()))
+        MUTANTS[f"{cls.__module__}:{cls.__name__}"] = fate
         return cls
 
     return register
