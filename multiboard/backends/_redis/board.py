@@ -51,12 +51,9 @@ def keys_of(prefix: str, namespace: str) -> Mapping[str, str]:
     return {name: f"{prefix}:{{{namespace}}}:{name}" for name in KEYS}
 
 
-#: The scripts whose changes replicas must have: all but those that open and close, and the one
-#: that ends what is over, which whoever takes over does again.
-AWAITED = {
-    *("add", "enter", "acquire", "acquire_next", "renew", "release", "remove", "restore"),
-    *("purge", "keepalive"),
-}
+#: The scripts that write and whose changes need not be waited for: those that open and close, and
+#: the one that ends what is over, which whoever takes over does again.
+UNAWAITED = {"open", "close", "changes"}
 #: Seconds for which :meth:`RedisBackend.close` tries to end the session at once.
 FAREWELL = 0.25
 
@@ -265,10 +262,10 @@ class Board:
         # older, since from then on scripts know it.
         flags = int(self.version.partition(".")[0] or 0) >= 7
         keys = tuple(self.keys.values())
-        touch = None
-        if self.replicas and name in AWAITED:
+        what, touch = script(name, flags), None
+        if self.replicas and not what.read_only and name not in UNAWAITED:
             touch = Call(script("touch", flags), keys).in_full((self.incarnation,))
-        call = self._calls[name, self.version] = Call(script(name, flags), keys, touch)
+        call = self._calls[name, self.version] = Call(what, keys, touch)
         return call
 
     def _named(self, connections: Connections, error: WrongType) -> errors.BackendError:
