@@ -78,6 +78,23 @@ def test_work_goes_on_when_the_master_is_gone(
     assert getattr(late, "key", late) == "late"
 
 
+def test_a_reader_need_not_wait_for_a_master_that_a_neighbour_found_frozen(
+    cluster: clusters.Cluster,
+    board: RedisBackend,
+    guarded: Guard,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It waits in the server for so long that it would be the last one to notice."""
+    monkeypatch.setattr("multiboard.backends.redis.LONGEST_BLOCK", 60.0)
+    guarded.add([NewPosting("a", b"")])
+    in_step(cluster, board)
+    reader = Reader(board)
+    eventually(lambda: bool(board._board._process().connections._waiting))
+    master_of(cluster, board).pause()
+    guarded.add([NewPosting("b", b"")])
+    eventually(lambda: reader.heard("b"))
+
+
 def test_a_replica_that_is_gone_is_no_outage(
     cluster: clusters.Cluster, board: RedisBackend, guarded: Guard
 ) -> None:

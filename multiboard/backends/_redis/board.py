@@ -51,12 +51,9 @@ def keys_of(prefix: str, namespace: str) -> Mapping[str, str]:
     return {name: f"{prefix}:{{{namespace}}}:{name}" for name in KEYS}
 
 
-#: The scripts whose changes replicas must have: all but those that open and close, and the one
-#: that ends what is over, which whoever takes over does again.
-AWAITED = {
-    *("add", "enter", "acquire", "acquire_next", "renew", "release", "remove", "restore"),
-    *("purge", "keepalive"),
-}
+#: The scripts that write and whose changes need not be waited for: those that open and close, and
+#: the one that ends what is over, which whoever takes over does again.
+UNAWAITED = {"open", "close", "changes"}
 #: Seconds for which :meth:`RedisBackend.close` tries to end the session at once.
 FAREWELL = 0.25
 
@@ -274,10 +271,10 @@ class Board:
         # A server reads flags in a script's first line from 7.0; one that hides its version is
         # older, since from then on scripts know it.
         flags = int(self.version.partition(".")[0] or 0) >= 7
-        touch = None
-        if self.replicas and name.removesuffix(PLAIN) in AWAITED:
+        what, touch = script(name, flags), None
+        if self.replicas and not what.read_only and name not in UNAWAITED:
             touch = self._call_of(script("touch", flags)).in_full((self.incarnation,))
-        call = self._calls[name, self.version] = self._call_of(script(name, flags), touch)
+        call = self._calls[name, self.version] = self._call_of(what, touch)
         return call
 
     def _call_of(self, what: Script, touch: bytes | None = None) -> Call:

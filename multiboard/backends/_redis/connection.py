@@ -203,6 +203,7 @@ class Connections:
         if line is None:
             line = self.finder.connect(within)
             within = max(within / 2, within - (time.monotonic() - now))
+            self._leave(line)
         line.be_patient(within)
         if wakes:
             with self._lock:
@@ -212,6 +213,13 @@ class Connections:
             line.drop()
             raise errors.Closed("the redis board was closed")
         return line
+
+    def _leave(self, found: Line) -> None:
+        """Wake the readers that wait in another server than the one that was just found."""
+        with self._lock:
+            for line in self._waiting:
+                if line.address != found.address:
+                    line.interrupt()
 
     def _give_back(self, line: Line, wakes: bool) -> None:
         """Keep a connection for the next call, unless it broke."""
