@@ -229,7 +229,6 @@ class ZooKeeperBackend(Leases):
             elif not isinstance(trashed, Exception):
                 found = _trashed(new.key, trashed)
             elif live is None:
-                self._board.confirm(link)
                 added = self._board.memory.done(("add", new.key))
                 if added is not None and added.matches(new) and added.serial:
                     answers.append(added.posting(new))
@@ -266,8 +265,6 @@ class ZooKeeperBackend(Leases):
     def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
         link = self._board.link()
         seen = self._board.look(link, keys, fresh=True)
-        if None in seen:
-            self._board.confirm(link)
         return [found if isinstance(found, Posting) else None for found in self._shown(link, seen)]
 
     def _shown(self, link: Link, seen: Sequence[Seen | Damage | None]) -> list[Any]:
@@ -293,10 +290,10 @@ class ZooKeeperBackend(Leases):
                 return page
         folder = f"{paths.base}/{shelf.value}"
         watched = [paths.base, folder, paths.states, paths.leases]
-        names = link.ask([wire.Sync(folder), *(wire.GetChildren(path, None) for path in watched)])
+        names = self._board.truth(link, [wire.GetChildren(path, None) for path in watched])
         if any(isinstance(answer, Exception) for answer in names):
             self._board.lose()
-        _, base, keys, states, leases = names
+        base, keys, states, leases = names
         damaged = [Damage(f"{paths.base}/{n}", _FOREIGN) for n in base if n not in paths.FOLDERS]
         damaged += [Damage(f"{folder}/{n}", _FOREIGN) for n in keys if not layout.is_key(n)]
         if shelf is Shelf.LIVE:
@@ -326,7 +323,7 @@ class ZooKeeperBackend(Leases):
         if not feed.recursive:
             return None
         # Every change before the answer has been told to the feed by then.
-        link.ask([wire.Sync(self._board.paths.live)])
+        self._board.confirm(link)
         self._learn(link, feed.unknown(again=True))
         if not feed.ordered:
             return None
@@ -367,7 +364,7 @@ class ZooKeeperBackend(Leases):
     def count(self, shelf: Shelf = Shelf.LIVE) -> int:
         link = self._board.link()
         folder = f"{self._board.paths.base}/{shelf.value}"
-        stat = link.ask([wire.Sync(folder), wire.Exists(folder, None)])[1]
+        stat = self._board.truth(link, [wire.Exists(folder, None)])[0]
         if stat is None:
             self._board.lose()
         return int(stat.numChildren)
@@ -383,7 +380,6 @@ class ZooKeeperBackend(Leases):
             record, litter = link.ask(requests)
             found = _trashed(key, record)
             if found is None or live is not None:
-                self._board.confirm(link)
                 raise errors.PostingNotFound(key, f"no posting {key!r} in the trash")
             trashed = layout.Trashed.decode(record[0])
             job = layout.Job(found.rank, found.body, created=trashed.created)
@@ -413,13 +409,11 @@ class ZooKeeperBackend(Leases):
         link = self._board.link()
         folder = f"{self._board.paths.base}/{shelf.value}"
         read = _trashed if shelf is Shelf.TRASH else _entity
-        found = link.read([f"{folder}/{key}" for key in keys], fresh=folder)
+        found = self._board.read(link, [f"{folder}/{key}" for key in keys], fresh=True)
         writes: dict[int, tuple[Sequence[Any], None]] = {}
         for index, (key, answer) in enumerate(zip(keys, found, strict=True)):
             if read(key, answer) is not None:  # what is not the board's is not deleted
                 writes[index] = ([wire.Delete(f"{folder}/{key}", answer[1].version)], None)
-        if len(writes) < len(keys):
-            self._board.confirm(link)
         done: dict[int, bool] = {}
         troubles: list[errors.MultiboardError] = []
         for index, outcome in zip(writes, link.commit(writes.values()), strict=True):

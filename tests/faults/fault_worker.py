@@ -144,7 +144,7 @@ class Work:
             elif what == 1:
                 self._backend.release(lease)
             elif lease.session is None:
-                self._backend.renew(lease, 1.0)
+                self._backend.renew(lease, LONGEST)
 
     def _read(self) -> None:
         if self._dice.randrange(4) == 0:

@@ -60,6 +60,10 @@ class SessionOver(Exception):
     """The link's session has ended; a new link is needed."""
 
 
+class Vanished(Exception):
+    """The board is no longer in the store, as most of its servers agree."""
+
+
 class Refused(Exception):
     """Servers accept the connection and break it off: they may not know what this client saw."""
 
@@ -122,8 +126,9 @@ class Link:
         self.used = False
         self.on_event: Callable[[int, str], None] = _ignore
         self.acl = security.CREATOR_ALL_ACL if credentials else security.OPEN_ACL_UNSAFE
-        #: Where the evidence nodes are; the board's path is known only after the first reads.
-        self.slots_path = ""
+        #: Where the evidence nodes are, and the node that is there as long as the board is; the
+        #: board's path is known only after the first reads.
+        self.slots_path = self.clock_path = ""
         self._gone = gone
         self._woken = woken
         self._denied = False
@@ -290,21 +295,43 @@ class Link:
         answers.extend(self.value(result) for result in waiting)
         return answers
 
-    def read(self, paths: Sequence[str], *, fresh: str | None = None) -> list[Any]:
+    def truth(self, requests: Iterable[Any]) -> list[Any]:
+        """Send reads, and return answers as new as what was acknowledged to anyone before.
+
+        Before them goes a write that changes nothing. ``sync`` would not do: a leader that was
+        frozen or cut off answers it by itself, until it learns that another one was elected, and
+        goes on showing what it knew. A write is answered only by the agreement of most servers,
+        and what stands behind it in a session sees what they agreed on before.
+
+        Raises: ``Vanished`` where the board is gone.
+        """
+        fence, *answers = self.ask([self._fence(), *requests])
+        self._passed(fence)
+        return answers
+
+    def _fence(self) -> Any:
+        return wire.Transaction([wire.CheckVersion(self.clock_path, -1)])
+
+    @staticmethod
+    def _passed(fence: Any) -> None:
+        refused = [one for one in fence if isinstance(one, Exception)]
+        if refused:
+            raise Vanished from refused[0]
+
+    def read(self, paths: Sequence[str], *, fresh: bool = False) -> list[Any]:
         """Read nodes: data and stat of each, or the answer about nodes; one pipeline.
 
-        Those that stand earlier are read earlier. ``fresh`` is a node to ``sync`` before: all is
-        then as new as whatever was acknowledged to anyone before the call.
+        Those that stand earlier are read earlier. ``fresh`` is as for :meth:`truth`.
         """
-        synced = None if fresh is None else self.submit(wire.Sync(fresh))
+        fence = self.submit(self._fence()) if fresh else None
         if self.modern:
             parts = [paths[at : at + READ_BATCH] for at in range(0, len(paths), READ_BATCH)]
             found = self.ask(map(MultiRead, parts), READ_WINDOW // READ_BATCH)
             answers = [node for part in found for node in self.nodes(part)]
         else:
             answers = self.ask(wire.GetData(path, None) for path in paths)
-        if synced is not None:
-            self.value(synced)  # answered before the others were
+        if fence is not None:
+            self._passed(self.value(fence))  # answered before the others were
         return answers
 
     def nodes(self, part: Any) -> list[Any]:
@@ -411,13 +438,15 @@ class Link:
     def was_applied(self, doubt: Doubt) -> bool | None:
         """Tell whether a doubtful write was applied; None where its session is over.
 
-        The look is behind the write in the order of the session, and ``sync`` flushes what another
-        server still holds.
+        The look is behind the write in the order of the session, whatever server it is asked of.
         """
         if doubt.link is not self or self.ended:
             return None
         path = self._slot_path(doubt.slot)
-        found = self.ask([wire.Sync(path), wire.GetData(path, None)])[1]
+        try:
+            found = self.truth([wire.GetData(path, None)])[0]
+        except Vanished:
+            return None
         self._made_slots.discard(doubt.slot)
         if not isinstance(found, Exception):
             self._made_slots.add(doubt.slot)
