@@ -19,6 +19,7 @@ from kazoo.protocol import serialization as wire
 
 from multiboard import errors, primitives
 from multiboard.backends._zookeeper import layout
+from multiboard.backends._zookeeper.access import DIGEST, OPEN, SASL, Access
 from multiboard.backends._zookeeper.board import Added, Board, NodeExists, NoNode
 from multiboard.backends._zookeeper.client import Link
 from multiboard.backends._zookeeper.feed import Feed
@@ -33,7 +34,7 @@ _FOREIGN = "it is not the board's"
 
 @dataclass(frozen=True, kw_only=True)
 class ZooKeeperSettings(primitives.Settings):
-    """The options of ``zookeeper://``."""
+    """The options of ``zookeeper://`` and ``zookeeper+tls://``."""
 
     hosts: tuple[str, ...] = primitives.setting(
         ("localhost:2181",), help="The servers of the ensemble, each as host:port."
@@ -41,11 +42,23 @@ class ZooKeeperSettings(primitives.Settings):
     root: str = primitives.setting(
         "/multiboard", help="The path of the node under which the boards are."
     )
-    username: str | None = primitives.setting(
-        None, help="The user of the digest scheme; only this user may then touch new boards."
+    username: str | None = primitives.setting(None, help="The user, for 'acl'.")
+    password: str | None = primitives.setting(None, help="The user's password.", secret=True)
+    acl: str | None = primitives.setting(
+        None,
+        help="Who may touch the boards made here: 'open' is anybody; 'digest' is whoever gives "
+        "this username and password; 'sasl' is this user, whom the servers know (DIGEST-MD5). "
+        "By default 'digest' where there is a username, and 'open' otherwise.",
+        choices=(OPEN, DIGEST, SASL),
     )
-    password: str | None = primitives.setting(
-        None, help="The password of the digest scheme.", secret=True
+    tls: bool = primitives.setting(False, help="Whether to connect with TLS.")
+    tls_ca: str | None = primitives.setting(
+        None, help="File with the certificates of the authorities to trust; none: the system's."
+    )
+    tls_cert: str | None = primitives.setting(None, help="File with the client's certificate.")
+    tls_key: str | None = primitives.setting(None, help="File with the client's private key.")
+    tls_verify: bool = primitives.setting(
+        True, help="Whether the server's certificate must be trusted and name the host."
     )
 
 
@@ -61,10 +74,9 @@ class ZooKeeperBackend(Leases):
             r"/\.\.?(/|$)", settings.root
         ):
             raise errors.ConfigError(f"zookeeper: the root {settings.root!r} is no path")
-        if (settings.username is None) != (settings.password is None):
-            raise errors.ConfigError("zookeeper: username and password go together")
         if not settings.hosts:
             raise errors.ConfigError("zookeeper: at least one host is needed")
+        access = _access(settings)
         # A call waits for half of what a whole operation may take: a lost answer gets a second try.
         patience = min(settings.connect_timeout, settings.operation_timeout / 2)
         self._board = Board(
@@ -72,7 +84,7 @@ class ZooKeeperBackend(Leases):
                 hosts=settings.hosts,
                 session_timeout=settings.session_timeout,
                 patience=patience,
-                credentials=_credentials(settings),
+                access=access,
                 woken=self._wake,
                 gone=layout.GONE,
             ),
@@ -97,6 +109,8 @@ class ZooKeeperBackend(Leases):
             found["hosts"] = tuple(
                 f"{f'[{host}]' if ':' in host else host}:{port or 2181}" for host, port in url.hosts
             )
+        if url.scheme == "zookeeper+tls":
+            found["tls"] = True
         if url.path not in ("", "/"):
             found["root"] = url.path.rstrip("/")
         return found
@@ -143,11 +157,17 @@ class ZooKeeperBackend(Leases):
 
     def facts(self) -> Mapping[str, str]:
         link = self._board.link()
+        version, alone = link.version()
         facts = {
             "store": "zookeeper",
-            "version": link.version() or "unknown",
+            "version": version or "unknown",
             "session_timeout": f"{link.granted:g} s",
         }
+        if not alone and layout.loses_transactions(version):
+            facts["warning_version"] = (
+                f"ZooKeeper {version} is known to lose transactions of an ensemble whose members "
+                "are killed (ZOOKEEPER-4785, ZOOKEEPER-4925): 3.8.4, 3.9.4 and later do not"
+            )
         if link.granted > self.settings.session_timeout:
             facts["warning_session_timeout"] = (
                 f"the server grants no session time-out below {link.granted:g} s; "
@@ -437,10 +457,17 @@ class ZooKeeperBackend(Leases):
                 return answer
 
 
-def _credentials(settings: ZooKeeperSettings) -> tuple[str, str] | None:
-    if settings.username is None or settings.password is None:
-        return None
-    return settings.username, settings.password
+def _access(settings: ZooKeeperSettings) -> Access:
+    return Access(
+        username=settings.username,
+        password=settings.password,
+        acl=settings.acl or (OPEN if settings.username is None else DIGEST),
+        tls=settings.tls,
+        tls_ca=settings.tls_ca,
+        tls_cert=settings.tls_cert,
+        tls_key=settings.tls_key,
+        tls_verify=settings.tls_verify,
+    )
 
 
 def _trashed(key: str, answer: Any) -> Posting | None:

@@ -4,7 +4,7 @@
 A :class:`Link` is one session and never becomes another one: where kazoo would quietly begin a new
 session after an expiry, the link ends, so that nothing is ever done in a session that the caller
 did not mean. Every answer says whether the store applied what was asked. This module imports
-kazoo, the errors, the clock of the primitives and its own sibling.
+kazoo, the errors, the clock of the primitives and its own siblings.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from kazoo import exceptions as kz
-from kazoo import security
 from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.protocol import serialization as wire
 from kazoo.protocol.states import KeeperState
 from kazoo.retry import KazooRetry
 
 from multiboard import errors
+from multiboard.backends._zookeeper.access import Access
 from multiboard.backends._zookeeper.wire import Client, Handler, MultiRead, NotSent, Quiet
 from multiboard.primitives import boottime
 
@@ -104,7 +104,7 @@ class Link:
         hosts: Sequence[str],
         session_timeout: float,
         patience: float,
-        credentials: tuple[str, str] | None = None,
+        access: Access,
         woken: Callable[[], None] = lambda: None,
         gone: bytes = b"",
     ) -> None:
@@ -122,16 +122,17 @@ class Link:
         self.dismissed = False
         #: Whether the server knows ``multiRead`` and ``addWatch`` (ZooKeeper 3.6).
         self.modern = True
+        #: The servers do not take us for who we say we are.
+        self.denied = False
         #: Something lives by this session, or somebody relies on it.
         self.used = False
         self.on_event: Callable[[int, str], None] = _ignore
-        self.acl = security.CREATOR_ALL_ACL if credentials else security.OPEN_ACL_UNSAFE
+        self._access = access
         #: Where the evidence nodes are, and the node that is there as long as the board is; the
         #: board's path is known only after the first reads.
         self.slots_path = self.clock_path = ""
         self._gone = gone
         self._woken = woken
-        self._denied = False
         self._down_since = boottime()
         self._changed = threading.Condition()
         self._free_slots: list[int] = []
@@ -144,9 +145,9 @@ class Link:
             timeout=session_timeout,
             handler=self._handler,
             logger=Quiet(),
-            auth_data=[("digest", ":".join(credentials))] if credentials else None,
             connection_retry=KazooRetry(max_tries=-1, delay=0.05, backoff=1.5, max_delay=0.5),
             command_retry=KazooRetry(max_tries=0),
+            **access.options,
         )
         self._client.start_async()
 
@@ -163,7 +164,7 @@ class Link:
             elif was_connected:
                 self._down_since = boottime()
             if state == KeeperState.AUTH_FAILED:
-                self._denied = True
+                self.denied = True
             if state in (KeeperState.EXPIRED_SESSION, KeeperState.CLOSED, KeeperState.AUTH_FAILED):
                 self.ended = True
                 self._client._stopped.set()  # or kazoo would begin another session by itself
@@ -175,8 +176,8 @@ class Link:
         with self._changed:
             while not self.connected:
                 left = deadline - boottime()
-                if self._denied:
-                    raise errors.AccessDenied(f"ZooKeeper at {self.hosts} refused the credentials")
+                if self.denied:
+                    raise errors.AccessDenied(f"ZooKeeper at {self.hosts}: {self._access.refusal}")
                 if self.ended:  # or closed, by the board or by whoever found the session over
                     raise SessionOver
                 if self.epoch and boottime() - self._down_since > self.granted:
@@ -227,13 +228,17 @@ class Link:
         connection.stop(0)
         connection.close()
 
-    def version(self) -> str | None:
-        """Return the server's version, where it may be asked for it; nothing depends on it."""
+    def version(self) -> tuple[str, bool]:
+        """Return the server's version, and whether it is alone; nothing depends on it.
+
+        The version is empty where the server may not be asked for it.
+        """
         try:
-            told = re.search(r"version: ([0-9.]+)", self._client.command(b"srvr"))
+            told = self._client.command(b"srvr")
         except Exception:  # a courtesy: whatever a server that does not like it makes of it
-            return None
-        return told[1] if told else None
+            return "", False
+        found = re.search(r"version: ([0-9.]+)", told)
+        return found[1] if found else "", "Mode: standalone" in told
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -262,7 +267,7 @@ class Link:
         kind: type[errors.MultiboardError]
         if self.dismissed and (not write or isinstance(error, (NotSent, *_NOT_APPLIED))):
             kind = errors.Closed
-        elif isinstance(error, _DENIED):
+        elif isinstance(error, _DENIED) or (self.denied and isinstance(error, NotSent)):
             kind = errors.AccessDenied
         elif not write or isinstance(error, (NotSent, *_NOT_APPLIED)):
             kind = errors.Unavailable
@@ -273,6 +278,8 @@ class Link:
         else:
             kind = errors.Indeterminate
         text = str(error) or type(error).__name__
+        if kind is errors.AccessDenied:
+            text = self._access.refusal
         mapped = kind(f"ZooKeeper at {self.hosts}: {text}")
         mapped.__cause__ = error
         return mapped
@@ -351,7 +358,7 @@ class Link:
 
     def create(self, path: str, data: bytes, *, ephemeral: bool = False) -> Any:
         """Return the operation that makes a node."""
-        return wire.Create(path, data, self.acl, 1 if ephemeral else 0)
+        return wire.Create(path, data, self._access.nodes, 1 if ephemeral else 0)
 
     def commit(self, writes: Iterable[tuple[Sequence[Any], bytes | None]]) -> list[Outcome]:
         """Apply each write as one transaction, in order; answer for each.
