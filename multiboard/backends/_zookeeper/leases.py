@@ -8,6 +8,7 @@ errors and its own siblings.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,7 +26,13 @@ from multiboard.primitives import Damage, Lease, Posting, Shelf
 #: Keys and states that are remembered to save a look before a claim or an end.
 REMEMBERED = 100_000
 #: How often a step is tried anew because somebody else was faster, each time at something else.
-TRIES = 100
+TRIES = 30
+
+LOG = logging.getLogger(__name__)
+
+
+class Contended(errors.Unavailable):
+    """Whatever was tried at one posting was refused, and yet it looks as if it could be done."""
 
 
 class Leases(primitives.Backend):
@@ -107,7 +114,7 @@ class Leases(primitives.Backend):
                     raise errors.LeaseHeld(key, current.holder)
                 self._remember(key, seen.state)
                 return current
-        raise errors.Unavailable(f"posting {key!r} changes hands too fast")
+        raise Contended(f"posting {key!r} changes hands too fast")
 
     def _claim(self, link: Link, key: str, hold: layout.Hold, known: Seen | int) -> Lease | None:
         """Try to lease a posting as it was seen; None if it is otherwise.
@@ -200,6 +207,10 @@ class Leases(primitives.Backend):
                 try:
                     lease = self._acquire(link, key, hold)
                 except (errors.LeaseHeld, errors.PostingNotFound):
+                    continue
+                except Contended as error:
+                    # Or our server shows what the others don't hold: that must not stop us.
+                    LOG.warning("%s; passed over", error)
                     continue
                 posting = self.get([key])[0]
                 if posting is None or posting.lease is None:

@@ -20,8 +20,10 @@ SYNC_TICKS = 5
 class ZooKeeperMember(ZooKeeperServer):
     """One server of an ensemble."""
 
-    def __init__(self, number: int, *, tick_ms: int, options: Mapping[str, str]) -> None:
-        super().__init__(tick_ms=tick_ms, options=options)
+    def __init__(
+        self, number: int, *, tick_ms: int, options: Mapping[str, str], flags: Sequence[str]
+    ) -> None:
+        super().__init__(tick_ms=tick_ms, options=options, flags=flags)
         self.number = number
 
     def _command(self) -> list[str]:
@@ -40,7 +42,7 @@ class ZooKeeperMember(ZooKeeperServer):
             client.sendall(b"srvr")
             while part := client.recv(4096):
                 told += part.decode()
-        mode, zxid = re.search(r"Mode: (\w+)", told), re.search(r"Zxid: 0x([0-9a-f]+)", told)
+        mode, zxid = re.search(r"Mode: ([\w-]+)", told), re.search(r"Zxid: 0x([0-9a-f]+)", told)
         if mode is None or zxid is None:
             return "", 0
         return mode[1], int(zxid[1], 16) >> 32
@@ -55,7 +57,12 @@ class ZooKeeperEnsemble(Cluster):
     name = "zookeeper"
 
     def __init__(
-        self, size: int = 3, *, tick_ms: int = 200, options: Mapping[str, str] | None = None
+        self,
+        size: int = 3,
+        *,
+        tick_ms: int = 200,
+        options: Mapping[str, str] | None = None,
+        flags: Sequence[str] = (),
     ) -> None:
         super().__init__()
         ports = free_ports(3 * size)
@@ -66,7 +73,8 @@ class ZooKeeperEnsemble(Cluster):
             **(options or {}),
         }
         self.servers = [
-            ZooKeeperMember(n + 1, tick_ms=tick_ms, options=everyone) for n in range(size)
+            ZooKeeperMember(n + 1, tick_ms=tick_ms, options=everyone, flags=flags)
+            for n in range(size)
         ]
         for server, port in zip(self.servers, clients, strict=True):
             server.port = port
