@@ -79,7 +79,10 @@ class Result:
 
 
 class Run:
-    """One run, on a cluster that is there already."""
+    """One run, on a cluster that is there already.
+
+    ``safe`` is for the settings with which a store loses nothing, where it has to be asked for it.
+    """
 
     def __init__(
         self,
@@ -87,6 +90,7 @@ class Run:
         seed: str,
         *,
         workers: int = 4,
+        safe: bool = True,
         say: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self._cluster = cluster
@@ -94,14 +98,16 @@ class Run:
         self._say = say
         self._record = Record()
         self._stack = contextlib.ExitStack()
-        self._settings = {**SETTINGS, "namespace": f"faults-{uuid.uuid4().hex[:12]}"}
+        options = cluster.safe if safe else {}
+        namespace = f"faults-{uuid.uuid4().hex[:12]}"
+        self._settings = {**SETTINGS, "namespace": namespace, **options}
         self._proxies = self._make_proxies()
         self._count = workers
         self._workers: list[Worker] = []
         self._started = 0
         #: The worker to which something is being done: its silence is not the store's.
         self._victim = ""
-        self.result = Result(cluster.name, seed, may_lose=cluster.may_lose)
+        self.result = Result(cluster.name, seed, may_lose="" if options else cluster.may_lose)
 
     def _make_proxies(self) -> list[Proxy]:
         members = self._cluster.members

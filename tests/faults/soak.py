@@ -30,6 +30,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="for each store")
     parser.add_argument("--seed", default=None, help="repeats the faults of an earlier run")
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument(
+        "--as-is", action="store_true", help="without the settings with which nothing is lost"
+    )
     parser.add_argument("clusters", nargs="*", default=[], metavar="CLUSTER")
     options = parser.parse_args(arguments)
     names = options.clusters or list(clusters.CLUSTERS)
@@ -39,20 +42,23 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     seed = options.seed or f"{random.randrange(10**6)}"
     print(f"seed {seed}: to repeat it, make soak ARGS='--seed {seed}'", flush=True)
-    results = {name: soak(name, options.minutes, seed, options.workers) for name in names}
+    results = {
+        name: soak(name, options.minutes, seed, options.workers, not options.as_is)
+        for name in names
+    }
     print()
     print_table(results)
     return 1 if any(one.failures for episodes in results.values() for one in episodes) else 0
 
 
-def soak(name: str, minutes: float, seed: str, workers: int) -> list[Result]:
+def soak(name: str, minutes: float, seed: str, workers: int, safe: bool) -> list[Result]:
     """Run on one cluster, one episode after the other."""
     print(f"\n{name}", flush=True)
     results: list[Result] = []
     until = time.monotonic() + 60.0 * minutes
     with clusters.running(clusters.cluster(name)) as cluster:
         while not results or until - time.monotonic() > 10.0:
-            run = Run(cluster, f"{seed}:{len(results)}", workers=workers, say=_say)
+            run = Run(cluster, f"{seed}:{len(results)}", workers=workers, safe=safe, say=_say)
             result = run.run(min(EPISODE, until - time.monotonic()))
             results.append(result)
             for sentence in result.findings.all:
