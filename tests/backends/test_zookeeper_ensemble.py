@@ -16,6 +16,7 @@ from servers.clusters.zookeeper_ensemble import ZooKeeperEnsemble, ZooKeeperMemb
 from zookeeper_boards import SOON, eventually, post
 
 from multiboard import errors, loading
+from multiboard.backends._zookeeper import layout
 from multiboard.backends.zookeeper import ZooKeeperBackend
 from multiboard.guard import Guard
 from multiboard.primitives import Change, ChangeKind, NewPosting
@@ -83,6 +84,8 @@ def test_a_board_is_under_the_root_of_its_url(ensemble: ZooKeeperEnsemble, make:
         assert root.endswith("/boards")
         assert client.get_children(root) == ["board:default"]
         assert client.exists("/multiboard") is None
+        old = layout.loses_transactions(ensemble.servers[0].version)
+        assert ("warning_version" in board.facts()) is old
     finally:
         client.stop()
         client.close()
