@@ -2,7 +2,8 @@
 #
 #   make demo [URL=redis://...] [DIR=...]   see it work: workers, a kill -9, a takeover
 #   make test                               lint, unit tests, conformance: on real servers
-#   make test-full                          every mutant, and the installed package elsewhere
+#   make test-full                          every mutant, clusters under faults, the installed package
+#   make soak [MINUTES=10] [CLUSTERS='...'] workers on clusters whose leader is killed, and so on
 #   make reports                            conformance/reports/*.json, from real servers
 #   make side-by-side                       conformance/reports/boards/*.json: whole jobboards
 #   make bench                              against TaskFlow's own boards
@@ -14,6 +15,9 @@ URL ?=
 DIR ?=
 # More words for pytest: make test ARGS='-k redis -x'
 ARGS ?=
+# For make soak: minutes for each store, and the stores; without a name all of them.
+MINUTES ?= 10
+CLUSTERS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +25,7 @@ STAMP := $(VENV)/.installed
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-full reports side-by-side bench docs lint format servers venv clean
+.PHONY: help demo test test-full soak reports side-by-side bench docs lint format servers venv clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -57,7 +61,11 @@ test: venv servers lint
 test-full: venv servers docs
 	$(BIN)/reno lint
 	MULTIBOARD_FULL=1 $(BIN)/python -m pytest -n 4 tests/mutants
+	MULTIBOARD_FULL=1 $(BIN)/python -m pytest -n 2 tests/faults tests/conformance -m full
 	tools/try-installed $(PYTHON)
+
+soak: venv servers
+	$(BIN)/python tests/faults/soak.py --minutes $(MINUTES) $(ARGS) $(CLUSTERS)
 
 reports: venv servers
 	$(BIN)/python tools/make-reports $(ARGS)

@@ -241,7 +241,7 @@ class LeaseLock(abc.ABC):
 
         This fallback lists the shelf and acquires one by one: correct on every store, and as
         slow as the board is long. A store with an index overrides it and declares
-        ``native_claim_next``.
+        ``native_claim_next``; a backend that keeps an index itself may override it, and does not.
 
         Raises: ``SessionLost`` (nothing more was leased), ``Unavailable``, ``Indeterminate``,
         ``AccessDenied``, ``BoardLost``, ``Closed``.

@@ -162,7 +162,8 @@ class Traits:
     max_body: int
     #: Seconds by which the end of a dead session's leases may be later than its time-out.
     lease_slack: float
-    #: ``acquire_next`` is the store's own step, not the fallback that lists the shelf.
+    #: The store itself finds what to hand out. Where it does not, ``acquire_next`` asks it for more
+    #: than it hands out, and a board tries first what its own picture shows.
     native_claim_next: bool = False
     #: ``changes``, asked with a time-out of 0 until it has no more, tells every change that was
     #: acknowledged before the first question: a picture is brought up to date without listing.

@@ -71,6 +71,27 @@ def store_url(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
     return f"{base}?namespace={namespace}"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers of the tests that only a full run makes."""
+    config.addinivalue_line("markers", "full: takes minutes; runs where MULTIBOARD_FULL is set")
+    config.addinivalue_line("markers", "strict: runs where MULTIBOARD_FULL is 'strict'")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long tests to a full run; they are deselected, not skipped.
+
+    ``MULTIBOARD_FULL=1``: each mutant must fail the ids that it names, and each cluster is put
+    through its faults. ``MULTIBOARD_FULL=strict``: the whole suite runs on each mutant as well: the
+    ids that it names all fail, and no other.
+    """
+    asked = os.environ.get("MULTIBOARD_FULL", "")
+    names = ([] if asked else ["full"]) + ([] if asked == "strict" else ["strict"])
+    long = [item for item in items if any(item.get_closest_marker(name) for name in names)]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
 #: What the processes of a run that is spread over several (``-n``) told when they ended.
 _told: list[str] = []
 

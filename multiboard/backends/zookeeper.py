@@ -19,6 +19,7 @@ from kazoo.protocol import serialization as wire
 
 from multiboard import errors, primitives
 from multiboard.backends._zookeeper import layout
+from multiboard.backends._zookeeper.access import DIGEST, OPEN, SASL, Access
 from multiboard.backends._zookeeper.board import Added, Board, NodeExists, NoNode
 from multiboard.backends._zookeeper.client import Link
 from multiboard.backends._zookeeper.feed import Feed
@@ -33,7 +34,7 @@ _FOREIGN = "it is not the board's"
 
 @dataclass(frozen=True, kw_only=True)
 class ZooKeeperSettings(primitives.Settings):
-    """The options of ``zookeeper://``."""
+    """The options of ``zookeeper://`` and ``zookeeper+tls://``."""
 
     hosts: tuple[str, ...] = primitives.setting(
         ("localhost:2181",), help="The servers of the ensemble, each as host:port."
@@ -41,11 +42,23 @@ class ZooKeeperSettings(primitives.Settings):
     root: str = primitives.setting(
         "/multiboard", help="The path of the node under which the boards are."
     )
-    username: str | None = primitives.setting(
-        None, help="The user of the digest scheme; only this user may then touch new boards."
+    username: str | None = primitives.setting(None, help="The user, for 'acl'.")
+    password: str | None = primitives.setting(None, help="The user's password.", secret=True)
+    acl: str | None = primitives.setting(
+        None,
+        help="Who may touch the boards made here: 'open' is anybody; 'digest' is whoever gives "
+        "this username and password; 'sasl' is this user, whom the servers know (DIGEST-MD5). "
+        "By default 'digest' where there is a username, and 'open' otherwise.",
+        choices=(OPEN, DIGEST, SASL),
     )
-    password: str | None = primitives.setting(
-        None, help="The password of the digest scheme.", secret=True
+    tls: bool = primitives.setting(False, help="Whether to connect with TLS.")
+    tls_ca: str | None = primitives.setting(
+        None, help="File with the certificates of the authorities to trust; none: the system's."
+    )
+    tls_cert: str | None = primitives.setting(None, help="File with the client's certificate.")
+    tls_key: str | None = primitives.setting(None, help="File with the client's private key.")
+    tls_verify: bool = primitives.setting(
+        True, help="Whether the server's certificate must be trusted and name the host."
     )
 
 
@@ -61,10 +74,9 @@ class ZooKeeperBackend(Leases):
             r"/\.\.?(/|$)", settings.root
         ):
             raise errors.ConfigError(f"zookeeper: the root {settings.root!r} is no path")
-        if (settings.username is None) != (settings.password is None):
-            raise errors.ConfigError("zookeeper: username and password go together")
         if not settings.hosts:
             raise errors.ConfigError("zookeeper: at least one host is needed")
+        access = _access(settings)
         # A call waits for half of what a whole operation may take: a lost answer gets a second try.
         patience = min(settings.connect_timeout, settings.operation_timeout / 2)
         self._board = Board(
@@ -72,7 +84,7 @@ class ZooKeeperBackend(Leases):
                 hosts=settings.hosts,
                 session_timeout=settings.session_timeout,
                 patience=patience,
-                credentials=_credentials(settings),
+                access=access,
                 woken=self._wake,
                 gone=layout.GONE,
             ),
@@ -97,6 +109,8 @@ class ZooKeeperBackend(Leases):
             found["hosts"] = tuple(
                 f"{f'[{host}]' if ':' in host else host}:{port or 2181}" for host, port in url.hosts
             )
+        if url.scheme == "zookeeper+tls":
+            found["tls"] = True
         if url.path not in ("", "/"):
             found["root"] = url.path.rstrip("/")
         return found
@@ -143,11 +157,17 @@ class ZooKeeperBackend(Leases):
 
     def facts(self) -> Mapping[str, str]:
         link = self._board.link()
+        version, alone = link.version()
         facts = {
             "store": "zookeeper",
-            "version": link.version() or "unknown",
+            "version": version or "unknown",
             "session_timeout": f"{link.granted:g} s",
         }
+        if not alone and layout.loses_transactions(version):
+            facts["warning_version"] = (
+                f"ZooKeeper {version} is known to lose transactions of an ensemble whose members "
+                "are killed (ZOOKEEPER-4785, ZOOKEEPER-4925): 3.8.4, 3.9.4 and later do not"
+            )
         if link.granted > self.settings.session_timeout:
             facts["warning_session_timeout"] = (
                 f"the server grants no session time-out below {link.granted:g} s; "
@@ -229,7 +249,6 @@ class ZooKeeperBackend(Leases):
             elif not isinstance(trashed, Exception):
                 found = _trashed(new.key, trashed)
             elif live is None:
-                self._board.confirm(link)
                 added = self._board.memory.done(("add", new.key))
                 if added is not None and added.matches(new) and added.serial:
                     answers.append(added.posting(new))
@@ -266,8 +285,6 @@ class ZooKeeperBackend(Leases):
     def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
         link = self._board.link()
         seen = self._board.look(link, keys, fresh=True)
-        if None in seen:
-            self._board.confirm(link)
         return [found if isinstance(found, Posting) else None for found in self._shown(link, seen)]
 
     def _shown(self, link: Link, seen: Sequence[Seen | Damage | None]) -> list[Any]:
@@ -293,10 +310,10 @@ class ZooKeeperBackend(Leases):
                 return page
         folder = f"{paths.base}/{shelf.value}"
         watched = [paths.base, folder, paths.states, paths.leases]
-        names = link.ask([wire.Sync(folder), *(wire.GetChildren(path, None) for path in watched)])
+        names = self._board.truth(link, [wire.GetChildren(path, None) for path in watched])
         if any(isinstance(answer, Exception) for answer in names):
             self._board.lose()
-        _, base, keys, states, leases = names
+        base, keys, states, leases = names
         damaged = [Damage(f"{paths.base}/{n}", _FOREIGN) for n in base if n not in paths.FOLDERS]
         damaged += [Damage(f"{folder}/{n}", _FOREIGN) for n in keys if not layout.is_key(n)]
         if shelf is Shelf.LIVE:
@@ -326,7 +343,7 @@ class ZooKeeperBackend(Leases):
         if not feed.recursive:
             return None
         # Every change before the answer has been told to the feed by then.
-        link.ask([wire.Sync(self._board.paths.live)])
+        self._board.confirm(link)
         self._learn(link, feed.unknown(again=True))
         if not feed.ordered:
             return None
@@ -367,7 +384,7 @@ class ZooKeeperBackend(Leases):
     def count(self, shelf: Shelf = Shelf.LIVE) -> int:
         link = self._board.link()
         folder = f"{self._board.paths.base}/{shelf.value}"
-        stat = link.ask([wire.Sync(folder), wire.Exists(folder, None)])[1]
+        stat = self._board.truth(link, [wire.Exists(folder, None)])[0]
         if stat is None:
             self._board.lose()
         return int(stat.numChildren)
@@ -383,7 +400,6 @@ class ZooKeeperBackend(Leases):
             record, litter = link.ask(requests)
             found = _trashed(key, record)
             if found is None or live is not None:
-                self._board.confirm(link)
                 raise errors.PostingNotFound(key, f"no posting {key!r} in the trash")
             trashed = layout.Trashed.decode(record[0])
             job = layout.Job(found.rank, found.body, created=trashed.created)
@@ -413,13 +429,11 @@ class ZooKeeperBackend(Leases):
         link = self._board.link()
         folder = f"{self._board.paths.base}/{shelf.value}"
         read = _trashed if shelf is Shelf.TRASH else _entity
-        found = link.read([f"{folder}/{key}" for key in keys], fresh=folder)
+        found = self._board.read(link, [f"{folder}/{key}" for key in keys], fresh=True)
         writes: dict[int, tuple[Sequence[Any], None]] = {}
         for index, (key, answer) in enumerate(zip(keys, found, strict=True)):
             if read(key, answer) is not None:  # what is not the board's is not deleted
                 writes[index] = ([wire.Delete(f"{folder}/{key}", answer[1].version)], None)
-        if len(writes) < len(keys):
-            self._board.confirm(link)
         done: dict[int, bool] = {}
         troubles: list[errors.MultiboardError] = []
         for index, outcome in zip(writes, link.commit(writes.values()), strict=True):
@@ -443,10 +457,17 @@ class ZooKeeperBackend(Leases):
                 return answer
 
 
-def _credentials(settings: ZooKeeperSettings) -> tuple[str, str] | None:
-    if settings.username is None or settings.password is None:
-        return None
-    return settings.username, settings.password
+def _access(settings: ZooKeeperSettings) -> Access:
+    return Access(
+        username=settings.username,
+        password=settings.password,
+        acl=settings.acl or (OPEN if settings.username is None else DIGEST),
+        tls=settings.tls,
+        tls_ca=settings.tls_ca,
+        tls_cert=settings.tls_cert,
+        tls_key=settings.tls_key,
+        tls_verify=settings.tls_verify,
+    )
 
 
 def _trashed(key: str, answer: Any) -> Posting | None:

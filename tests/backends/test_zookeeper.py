@@ -395,3 +395,26 @@ def test_large_bodies(make: Any) -> None:
 def test_urls(url: Any, found: dict[str, Any]) -> None:
     read = ZooKeeperBackend.from_url(Url("zookeeper", "u", "p", (url,), "/a/b/"))
     assert read == {"username": "u", "password": "p", "root": "/a/b", **found}
+
+
+def test_a_posting_that_no_claim_fits_is_passed_over(make: Any, zk: KazooClient) -> None:
+    board = make()
+    post(board, "odd")
+    post(board, "good")
+    # As on a server that shows what the others don't hold: whatever is tried is refused.
+    state = layout.State(token=2**60, attempts=1, deaths=0, born="nowhere")
+    zk.create(f"{base(board)}/states/odd", state.encode())
+    with pytest.raises(errors.Unavailable, match="'odd' changes hands too fast"):
+        board.acquire("odd", "me", "c")
+    assert [lease.key for _, lease in make().acquire_next("me", ["d", "e"])] == ["good"]
+
+
+@pytest.mark.parametrize(
+    ("version", "loses"),
+    [
+        *(("3.4.14", True), ("3.8.0", True), ("3.8.3", True), ("3.8.4", False), ("3.8.10", False)),
+        *(("3.9.0", True), ("3.9.2", False), ("3.9.3", True), ("3.9.4", False), ("", False)),
+    ],
+)
+def test_versions_whose_members_may_differ_are_known(version: str, loses: bool) -> None:
+    assert layout.loses_transactions(version) is loses

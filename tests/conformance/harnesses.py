@@ -16,6 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -29,6 +30,7 @@ if str(TOOLS) not in sys.path:
     sys.path.append(str(TOOLS))
 
 import servers  # noqa: E402 - found through the line above
+from servers import clusters  # noqa: E402
 
 
 class ServerHarness(Harness):
@@ -306,3 +308,27 @@ class ZooKeeperHarness(ServerHarness):
                 with found.changed:
                     while len(found._log) > 1:
                         found._log.popleft()
+
+
+class EnsembleHarness(ZooKeeperHarness):
+    """Three servers: a restart is that of all, and a failover the death of the leader."""
+
+    def spare(self) -> str:
+        self._ensemble = clusters.ZooKeeperEnsemble()
+        self._stack.enter_context(clusters.running(self._ensemble))
+        self.target = self._ensemble.url
+        return self.target
+
+    def address(self) -> tuple[str, int]:
+        # Who knows one of them only can be led astray on the way to it.
+        host, _, port = urllib.parse.urlsplit(self.target).netloc.split(",")[0].rpartition(":")
+        return host, int(port)
+
+    def restart(self) -> None:
+        self._ensemble.faults()["all killed"]()
+        self._ensemble.heal()
+
+    def failover(self, writes: Callable[[], None]) -> None:
+        writes()  # an ensemble never elects a server that missed what was acknowledged
+        self._ensemble.faults()["leader killed"]()
+        self._ensemble.heal()

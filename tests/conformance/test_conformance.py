@@ -16,6 +16,7 @@ from multiboard_conformance.guarantees import GUARANTEES
 from multiboard_conformance.harness import Harness
 from multiboard_conformance.history import History
 from multiboard_conformance.report import SCHEMA, anonymous
+from servers import clusters
 
 from multiboard import errors
 
@@ -60,6 +61,16 @@ def test_every_store_conforms(store_url: str, tmp_path: pathlib.Path) -> None:
     status, told, printed = report(tmp_path, url, "--quick", *extra)
     assert (status, told["result"]) == (0, "conformant"), printed
     assert {entry["verdict"] for entry in told["guarantees"].values()} == {"passed"}
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+def test_an_ensemble_conforms(tmp_path: pathlib.Path) -> None:
+    with clusters.running(clusters.cluster("zookeeper")) as ensemble:
+        status, told, printed = report(
+            tmp_path, ensemble.url, "--quick", "--harness", "harnesses:EnsembleHarness"
+        )
+    assert (status, told["result"]) == (0, "conformant"), printed
 
 
 def test_bare_file_store_gets_a_temporary_file(tmp_path: pathlib.Path) -> None:

@@ -62,10 +62,10 @@ def redis_server(
 
 @contextlib.contextmanager
 def zookeeper_server(
-    *, tick_ms: int = 500, options: Mapping[str, str] | None = None
+    *, tick_ms: int = 500, options: Mapping[str, str] | None = None, flags: Sequence[str] = ()
 ) -> Iterator[Server]:
     """Run a ZooKeeper; sessions last 2 to 20 ticks, ``options`` are lines of its zoo.cfg."""
-    with running(ZooKeeperServer(tick_ms=tick_ms, options=options)) as server:
+    with running(ZooKeeperServer(tick_ms=tick_ms, options=options, flags=flags)) as server:
         yield server
 
 

@@ -83,6 +83,12 @@ class Server(abc.ABC):
             return file.read()
         return ""
 
+    def serves(self) -> bool:
+        """Tell whether a client is served now."""
+        with contextlib.suppress(OSError):
+            return self._answers()
+        return False
+
     def start(self) -> None:
         """Start it and wait until it serves; a repeat does nothing.
 
@@ -221,11 +227,19 @@ def program(name: str, package: str) -> str:
 
 
 def free_port() -> int:
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Return different ports that nobody listens on now."""
+    found: list[int] = []
     for port in random.sample(PORTS, 200):
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind((HOST, port))
-            return port
-    raise RuntimeError(f"no free port from {PORTS.start} to {PORTS.stop}")
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError(f"no {count} free ports from {PORTS.start} to {PORTS.stop}")
 
 
 def listens(pid: int, port: int) -> bool:

@@ -7,19 +7,29 @@ import glob
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from servers.process import Server, missing, program
 
 
 class ZooKeeperServer(Server):
-    """A stand-alone ZooKeeper with stock limits, but for its tick."""
+    """A stand-alone ZooKeeper with stock limits, but for its tick.
+
+    ``options`` are lines of its zoo.cfg, ``flags`` are words for its JVM.
+    """
 
     name = "zookeeper"
 
-    def __init__(self, *, tick_ms: int = 500, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        tick_ms: int = 500,
+        options: Mapping[str, str] | None = None,
+        flags: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.tick_ms = tick_ms
+        self.flags = list(flags)
         self.options = dict(options or {})
         self._java = program("java", "default-jre-headless")
         self._jars = _jars_of_zookeeper()
@@ -51,7 +61,7 @@ class ZooKeeperServer(Server):
         flags += ["-Djava.net.preferIPv4Stack=true", "-Dzookeeper.preAllocSize=1024"]
         flags += ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
-        return [self._java, *flags, "-cp", ":".join(self._jars), main, path]
+        return [self._java, *flags, *self.flags, "-cp", ":".join(self._jars), main, path]
 
     def _answers(self) -> bool:
         # A ConnectRequest: protocol, last zxid, time-out in ms, session id, password, read-only.
@@ -77,5 +87,6 @@ def _jars_of_zookeeper() -> list[str]:
     folder = "/usr/share/java"
     jars = sorted(glob.glob(f"{folder}/zookeeper-[0-9]*.jar"), reverse=True)
     jars += glob.glob(f"{folder}/zookeeper.jar")
-    # The jar's manifest names its other parts, but none that writes the log.
-    return [*jars[:1], *glob.glob(f"{folder}/slf4j-simple.jar")] if jars else []
+    # The jar's manifest names its other parts, but none that writes the log, and for TLS not all.
+    more = [f"{folder}/{name}.jar" for name in ("slf4j-simple", "netty-codec", "netty-resolver")]
+    return [*jars[:1], *filter(os.path.exists, more)] if jars else []

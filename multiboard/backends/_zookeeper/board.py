@@ -16,7 +16,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from kazoo import exceptions as kz
 from kazoo.protocol import serialization as wire
@@ -179,9 +179,13 @@ class Board:
             if self._link is None:
                 self._link = self._dial()
                 self._link.modern = self.modern
-                if self._paths is not None:
-                    self._link.slots_path = self._paths.slots
+                self._lead(self._link)
             return self._link
+
+    def _lead(self, link: client.Link) -> None:
+        """Tell a link where the board is, as far as that is known."""
+        if self._paths is not None:
+            link.slots_path, link.clock_path = self._paths.slots, self._paths.clock
 
     def _drop(self, link: client.Link) -> None:
         with self._lock:
@@ -195,6 +199,7 @@ class Board:
         if self._paths is None:
             return
         probe = self._dial()
+        self._lead(probe)
         try:
             probe.wait(min(deadline, boottime() + self._patience / 2))
             self.confirm(probe)
@@ -227,10 +232,29 @@ class Board:
 
     def confirm(self, link: client.Link) -> None:
         """Raise ``BoardLost`` where the board is gone: what is absent then means nothing."""
-        if link.ask([wire.Sync(self.paths.base), wire.Exists(self.paths.clock, None)])[1] is None:
+        self.truth(link, ())
+
+    def truth(self, link: client.Link, requests: Iterable[Any]) -> list[Any]:
+        """Ask what must be answered with all that was acknowledged to anyone before.
+
+        Raises: ``BoardLost`` where the board is gone; as :meth:`Link.ask`.
+        """
+        try:
+            return link.truth(requests)
+        except client.Vanished:
             self.lose()
 
-    def lose(self) -> None:
+    def read(self, link: client.Link, paths: Sequence[str], *, fresh: bool = False) -> list[Any]:
+        """Read nodes; ``fresh`` is for whoever must see all that was acknowledged before.
+
+        Raises: as :meth:`truth`.
+        """
+        try:
+            return link.read(paths, fresh=fresh)
+        except client.Vanished:
+            self.lose()
+
+    def lose(self) -> NoReturn:
         """Raise ``BoardLost``, now and from now on."""
         self._lost = True
         raise errors.BoardLost(f"the board {self._top} is no longer in ZooKeeper")
@@ -270,7 +294,7 @@ class Board:
                     self._drop(link)
                     continue
                 if not isinstance(clock, Exception):
-                    link.slots_path = self._paths.slots
+                    self._lead(link)
                     self.incarnation = incarnation
                     return
             self._paths = layout.Paths(self._top, uuid.uuid4().hex[:16])
@@ -352,7 +376,6 @@ class Board:
         """
         found: dict[str, layout.Seen | Damage | None] = {}
         left = list(dict.fromkeys(keys))
-        sync = self.paths.live if fresh else None
         while left:
             nodes: list[str] = []
             for key in left:
@@ -361,7 +384,7 @@ class Board:
                 if claimed is None or key in claimed:
                     nodes.append(f"{self.paths.states}/{key}")
                 nodes.append(f"{self.paths.live}/{key}")
-            answers, sync = iter(link.read(nodes, fresh=sync)), None
+            answers, fresh = iter(self.read(link, nodes, fresh=fresh)), False
             for key in left:
                 state = next(answers) if claimed is None or key in claimed else NoNode()
                 found[key] = self._seen(key, state, next(answers))

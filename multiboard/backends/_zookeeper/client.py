@@ -4,7 +4,7 @@
 A :class:`Link` is one session and never becomes another one: where kazoo would quietly begin a new
 session after an expiry, the link ends, so that nothing is ever done in a session that the caller
 did not mean. Every answer says whether the store applied what was asked. This module imports
-kazoo, the errors, the clock of the primitives and its own sibling.
+kazoo, the errors, the clock of the primitives and its own siblings.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from kazoo import exceptions as kz
-from kazoo import security
 from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.protocol import serialization as wire
 from kazoo.protocol.states import KeeperState
 from kazoo.retry import KazooRetry
 
 from multiboard import errors
+from multiboard.backends._zookeeper.access import Access
 from multiboard.backends._zookeeper.wire import Client, Handler, MultiRead, NotSent, Quiet
 from multiboard.primitives import boottime
 
@@ -58,6 +58,10 @@ _DENIED = (kz.NoAuthError, kz.AuthFailedError, kz.InvalidACLError)
 
 class SessionOver(Exception):
     """The link's session has ended; a new link is needed."""
+
+
+class Vanished(Exception):
+    """The board is no longer in the store, as most of its servers agree."""
 
 
 class Refused(Exception):
@@ -100,7 +104,7 @@ class Link:
         hosts: Sequence[str],
         session_timeout: float,
         patience: float,
-        credentials: tuple[str, str] | None = None,
+        access: Access,
         woken: Callable[[], None] = lambda: None,
         gone: bytes = b"",
     ) -> None:
@@ -118,15 +122,17 @@ class Link:
         self.dismissed = False
         #: Whether the server knows ``multiRead`` and ``addWatch`` (ZooKeeper 3.6).
         self.modern = True
+        #: The servers do not take us for who we say we are.
+        self.denied = False
         #: Something lives by this session, or somebody relies on it.
         self.used = False
         self.on_event: Callable[[int, str], None] = _ignore
-        self.acl = security.CREATOR_ALL_ACL if credentials else security.OPEN_ACL_UNSAFE
-        #: Where the evidence nodes are; the board's path is known only after the first reads.
-        self.slots_path = ""
+        self._access = access
+        #: Where the evidence nodes are, and the node that is there as long as the board is; the
+        #: board's path is known only after the first reads.
+        self.slots_path = self.clock_path = ""
         self._gone = gone
         self._woken = woken
-        self._denied = False
         self._down_since = boottime()
         self._changed = threading.Condition()
         self._free_slots: list[int] = []
@@ -139,9 +145,9 @@ class Link:
             timeout=session_timeout,
             handler=self._handler,
             logger=Quiet(),
-            auth_data=[("digest", ":".join(credentials))] if credentials else None,
             connection_retry=KazooRetry(max_tries=-1, delay=0.05, backoff=1.5, max_delay=0.5),
             command_retry=KazooRetry(max_tries=0),
+            **access.options,
         )
         self._client.start_async()
 
@@ -158,7 +164,7 @@ class Link:
             elif was_connected:
                 self._down_since = boottime()
             if state == KeeperState.AUTH_FAILED:
-                self._denied = True
+                self.denied = True
             if state in (KeeperState.EXPIRED_SESSION, KeeperState.CLOSED, KeeperState.AUTH_FAILED):
                 self.ended = True
                 self._client._stopped.set()  # or kazoo would begin another session by itself
@@ -170,8 +176,8 @@ class Link:
         with self._changed:
             while not self.connected:
                 left = deadline - boottime()
-                if self._denied:
-                    raise errors.AccessDenied(f"ZooKeeper at {self.hosts} refused the credentials")
+                if self.denied:
+                    raise errors.AccessDenied(f"ZooKeeper at {self.hosts}: {self._access.refusal}")
                 if self.ended:  # or closed, by the board or by whoever found the session over
                     raise SessionOver
                 if self.epoch and boottime() - self._down_since > self.granted:
@@ -222,13 +228,17 @@ class Link:
         connection.stop(0)
         connection.close()
 
-    def version(self) -> str | None:
-        """Return the server's version, where it may be asked for it; nothing depends on it."""
+    def version(self) -> tuple[str, bool]:
+        """Return the server's version, and whether it is alone; nothing depends on it.
+
+        The version is empty where the server may not be asked for it.
+        """
         try:
-            told = re.search(r"version: ([0-9.]+)", self._client.command(b"srvr"))
+            told = self._client.command(b"srvr")
         except Exception:  # a courtesy: whatever a server that does not like it makes of it
-            return None
-        return told[1] if told else None
+            return "", False
+        found = re.search(r"version: ([0-9.]+)", told)
+        return found[1] if found else "", "Mode: standalone" in told
 
     # -- asking --------------------------------------------------------------------------------
 
@@ -257,7 +267,7 @@ class Link:
         kind: type[errors.MultiboardError]
         if self.dismissed and (not write or isinstance(error, (NotSent, *_NOT_APPLIED))):
             kind = errors.Closed
-        elif isinstance(error, _DENIED):
+        elif isinstance(error, _DENIED) or (self.denied and isinstance(error, NotSent)):
             kind = errors.AccessDenied
         elif not write or isinstance(error, (NotSent, *_NOT_APPLIED)):
             kind = errors.Unavailable
@@ -268,6 +278,8 @@ class Link:
         else:
             kind = errors.Indeterminate
         text = str(error) or type(error).__name__
+        if kind is errors.AccessDenied:
+            text = self._access.refusal
         mapped = kind(f"ZooKeeper at {self.hosts}: {text}")
         mapped.__cause__ = error
         return mapped
@@ -290,21 +302,43 @@ class Link:
         answers.extend(self.value(result) for result in waiting)
         return answers
 
-    def read(self, paths: Sequence[str], *, fresh: str | None = None) -> list[Any]:
+    def truth(self, requests: Iterable[Any]) -> list[Any]:
+        """Send reads, and return answers as new as what was acknowledged to anyone before.
+
+        Before them goes a write that changes nothing. ``sync`` would not do: a leader that was
+        frozen or cut off answers it by itself, until it learns that another one was elected, and
+        goes on showing what it knew. A write is answered only by the agreement of most servers,
+        and what stands behind it in a session sees what they agreed on before.
+
+        Raises: ``Vanished`` where the board is gone.
+        """
+        fence, *answers = self.ask([self._fence(), *requests])
+        self._passed(fence)
+        return answers
+
+    def _fence(self) -> Any:
+        return wire.Transaction([wire.CheckVersion(self.clock_path, -1)])
+
+    @staticmethod
+    def _passed(fence: Any) -> None:
+        refused = [one for one in fence if isinstance(one, Exception)]
+        if refused:
+            raise Vanished from refused[0]
+
+    def read(self, paths: Sequence[str], *, fresh: bool = False) -> list[Any]:
         """Read nodes: data and stat of each, or the answer about nodes; one pipeline.
 
-        Those that stand earlier are read earlier. ``fresh`` is a node to ``sync`` before: all is
-        then as new as whatever was acknowledged to anyone before the call.
+        Those that stand earlier are read earlier. ``fresh`` is as for :meth:`truth`.
         """
-        synced = None if fresh is None else self.submit(wire.Sync(fresh))
+        fence = self.submit(self._fence()) if fresh else None
         if self.modern:
             parts = [paths[at : at + READ_BATCH] for at in range(0, len(paths), READ_BATCH)]
             found = self.ask(map(MultiRead, parts), READ_WINDOW // READ_BATCH)
             answers = [node for part in found for node in self.nodes(part)]
         else:
             answers = self.ask(wire.GetData(path, None) for path in paths)
-        if synced is not None:
-            self.value(synced)  # answered before the others were
+        if fence is not None:
+            self._passed(self.value(fence))  # answered before the others were
         return answers
 
     def nodes(self, part: Any) -> list[Any]:
@@ -324,7 +358,7 @@ class Link:
 
     def create(self, path: str, data: bytes, *, ephemeral: bool = False) -> Any:
         """Return the operation that makes a node."""
-        return wire.Create(path, data, self.acl, 1 if ephemeral else 0)
+        return wire.Create(path, data, self._access.nodes, 1 if ephemeral else 0)
 
     def commit(self, writes: Iterable[tuple[Sequence[Any], bytes | None]]) -> list[Outcome]:
         """Apply each write as one transaction, in order; answer for each.
@@ -411,13 +445,15 @@ class Link:
     def was_applied(self, doubt: Doubt) -> bool | None:
         """Tell whether a doubtful write was applied; None where its session is over.
 
-        The look is behind the write in the order of the session, and ``sync`` flushes what another
-        server still holds.
+        The look is behind the write in the order of the session, whatever server it is asked of.
         """
         if doubt.link is not self or self.ended:
             return None
         path = self._slot_path(doubt.slot)
-        found = self.ask([wire.Sync(path), wire.GetData(path, None)])[1]
+        try:
+            found = self.truth([wire.GetData(path, None)])[0]
+        except Vanished:
+            return None
         self._made_slots.discard(doubt.slot)
         if not isinstance(found, Exception):
             self._made_slots.add(doubt.slot)

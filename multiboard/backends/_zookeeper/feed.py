@@ -111,6 +111,10 @@ class Feed:
             self._link, self._epoch = link, link.epoch
             self.changed.notify_all()
         link.on_event = functools.partial(self._on_event, link)
+        try:
+            link.truth(())  # the server of a new session may be behind, and lack a young board
+        except client.Vanished as error:
+            self._found(error)
         if self.recursive:
             watches = [AddWatch(self._paths.live, 1), AddWatch(self._paths.leases, 1)]
             for answer in [link.submit(watch) for watch in watches]:

@@ -396,6 +396,17 @@ class Seen:
         )
 
 
+def loses_transactions(version: str) -> bool:
+    """Tell whether members of an ensemble of this version may come to hold different data.
+
+    After ZOOKEEPER-4785, mended in 3.8.4 and 3.9.2, and ZOOKEEPER-4925, of 3.9.3 alone.
+    """
+    numbers = tuple(map(int, re.findall(r"[0-9]+", version)))
+    return bool(numbers) and (
+        numbers < (3, 8, 4) or (3, 9) <= numbers < (3, 9, 2) or numbers[:3] == (3, 9, 3)
+    )
+
+
 def is_fresh(posting: primitives.Posting) -> bool:
     """Tell whether nobody ever claimed the posting."""
     return posting.attempts == 0 and posting.lease is None

@@ -8,6 +8,7 @@ errors and its own siblings.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,7 +26,13 @@ from multiboard.primitives import Damage, Lease, Posting, Shelf
 #: Keys and states that are remembered to save a look before a claim or an end.
 REMEMBERED = 100_000
 #: How often a step is tried anew because somebody else was faster, each time at something else.
-TRIES = 100
+TRIES = 30
+
+LOG = logging.getLogger(__name__)
+
+
+class Contended(errors.Unavailable):
+    """Whatever was tried at one posting was refused, and yet it looks as if it could be done."""
 
 
 class Leases(primitives.Backend):
@@ -94,7 +101,6 @@ class Leases(primitives.Backend):
             seen = self._board.look(link, [key], fresh=attempt > 0)[0]
             if not isinstance(seen, Seen):
                 if attempt:
-                    self._board.confirm(link)
                     raise errors.PostingNotFound(key)
                 continue
             now = self._board.time_for(link, [seen])
@@ -103,12 +109,12 @@ class Leases(primitives.Backend):
                 lease = self._claim(link, key, hold, seen)
                 if lease is not None:
                     return lease
-            elif (current.claim_id, current.session) == (hold.claim_id, _session(link, hold)):
+            elif attempt:
+                if (current.claim_id, current.session) != (hold.claim_id, _session(link, hold)):
+                    raise errors.LeaseHeld(key, current.holder)
                 self._remember(key, seen.state)
                 return current
-            elif attempt:
-                raise errors.LeaseHeld(key, current.holder)
-        raise errors.Unavailable(f"posting {key!r} changes hands too fast")
+        raise Contended(f"posting {key!r} changes hands too fast")
 
     def _claim(self, link: Link, key: str, hold: layout.Hold, known: Seen | int) -> Lease | None:
         """Try to lease a posting as it was seen; None if it is otherwise.
@@ -175,6 +181,7 @@ class Leases(primitives.Backend):
         feed.ensure(link, ordered=True)
         if not feed.recursive:
             return super().acquire_next(holder, claim_ids, expires_in)
+        epoch = link.epoch
         link.ask([wire.Sync(board.paths.live)])  # every change known before it has been told
         if not feed.ordered:
             raise errors.Unavailable("the connection to ZooKeeper was lost meanwhile")
@@ -201,12 +208,22 @@ class Leases(primitives.Backend):
                     lease = self._acquire(link, key, hold)
                 except (errors.LeaseHeld, errors.PostingNotFound):
                     continue
+                except Contended as error:
+                    # Or our server shows what the others don't hold: that must not stop us.
+                    LOG.warning("%s; passed over", error)
+                    continue
                 posting = self.get([key])[0]
                 if posting is None or posting.lease is None:
                     continue
                 pair = (posting, lease)
             wanted.pop(0)
             won.append(pair)
+        if wanted:
+            # That there is no more is the truth only if the server that was asked is one of those
+            # who agree now, and so was one of them then.
+            board.confirm(link)
+            if link.epoch != epoch:
+                raise errors.Unavailable("the connection to ZooKeeper was lost meanwhile")
         return won
 
     def _learn(self, link: Link, receipts: dict[str, object]) -> None:
@@ -258,11 +275,13 @@ class Leases(primitives.Backend):
     def renew(self, lease: Lease, expires_in: float) -> Lease:
         link = self._board.link()
         for attempt in range(TRIES):
-            seen = self._board.look(link, [lease.key], fresh=attempt > 0)[0]
+            # A session lease is only looked at: what is seen must be the truth at once.
+            fresh = attempt > 0 or lease.session is not None
+            seen = self._board.look(link, [lease.key], fresh=fresh)[0]
             now = self._board.time_for(link, [seen])
-            lost = self._lost(link, lease, seen, now)
+            lost = self._lost(lease, seen, now)
             if lost is not None:
-                if attempt:
+                if fresh:
                     raise lost
                 continue
             assert isinstance(seen, Seen)
@@ -322,7 +341,7 @@ class Leases(primitives.Backend):
             if index in answers:
                 continue
             found = seen.get(index)
-            if index in seen and self._lost(link, lease, found, now, confirm=False) is not None:
+            if index in seen and self._lost(lease, found, now) is not None:
                 again.append(index)
             else:
                 operations = self._end_operations(link, lease, how, delay, found)
@@ -364,19 +383,12 @@ class Leases(primitives.Backend):
         found = self._board.look(link, [leases[index].key for index in needed])
         return dict(zip(needed, found, strict=True))
 
+    @staticmethod
     def _lost(
-        self,
-        link: Link,
-        lease: Lease,
-        seen: Seen | Damage | None,
-        now: layout.Now,
-        *,
-        confirm: bool = True,
+        lease: Lease, seen: Seen | Damage | None, now: layout.Now
     ) -> errors.MultiboardError | None:
         """Tell why a lease is not current; None where it is."""
         if not isinstance(seen, Seen):
-            if confirm:
-                self._board.confirm(link)
             return errors.PostingNotFound(lease.key)
         if seen.state is None or seen.state.token != lease.token:
             return errors.LeaseLost(lease.key, lease.token)
@@ -398,7 +410,7 @@ class Leases(primitives.Backend):
                 return None  # the same lease stands in the batch twice
             seen = board.look(link, [lease.key], fresh=True)[0]
             now = board.time_for(link, [seen])
-            lost = self._lost(link, lease, seen, now)
+            lost = self._lost(lease, seen, now)
             if lost is not None:
                 if not known and how == "release" and self._released(lease, seen):
                     self._ended(what)

@@ -179,6 +179,15 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
             link.granted = answer[0].time_out / 1000.0
         return answer
 
+    def _authenticate_with_sasl(self, host: str, timeout: float) -> None:
+        try:
+            super()._authenticate_with_sasl(host, timeout)
+        except kz.AuthFailedError as error:
+            if isinstance(error.__cause__, kz.ConnectionDropped):
+                raise error.__cause__ from None  # it died meanwhile: a refusal is an answer
+            self.client.link.denied = True  # before what waits in the queue is failed
+            raise
+
     def _read(self, length: int, timeout: float) -> bytes:
         # Most of the time it is all there already: kazoo asks the kernel before each read.
         if isinstance(self._socket, ssl.SSLSocket):
@@ -216,7 +225,12 @@ class Client(KazooClient):  # type: ignore[misc]
     def __init__(self, link: Any, **kwargs: Any) -> None:
         self.link = link
         super().__init__(**kwargs)
-        self._connection = _Connection(self, self._conn_retry.copy(), logger=self.logger)
+        self._connection = _Connection(
+            self,
+            self._conn_retry.copy(),
+            logger=self.logger,
+            sasl_options=kwargs.get("sasl_options"),
+        )
 
     def _session_callback(self, state: Any) -> None:
         before = self._state

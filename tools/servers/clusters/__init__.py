@@ -3,11 +3,11 @@
 
 ::
 
-    with clusters.running(clusters.cluster("redis+sentinel")) as cluster:
-        cluster.url, cluster.faults()["master killed"](), cluster.heal()
+    with clusters.running(clusters.cluster("zookeeper")) as cluster:
+        cluster.url, cluster.faults()["leader killed"](), cluster.heal()
 
-A new one is a file beside this one and a line in :data:`CLUSTERS`. The package imports the standard
-library and the servers only.
+A new one is a file beside this one and a line in :data:`CLUSTERS`; the fault tests and ``make
+soak`` run it from then on. The package imports the standard library and the servers only.
 """
 
 from __future__ import annotations
@@ -17,13 +17,35 @@ from collections.abc import Callable, Mapping
 from servers.clusters.base import Cluster, running
 from servers.clusters.redis_cluster import RedisCluster
 from servers.clusters.redis_sentinel import RedisSentinel
+from servers.clusters.single import File, SingleServer
+from servers.clusters.zookeeper_ensemble import ZooKeeperEnsemble
+from servers.redis_server import RedisServer
 
-__all__ = ["CLUSTERS", "Cluster", "RedisCluster", "RedisSentinel", "cluster", "running"]
+__all__ = [
+    "CLUSTERS",
+    "Cluster",
+    "File",
+    "RedisCluster",
+    "RedisSentinel",
+    "SingleServer",
+    "ZooKeeperEnsemble",
+    "cluster",
+    "running",
+]
 
-#: The stores that can be had by name.
+
+def _redis() -> Cluster:
+    # Otherwise a write that was acknowledged waits in memory for up to a second.
+    return SingleServer(RedisServer(options=("--appendfsync", "always")))
+
+
+#: The stores that can be had by name, those of one server beside those of several.
 CLUSTERS: Mapping[str, Callable[[], Cluster]] = {
+    "zookeeper": ZooKeeperEnsemble,
     "redis+sentinel": RedisSentinel,
     "redis+cluster": RedisCluster,
+    "redis": _redis,
+    "sqlite": File,
 }
 
 

@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 from servers.process import Server
 
@@ -29,6 +30,8 @@ class Cluster(abc.ABC):
     name: str
     #: Why an acknowledged write may be lost when a member dies; empty where none may be.
     may_lose = ""
+    #: The options of a URL with which none is lost all the same.
+    safe: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self) -> None:
         self.members: list[Server] = []

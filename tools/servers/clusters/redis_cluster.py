@@ -48,6 +48,7 @@ class RedisCluster(Cluster):
         "Redis replicates after it acknowledges: with durability=none what the master acknowledged"
         " last dies with it"
     )
+    safe = {"durability": "wait:1"}
 
     def __init__(self, *, node_timeout_ms: int = 1000, options: Sequence[str] = ()) -> None:
         """``options`` are words of the command line of each node."""

@@ -88,6 +88,7 @@ class RedisSentinel(Cluster):
         "Redis replicates after it acknowledges: with durability=none what the master acknowledged"
         " last dies with it"
     )
+    safe = {"durability": "wait:1"}
 
     def __init__(
         self, *, replicas: int = 2, down_after_ms: int = 1000, options: Sequence[str] = ()

@@ -1,0 +1,137 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The workers of a fault run, seen from outside: started, killed, frozen, and their record."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from fault_judge import Read, read_of
+from multiboard_conformance import wire
+from multiboard_conformance.history import History, Operation
+
+from multiboard import errors
+
+WORKER = str(pathlib.Path(__file__).with_name("fault_worker.py"))
+#: Seconds after which a worker that does not answer a command is taken for hung.
+PATIENCE = 90.0
+
+
+class Record:
+    """What all workers of a run invoked and heard."""
+
+    def __init__(self) -> None:
+        self.history = History()
+        self.reads: list[Read] = []
+        #: When the store answered each worker: when the operation began, and when it ended.
+        self.answered: dict[str, list[tuple[float, float]]] = {}
+        self.operations = 0
+
+    def begun(self, op: Operation) -> None:
+        """Take in that an operation began."""
+        self.operations += op.verb != "keepalive"
+        if op.verb not in ("get", "list"):
+            self.history.adopt(op)
+
+    def ended(self, op: Operation, at: float) -> None:
+        """Take in what an operation answered."""
+        op.ended = at
+        read = read_of(op) if op.verb in ("get", "list") else None
+        if read is not None:
+            op.answer = None  # thousands of listings, with all their postings
+            self.reads.append(read)
+        if not isinstance(op.answer, errors.BackendError) and op.verb != "keepalive":
+            self.answered.setdefault(op.who, []).append((op.began, at))
+
+
+class Worker:
+    """One worker process and the pipes to it."""
+
+    def __init__(
+        self, record: Record, who: str, seed: str, target: str, settings: Mapping[str, Any]
+    ) -> None:
+        self.who = who
+        self.alive = True
+        self._record = record
+        self._open: dict[int, Operation] = {}
+        self._answers: queue.Queue[Any] = queue.Queue()
+        self._process = subprocess.Popen(
+            [sys.executable, WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            # A group of its own: an interrupt at the keyboard is ours to handle.
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, name="fault-worker", daemon=True)
+        self._reader.start()
+        self._say({"who": who, "seed": seed, "target": target, "settings": dict(settings)})
+
+    def _say(self, value: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(wire.dumps(value) + "\n")
+        self._process.stdin.flush()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if not line.endswith("\n"):
+                break  # cut short by its death
+            said = wire.loads(line)
+            if "note" in said:
+                self._note(said)
+            elif "answer" in said:
+                self._answers.put(said["answer"])
+        self.alive = False
+        self._answers.put(None)
+
+    def _note(self, said: dict[str, Any]) -> None:
+        if said["note"] == "invoke":
+            op = Operation(said["number"], said["who"], said["verb"], said["args"], said["at"])
+            self._open[op.number] = op
+            self._record.begun(op)
+        else:
+            op = self._open.pop(said["number"])
+            self._record.history.conclude(op, said["answer"])
+            self._record.ended(op, said["at"])
+
+    def ask(self, do: str) -> Any:
+        """Let the worker obey a command, and return what it answers."""
+        self._say({"do": do})
+        answer = self._answers.get(timeout=PATIENCE)
+        if not self.alive:
+            raise RuntimeError(f"worker {self.who} died by itself")
+        return answer
+
+    def last_answer(self) -> float:
+        """Return when the last operation began to which the store gave it an answer."""
+        answered = self._record.answered.get(self.who)
+        return answered[-1][0] if answered else float("-inf")
+
+    def freeze(self) -> None:
+        """Stop the process where it is."""
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        os.kill(self._process.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Kill it, and wait until all that it said was read."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join(5.0)
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()

@@ -1,0 +1,112 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""``make soak``: fault runs for as long as asked, on every form of every store, and a table.
+
+The exit status is 1 where a posting was lost, held twice or seen wrongly on any of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import random
+import sys
+import time
+from collections.abc import Sequence
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "tools")]
+
+from fault_run import Result, Run  # noqa: E402
+from servers import clusters  # noqa: E402 - found through the line above
+
+#: Seconds of one run: a board of its own, judged by itself, so that no record grows for ever.
+EPISODE = 300.0
+HEAD = ("store", "minutes", "operations", "posted", "faults", "longest outage", "lost", "double")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what the command line asks for; return the exit status."""
+    parser = argparse.ArgumentParser(prog="soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0, help="for each store")
+    parser.add_argument("--seed", default=None, help="repeats the faults of an earlier run")
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument(
+        "--as-is", action="store_true", help="without the settings with which nothing is lost"
+    )
+    parser.add_argument("clusters", nargs="*", default=[], metavar="CLUSTER")
+    options = parser.parse_args(arguments)
+    names = options.clusters or list(clusters.CLUSTERS)
+    unknown = sorted(set(names) - set(clusters.CLUSTERS))
+    if unknown:
+        print(f"no cluster {unknown[0]!r}; there are {', '.join(clusters.CLUSTERS)}")
+        return 2
+    seed = options.seed or f"{random.randrange(10**6)}"
+    print(f"seed {seed}: to repeat it, make soak ARGS='--seed {seed}'", flush=True)
+    results = {
+        name: soak(name, options.minutes, seed, options.workers, not options.as_is)
+        for name in names
+    }
+    print()
+    print_table(results)
+    return 1 if any(one.failures for episodes in results.values() for one in episodes) else 0
+
+
+def soak(name: str, minutes: float, seed: str, workers: int, safe: bool) -> list[Result]:
+    """Run on one cluster, one episode after the other."""
+    print(f"\n{name}", flush=True)
+    results: list[Result] = []
+    until = time.monotonic() + 60.0 * minutes
+    with clusters.running(clusters.cluster(name)) as cluster:
+        while not results or until - time.monotonic() > 10.0:
+            run = Run(cluster, f"{seed}:{len(results)}", workers=workers, safe=safe, say=_say)
+            result = run.run(min(EPISODE, until - time.monotonic()))
+            results.append(result)
+            for sentence in result.findings.all:
+                print(f"  {'!' if sentence in result.failures else '-'} {sentence}", flush=True)
+            if result.failures:
+                print(result.table, flush=True)
+    return results
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def print_table(results: dict[str, list[Result]]) -> None:
+    """Print a line for each store, and the longest outage for each of its faults."""
+    rows = [HEAD]
+    for name, episodes in results.items():
+        longest = max((s.outage for one in episodes for s in one.struck), default=0.0)
+        rows.append(
+            (
+                name,
+                f"{sum(one.seconds for one in episodes) / 60:.1f}",
+                f"{sum(one.operations for one in episodes)}",
+                f"{sum(one.posted for one in episodes)}",
+                f"{sum(len(one.struck) for one in episodes)}",
+                f"{longest:.2f} s",
+                f"{sum(len(one.findings.lost) for one in episodes)}",
+                f"{sum(len(one.findings.double) for one in episodes)}",
+            )
+        )
+    widths = [max(len(row[n]) for row in rows) for n in range(len(HEAD))]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    print("\nThe longest time that a worker had no answer, by what happened:")
+    for name, episodes in results.items():
+        outages: dict[str, float] = {}
+        for one in episodes:
+            for fault, outage in one.outages.items():
+                outages[fault] = max(outage, outages.get(fault, 0.0))
+        told = ", ".join(f"{fault} {outage:.2f} s" for fault, outage in sorted(outages.items()))
+        print(f"  {name}: {told}")
+    for name, episodes in results.items():
+        others = sum(len(one.findings.other) for one in episodes)
+        if others:
+            print(f"  {name}: {others} answers or views were wrong, see above")
+        if episodes[0].may_lose:
+            print(f"  {name} may lose what it acknowledged: {episodes[0].may_lose}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
