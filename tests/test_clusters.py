@@ -24,7 +24,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[clusters.Cluster]:
 
 def test_a_cluster_is_in_step_and_found_by_its_url(cluster: clusters.Cluster) -> None:
     assert len(cluster.members) >= 3
-    assert cluster.in_step()
+    eventually(cluster.in_step)
     with multiboard.backend("b", cluster.url) as board:
         assert board.post("a").name == "a"
 
@@ -38,7 +38,7 @@ def test_every_fault_strikes_and_heals(cluster: clusters.Cluster) -> None:
             assert not cluster.in_step()
         finally:
             cluster.heal()
-        assert cluster.in_step()
+        eventually(cluster.in_step)
         assert all(member.running for member in cluster.members)
 
 

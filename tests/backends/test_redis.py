@@ -230,9 +230,9 @@ def test_what_is_gone_is_forgotten_after_a_while_and_tokens_rise_all_the_same(
     newest = board.acquire("a", "me", "c3")
     assert newest.token > last.token
     board.remove([newest])
-    others = [f"b{number}" for number in range(16)]  # what is old goes now and then
+    others = [f"b{number}" for number in range(64)]  # what is old goes now and then
     board.add([NewPosting(key, b"") for key in others])
-    for number in range(16):
+    for number in range(64):
         board.release(board.acquire("b0", "me", f"r{number}"))
     board.remove([board.acquire(key, "me", key) for key in others])
     assert raw.zcount(gone, "-inf", long_ago) == 0
