@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from multiboard_conformance.history import History, Operation
@@ -51,9 +51,16 @@ class Findings:
 
 
 def findings(
-    history: History, reads: Sequence[Read], live: Sequence[str], trash: Sequence[str]
+    history: History,
+    reads: Sequence[Read],
+    live: Sequence[str],
+    trash: Sequence[str],
+    killed: Mapping[str, float],
 ) -> Findings:
-    """Return what is wrong with a run whose board ended with these postings."""
+    """Return what is wrong with a run whose board ended with these postings.
+
+    ``killed`` tells when workers were: the dead believe in nothing.
+    """
     found = Findings()
     posted = list(_posted(history))
     for sentence in judge(history, posted=posted, live=live, trash=trash):
@@ -61,7 +68,7 @@ def findings(
             found.lost.append(sentence)
         else:
             (found.double if _DOUBLE.search(sentence) else found.other).append(sentence)
-    found.double += _kept_sessions(history)
+    found.double += _kept_sessions(history, killed)
     found.other += _seen(history, [*reads, *_not_found(history)])
     native = [f"{op.verb} let escape {op.answer!r}" for op in history.native_errors()]
     found.other += native
@@ -145,14 +152,14 @@ class _Belief:
     until: float
 
 
-def _kept_sessions(history: History) -> list[str]:
+def _kept_sessions(history: History, killed: Mapping[str, float]) -> list[str]:
     """Return the leases that began while another one's holder had reason to believe in its own."""
     beliefs: dict[str, list[_Belief]] = defaultdict(list)
     by_worker: dict[str, list[Operation]] = defaultdict(list)
     for op in history.operations():
         by_worker[op.who].append(op)
-    for operations in by_worker.values():
-        for belief in _beliefs(operations):
+    for who, operations in by_worker.items():
+        for belief in _beliefs(operations, killed.get(who, math.inf)):
             beliefs[belief.lease.key].append(belief)
     found = []
     for op in history.operations("acquire", "acquire_next"):
@@ -169,7 +176,7 @@ def _kept_sessions(history: History) -> list[str]:
     return found
 
 
-def _beliefs(operations: Sequence[Operation]) -> Iterable[_Belief]:
+def _beliefs(operations: Sequence[Operation], death: float) -> Iterable[_Belief]:
     kept = _kept(operations)
     given_up: dict[tuple[str, int], float] = {}
     for op in operations:
@@ -182,7 +189,7 @@ def _beliefs(operations: Sequence[Operation]) -> Iterable[_Belief]:
         for lease in [op.answer] if op.verb == "acquire" else [pair[1] for pair in op.answer]:
             if lease.session is not None:
                 end = next((until for since, until in kept if since <= op.ended < until), op.ended)
-                until = min(end, given_up.get((lease.key, lease.token), math.inf))
+                until = min(end, death, given_up.get((lease.key, lease.token), math.inf))
                 yield _Belief(lease, op.ended, until)
 
 

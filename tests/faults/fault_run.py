@@ -107,6 +107,7 @@ class Run:
         self._started = 0
         #: The worker to which something is being done: its silence is not the store's.
         self._victim = ""
+        self._killed: dict[str, float] = {}
         self.result = Result(cluster.name, seed, may_lose="" if options else cluster.may_lose)
 
     def _make_proxies(self) -> list[Proxy]:
@@ -127,16 +128,17 @@ class Run:
         return Worker(self._record, who, seed, target, self._settings)
 
     def run(self, seconds: float) -> Result:
-        """Run for so long, and judge."""
+        """Run for so long, or until every fault was there once, and judge."""
         began = boottime()
         try:
             self._workers = [self._hire(place) for place in range(self._count)]
             self._await_answers(boottime())
-            faults = self._faults()
-            while faults and boottime() - began < seconds:
+            faults, rounds = self._faults(), 0
+            while boottime() - began < seconds or not rounds:
                 name = self._dice.choice(sorted(faults))
                 fault = faults.pop(name)  # each once, before any for a second time
-                faults = faults or self._faults()
+                if not faults:
+                    faults, rounds = self._faults(), rounds + 1
                 time.sleep(self._dice.uniform(0.3, 1.5))
                 self._strike(name, fault)
             self.result.seconds = boottime() - began
@@ -175,6 +177,7 @@ class Run:
     def _kill_worker(self) -> Callable[[], None]:
         place = self._dice.randrange(self._count)
         self._victim = self._workers[place].who
+        self._killed[self._victim] = boottime()
         self._workers[place].kill()
         self._workers[place] = self._hire(place)
         return lambda: None
@@ -257,7 +260,7 @@ class Run:
         result, record = self.result, self._record
         result.operations = record.operations
         result.posted = sum(op.done for op in record.history.operations("add"))
-        result.findings = findings(record.history, record.reads, live, trash)
+        result.findings = findings(record.history, record.reads, live, trash, self._killed)
         result.findings.other += [*blind, *left]
         if result.failures:
             result.table = record.history.table(200)

@@ -56,8 +56,8 @@ class Story:
         page = Page([_posting(key) for key in keys])
         return self.op("b", "list", {"shelf": Shelf.LIVE, "limit": None}, page)
 
-    def judged(self, *live: str) -> Findings:
-        return findings(self.history, self.reads, live, ())
+    def judged(self, *live: str, **killed: float) -> Findings:
+        return findings(self.history, self.reads, live, (), killed)
 
 
 def test_a_right_story_has_no_findings() -> None:
@@ -100,6 +100,12 @@ def test_what_is_wrong_is_found(story: Story, live: str, kind: str, words: str) 
 def test_a_session_that_was_not_kept_holds_nothing() -> None:
     story = Story().add().keep("a", 3.0).acquire("a", 1).list("k").list("k").acquire("b", 2)
     assert story.judged("k").all == []
+
+
+def test_the_session_of_a_dead_worker_holds_nothing() -> None:
+    story = Story().add().keep("a", 60.0).acquire("a", 1).list("k").acquire("b", 2)
+    assert story.judged("k", a=4.0).all == []
+    assert len(story.judged("k", a=5.9).all) == 1
 
 
 def test_a_session_that_was_given_up_holds_nothing() -> None:
