@@ -191,6 +191,8 @@ def test_durability_is_a_change_that_replicas_have(
     durable.add([NewPosting(f"a{number}", b"") for number in range(9)])
     lease = durable.acquire("a0", "me", "c0", 60.0)
     master = master_of(cluster, durable)
+    touched = ("HEXISTS", key_of(durable, "meta"), "touched")
+    assert ask(master, *touched) == 0, "there was no doubt yet"
     replicas = cut_off(cluster, master)
     why = "0 of 1 replicas"
     late = [NewPosting("late", b"")]
@@ -212,6 +214,8 @@ def test_durability_is_a_change_that_replicas_have(
     ):
         with pytest.raises(errors.Indeterminate, match=why):
             verb()
+    # WAIT waits for what its connection wrote, and a repeat writes nothing: hence this.
+    assert ask(master, *touched) == 1
     with pytest.raises(errors.Indeterminate, match=why):
         Guard(durable).add(late)
     with pytest.raises(errors.LeaseLost):
