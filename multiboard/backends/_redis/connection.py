@@ -182,6 +182,9 @@ class Connections:
         line = self._take(self.patience + block, wakes=True)
         try:
             return self._exchange(line, packed(command))
+        except Elsewhere as error:
+            self.finder.follow(error)  # when it is asked again
+            raise
         finally:
             self._give_back(line, wakes=True)
 
