@@ -7,8 +7,6 @@ no replica had yet; what must hold all the same is here, and is written in ADR 0
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -267,30 +265,6 @@ def test_more_replicas_than_there_are_is_warned_of(
     assert f"wait:{there + 1}" in warning
     with pytest.raises(errors.Indeterminate, match=f"{there} of {there + 1} replicas"):
         board.add([NewPosting("a", b"")])
-
-
-# -- all that every store promises ----------------------------------------------------------------
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    ("form", "durability"), [("sentinel", "none"), ("sentinel", "wait:1"), ("nodes", "none")]
-)
-def test_every_clustered_form_conforms(
-    request: pytest.FixtureRequest, form: str, durability: str
-) -> None:
-    cluster: clusters.Cluster = request.getfixturevalue(form)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "multiboard_conformance.main"),
-            *(f"{cluster.url}?durability={durability}", "--quick"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert (done.returncode, "\nconformant: " in done.stdout) == (0, True), done.stdout
 
 
 # -- a cluster's slots ----------------------------------------------------------------------------
