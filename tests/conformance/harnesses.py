@@ -25,6 +25,9 @@ import kazoo.client
 import redis
 from multiboard_conformance.harness import Harness
 
+from multiboard.backends._redis.board import keys_of
+from multiboard.backends._redis.settings import finder
+
 TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
 if str(TOOLS) not in sys.path:
     sys.path.append(str(TOOLS))
@@ -61,22 +64,17 @@ class ServerHarness(Harness):
         self._stack.close()
 
 
-class RedisHarness(ServerHarness):
-    """Foreign keys, members and fields beside the board's."""
-
-    store = "redis"
-
-    def spare(self) -> str:
-        # Otherwise a write waits in memory while the disk is slow, up to two seconds.
-        always = ("--appendfsync", "always")
-        self._spare = self._stack.enter_context(servers.redis_server(options=always))
-        return self._spare.url
+class RedisRecords(Harness):
+    """Foreign keys, members and fields beside the board's, in whichever server has it."""
 
     @contextlib.contextmanager
     def _client(self, settings: Any) -> Iterator[tuple[redis.Redis, str]]:
-        host, _, port = settings.hosts[0].rpartition(":")
-        with redis.Redis(host, int(port), settings.db) as client:
-            yield client, f"{settings.prefix}:{{{settings.namespace}}}:"
+        keys = keys_of(settings.prefix, settings.namespace)
+        line = finder(settings, keys["meta"])().connect(5.0)
+        host, port = line.address.host, line.address.port
+        line.drop()
+        with redis.Redis(host, port, settings.db) as client:
+            yield client, keys["meta"].removesuffix("meta")
 
     def write_garbage(self, settings: Any) -> Mapping[str, object]:
         with self._client(settings) as (client, prefix):
@@ -112,6 +110,18 @@ class RedisHarness(ServerHarness):
     def trim(self, settings: Any) -> None:
         with self._client(settings) as (client, prefix):
             client.xtrim(f"{prefix}feed", maxlen=1, approximate=False)
+
+
+class RedisHarness(ServerHarness, RedisRecords):
+    """One Redis, which may be killed."""
+
+    store = "redis"
+
+    def spare(self) -> str:
+        # Otherwise a write waits in memory while the disk is slow, up to two seconds.
+        always = ("--appendfsync", "always")
+        self._spare = self._stack.enter_context(servers.redis_server(options=always))
+        return self._spare.url
 
     def failover(self, writes: Callable[[], None]) -> None:
         # What a lagging replica holds is an earlier state of the primary: so is a copy of its file.

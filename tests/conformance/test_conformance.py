@@ -73,6 +73,24 @@ def test_an_ensemble_conforms(tmp_path: pathlib.Path) -> None:
     assert (status, told["result"]) == (0, "conformant"), printed
 
 
+@pytest.mark.full
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("form", "durability"),
+    [("redis+sentinel", "none"), ("redis+sentinel", "wait:1"), ("redis+cluster", "none")],
+)
+def test_redis_among_several_servers_conforms(
+    tmp_path: pathlib.Path, form: str, durability: str
+) -> None:
+    with clusters.running(clusters.cluster(form)) as cluster:
+        url = f"{cluster.url}?durability={durability}"
+        status, told, printed = report(
+            tmp_path, url, "--quick", "--harness", "harnesses:RedisRecords"
+        )
+    assert (status, told["result"]) == (0, "conformant"), printed
+    assert {entry["verdict"] for entry in told["guarantees"].values()} == {"passed"}
+
+
 def test_bare_file_store_gets_a_temporary_file(tmp_path: pathlib.Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

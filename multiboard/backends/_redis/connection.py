@@ -39,6 +39,8 @@ _LEAN = ("acquire", "remove")
 #: How the name ends of a script for the plain case of another, which it leaves all others to.
 PLAIN = "_plain"
 
+#: Seconds for which a change may be repeated, as the primitives promise.
+REPEATED_WITHIN = 60.0
 #: How often in a row a node of a Redis Cluster may name another one.
 REDIRECTIONS = 3
 
@@ -128,9 +130,8 @@ class Connections:
         self._replicas = replicas
         # In milliseconds, and never 0, which is for ever. The socket waits twice as long.
         self._wait = max(1, int(patience * 500))
-        #: How often it was in doubt whether replicas have a change, and how many of these were
-        #: made up for.
-        self._doubts = self._settled = 0
+        #: Until when something is written behind each change, since one is in doubt.
+        self._touch_until = 0.0
         self._lock = threading.Lock()
         #: Idle connections, the one that was used last on top, and when that was.
         self._idle: list[tuple[Line, float]] = []
@@ -181,6 +182,9 @@ class Connections:
         line = self._take(self.patience + block, wakes=True)
         try:
             return self._exchange(line, packed(command))
+        except Elsewhere as error:
+            self.finder.follow(error)  # when it is asked again
+            raise
         finally:
             self._give_back(line, wakes=True)
 
@@ -245,17 +249,18 @@ class Connections:
     def _settle(self, line: Line, command: bytes, call: Call) -> Any:
         """Run a script, and return its reply when replicas have what it changed.
 
-        A repeat finds the change made and makes none, maybe on another connection. So after a
-        doubt there is something to be written, for which the replicas are then waited.
+        A repeat finds the change made and makes none, maybe on another connection, and WAIT
+        waits for what its own connection wrote. So while there may be a repeat, something is
+        written behind every change. When the repeat is done can't be told: a command that is
+        still on its way may overtake others.
         """
-        doubts = self._doubts
-        touch = (call.touch or b"") if doubts != self._settled else b""
+        touch = (call.touch or b"") if time.monotonic() < self._touch_until else b""
         wait = packed(("WAIT", self._replicas, self._wait))
         try:
             reply = self._exchange(line, b"%b%b%b" % (command, touch, wait), call)
         except errors.Indeterminate:
             line.drop()
-            self._doubts += 1
+            self._doubt()
             raise
         except errors.BackendError:
             self._rest(line, 2 if touch else 1)
@@ -264,9 +269,8 @@ class Connections:
         if reply[0] != b"OK":
             return reply  # and nothing was changed
         if isinstance(have, int) and have >= self._replicas:
-            self._settled = max(self._settled, doubts)
             return reply
-        self._doubts += 1
+        self._doubt()
         if isinstance(have, int):
             seconds = self._wait / 1000
             why = f"{have} of {self._replicas} replicas have the change after {seconds:g} s"
@@ -276,18 +280,21 @@ class Connections:
             f"{why}; whether replicas have the change is not known"
         ) from have
 
+    def _doubt(self) -> None:
+        self._touch_until = time.monotonic() + REPEATED_WITHIN
+
     def _rest(self, line: Line, count: int) -> list[Any]:
-        """Return so many further replies, or the errors in their place."""
+        """Return so many further replies, or errors in their place; an end of the line is last."""
         replies: list[Any] = []
-        for _ in range(count):
+        for _ in range(0 if line.dropped else count):
             try:
-                replies.append(None if line.dropped else line.ask(b""))
+                replies.append(line.another())
             except native.ResponseError as error:
                 replies.append(error)
             except Exception as error:
                 line.drop()
                 self.finder.failed(line)
-                replies.append(error)
+                return [*replies, error]
             except BaseException:
                 line.drop()
                 raise

@@ -37,6 +37,7 @@ class Sentinels(Finder):
         self._check_at = 0.0
         self._checking = threading.Lock()
         self._told_by: Line | None = None
+        self._closed = False
         scheme = "rediss+sentinel" if server.tls else "redis+sentinel"
         hosts = ",".join(sentinel.place for sentinel in sentinels)
         self._text = f"{scheme}://{hosts}/{name}"
@@ -83,6 +84,8 @@ class Sentinels(Finder):
                 self._check()
             finally:
                 self._checking.release()
+                if self._closed:
+                    self.close()
         return line.address == self.server
 
     def failed(self, line: Line) -> None:
@@ -91,10 +94,15 @@ class Sentinels(Finder):
                 self.server = None  # other idle connections to it are dropped
 
     def close(self) -> None:
-        with self._checking:
+        self._closed = True
+        if not self._checking.acquire(blocking=False):
+            return  # whoever asks just now does it
+        try:
             if self._told_by is not None:
                 self._told_by.drop()
                 self._told_by = None
+        finally:
+            self._checking.release()
 
     def _check(self) -> None:
         """Ask the first sentinel whether the master is the one that was found."""

@@ -26,7 +26,7 @@ from redis.connection import (
 from redis.retry import Retry
 
 from multiboard import errors
-from multiboard.backends._redis.wire import Wire
+from multiboard.backends._redis.wire import _NOTHING_YET, Wire
 
 #: Telling the server the library's name and version would cost two round trips a connection.
 _NAMELESS: dict[str, Any] = (
@@ -185,6 +185,18 @@ class Line(Wire):
                 )
             raise failure from error
         self.address = address
+
+    def another(self) -> Any:
+        """Return the reply to the next one of several commands that were sent at once.
+
+        Raises: as :meth:`ask`.
+        """
+        reply = self._reader.gets()  # it may have come with the one before
+        if reply is _NOTHING_YET:
+            return self.ask(b"")
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     def question(self, *command: Any, within: float) -> Any:
         """Return the reply to a command that changes nothing; the line is dropped where it fails.
