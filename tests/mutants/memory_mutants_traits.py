@@ -104,7 +104,12 @@ class SlackOfAMinute(memory.MemoryBackend):
 # -- the history of the feed -----------------------------------------------------------------
 
 
-@caught_by("FEED-1", "FEED-4", also="history BATCH-1 DIR-1 ERR-2 LEASE-4 NEXT-1")
+@caught_by(
+    "FEED-1",
+    "FEED-4",
+    also="BATCH-1 DIR-1 ERR-2 LEASE-2 LEASE-4 NEXT-1",
+    perhaps="history",
+)
 class ForgetsInSilence(memory.MemoryBackend):
     """Keeps fifty changes, and goes on from the oldest of them as if nothing were missing."""
 

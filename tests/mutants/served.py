@@ -70,6 +70,7 @@ class ServedBackend(Delegate):
             max_body=1024 * 1024,
             lease_slack=0.2,
             native_claim_next=True,
+            linearizable_feed=True,
         )
 
     @property

@@ -26,7 +26,7 @@ class FeedWaitsForEver(served.ServedBackend):
     longest_wait = 1000.0
 
 
-@caught_by("ERR-1", also="FEED-4")
+@caught_by("ERR-1")
 class WaitsForEver(served.ServedBackend):
     """Waits for an answer far longer than the time-out of an operation."""
 
@@ -34,7 +34,7 @@ class WaitsForEver(served.ServedBackend):
         return 8.0
 
 
-@caught_by("RUN-1", also="LEASE-4")
+@caught_by("RUN-1", also="ERR-1 LEASE-4")
 class HoldsTheBoard(served.ServedBackend):
     """Locks the board by one request, does its verb by the next, unlocks it by a third."""
 
@@ -102,7 +102,7 @@ class RetriesUnderAnotherName(served.ServedBackend):
             return super().acquire(key, holder, f"{claim_id}-again", expires_in)
 
 
-@caught_by("DIR-2", "ERR-2")
+@caught_by("DIR-2", "ERR-2", also="BATCH-1 LEASE-2")
 class ClientRemembers(served.ServedBackend):
     """Knows of its own posts that they were consumed; the store does not."""
 
@@ -150,7 +150,7 @@ class ReadsOfAnyBoard(served.ServedBackend):
         return super().ask(verb, args, waits)
 
 
-@caught_by("LEASE-7", "LEASE-4", also="LEASE-2 LEASE-3 FEED-3 LEASE-8 RUN-1")
+@caught_by("LEASE-7", "LEASE-4", also="ERR-1 FEED-4", perhaps="FEED-3 LEASE-2 LEASE-3 LEASE-8")
 class KeepaliveIsAHope(served.ServedBackend):
     """Answers what it asked for, and asks nobody."""
 

@@ -8,6 +8,7 @@ What a mutant of the server does wrong is asked for by its client, request by re
 
 from __future__ import annotations
 
+import contextlib
 import socketserver
 import threading
 from collections import defaultdict
@@ -58,13 +59,16 @@ class Conversation(socketserver.StreamRequestHandler):
     server: Server
 
     def handle(self) -> None:
-        for line in self.rfile:
-            request = wire.loads(line)
-            if request.get("answers_under_lock"):
-                with self.server.boards.held[request["namespace"]]:
-                    self._say(self._serve(request))
-            else:
+        with contextlib.suppress(OSError):  # clients are killed, and connections cut
+            for line in self.rfile:
+                self._heed(wire.loads(line))
+
+    def _heed(self, request: dict[str, Any]) -> None:
+        if request.get("answers_under_lock"):
+            with self.server.boards.held[request["namespace"]]:
                 self._say(self._serve(request))
+        else:
+            self._say(self._serve(request))
 
     def _say(self, said: dict[str, Any]) -> None:
         self.wfile.write(wire.dumps(said).encode() + b"\n")

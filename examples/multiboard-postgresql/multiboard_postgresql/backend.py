@@ -129,6 +129,7 @@ class PostgreSQLBackend(Backend):
             max_body=16 * 1024 * 1024,
             lease_slack=0.5,
             native_claim_next=True,
+            linearizable_feed=True,
         )
 
     @property
