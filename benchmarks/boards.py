@@ -52,6 +52,9 @@ class Contestant:
             # With redis-py 8 its client repeats what timed out, ten times; nothing times out here.
             host = {"host": server.hostname, "port": server.port}
             return {"board": "redis", "namespace": place, **host}
+        if self.store == "etcd":
+            host = {"host": server.hostname, "port": server.port}
+            return {"board": "etcd", "path": f"/{place}", "api_path": "/v3/", **host}
         return {
             "board": "zookeeper",
             "hosts": server.netloc,
@@ -76,7 +79,7 @@ def contestants(urls: dict[str, str]) -> list[Contestant]:
     """Return the contestants on some stores, those to be compared next to each other."""
     found = []
     for store, url in urls.items():
-        if store in ("redis", "zookeeper"):
+        if store in ("redis", "zookeeper", "etcd"):
             found.append(Contestant("taskflow", store, url))
         found.append(Contestant("multiboard", store, url))
     return found
@@ -116,6 +119,10 @@ def fill(contestant: Contestant, place: str, count: int) -> None:
             board.post_many(JobSpec(f"job-{n}", None, details(n)) for n in range(count))
     elif contestant.store == "redis":
         _fill_redis(contestant, place, count)
+    elif contestant.store == "etcd":
+        with contestant.open(place) as board:
+            for number in range(count):
+                board.post(f"job-{number}", details=details(number))
     else:
         _fill_zookeeper(contestant, place, count)
 

@@ -30,7 +30,7 @@ from benchmarks.crew import Crew  # noqa: E402
 from benchmarks.figures import as_json, as_text  # noqa: E402
 from benchmarks.scenarios import Run  # noqa: E402
 
-STORES = ("redis", "zookeeper", "sqlite", "memory")
+STORES = ("redis", "zookeeper", "etcd", "sqlite", "memory")
 SCENARIOS: dict[str, Callable[[Run], None]] = {
     "post": scenarios.post,
     "drain": scenarios.drain,

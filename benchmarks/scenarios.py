@@ -130,7 +130,7 @@ def drain(run: Run) -> None:
         f"Drain {count:,} jobs by one worker: iterjobs, claim, consume, one at a time",
         "jobs/s",
         True,
-        bounds=(Bound("redis", 1.8), Bound("zookeeper", 5.0)),
+        bounds=(Bound("redis", 1.8), Bound("zookeeper", 5.0), Bound("etcd", 3.0)),
     )
     for contestant in run.turns():
         with filled(contestant, count) as board:
@@ -172,7 +172,7 @@ def claim_next(run: Run) -> None:
 def listing(run: Run) -> None:
     """List the unclaimed jobs, on a board that has been open a while and on one just made."""
     count = run.sizes["list"]
-    bounds = (Bound("redis", 20.0), Bound("zookeeper", 20.0))
+    bounds = (Bound("redis", 20.0), Bound("zookeeper", 20.0), Bound("etcd", 20.0))
     what = f"List {count:,} unclaimed jobs"
     warm = Metric("list", f"{what}, on a board that is open", "ms", bounds=bounds)
     cold = Metric("list-cold", f"{what}, from connect() on, ensure_fresh=True", "ms")

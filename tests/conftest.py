@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import servers  # noqa: E402 - found through the line above
 
-STORES = ("memory", "sqlite", "redis", "zookeeper")
+STORES = ("memory", "sqlite", "redis", "zookeeper", "etcd")
 
 #: Servers that were named by the environment instead of started here.
 _given: list[str] = []
@@ -52,6 +52,13 @@ def redis_url() -> Iterator[str]:
 def zookeeper_url() -> Iterator[str]:
     """The URL of the run's ZooKeeper, without a query; it grants sessions of 1 to 10 seconds."""
     with _url_of("zookeeper") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def etcd_url() -> Iterator[str]:
+    """The URL of the run's etcd, without a query."""
+    with _url_of("etcd") as url:
         yield url
 
 

@@ -52,12 +52,14 @@ LIBRARIES = {
     "msgpack": {"codec"},
     "futurist": {"conductor"},
     "tenacity": {"guard"},
-    "sortedcontainers": {"picture"},
+    "sortedcontainers": {"picture", "backends.etcd"},
     "cliff": {"cli"},
     "rich": {"cli"},
     "redis": {"backends.redis"},
     "hiredis": {"backends.redis"},
     "kazoo": {"backends.zookeeper"},
+    "h2": {"backends.etcd"},
+    "google": {"backends.etcd"},
     "sqlite3": {"backends.sqlite"},
 }
 
@@ -179,7 +181,13 @@ def test_the_suite_knows_no_backend() -> None:
 
 def test_every_library_is_declared() -> None:
     declared = (ROOT / "setup.cfg").read_text()
-    names = {library.replace("_", ".") for library in LIBRARIES if library != "sqlite3"}
+    # What is imported as google.protobuf is installed as protobuf.
+    installed = {"google": "protobuf"}
+    names = {
+        installed.get(library, library.replace("_", "."))
+        for library in LIBRARIES
+        if library != "sqlite3"
+    }
     assert {name for name in names if f"    {name}>=" not in declared} == set()
 
 

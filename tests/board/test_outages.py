@@ -20,7 +20,7 @@ from multiboard import errors
 from multiboard.board import JobBoard
 from multiboard.notifier import LEASE_LOST
 
-STORES = ("redis", "zookeeper")
+STORES = ("redis", "zookeeper", "etcd")
 Maker = Callable[..., JobBoard]
 
 

@@ -24,7 +24,7 @@ OWNER = pathlib.Path(__file__).with_name("owner.py")
 TIMEOUT = 2.0
 
 
-@pytest.fixture(params=["sqlite", "redis", "zookeeper"])
+@pytest.fixture(params=["sqlite", "redis", "zookeeper", "etcd"])
 def store(request: pytest.FixtureRequest) -> str:
     """Only the stores that processes can share."""
     return str(request.param)

@@ -24,7 +24,7 @@ with mock.patch.object(utils, "zookeeper_available", return_value=True):
     # Importing it looks for a ZooKeeper on the standard port for half a minute. Ours is elsewhere.
     from taskflow.tests.unit import test_conductors
 
-STORES = ("memory", "sqlite", "redis", "zookeeper")
+STORES = ("memory", "sqlite", "redis", "zookeeper", "etcd")
 KINDS: dict[str, dict[str, Any]] = {
     "blocking": {"wait_timeout": 0.1},
     "nonblocking": {"wait_timeout": 0.1},

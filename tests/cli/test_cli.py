@@ -202,7 +202,7 @@ def test_entities(cli: Cli, board: Any, store_url: str) -> None:
 
 def test_backends(cli: Cli) -> None:
     rows = {row["Name"]: row for row in in_json(cli("backends", "-f", "json"))}
-    assert {"memory", "sqlite", "redis", "zookeeper"} <= rows.keys()
+    assert {"memory", "sqlite", "redis", "zookeeper", "etcd"} <= rows.keys()
     assert rows["sqlite"]["Shared by"] == "processes"
     assert "session_timeout" in rows["sqlite"]["Options"]
     options = in_json(cli("backends", "sqlite", "-f", "json"))

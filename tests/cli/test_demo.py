@@ -127,7 +127,7 @@ def url_of(store: str, tmp_path: pathlib.Path, request: pytest.FixtureRequest) -
 # -- the whole of it -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("store", ["sqlite", "redis", "zookeeper"])
+@pytest.mark.parametrize("store", ["sqlite", "redis", "zookeeper", "etcd"])
 def test_a_killed_conductors_flow_goes_on_elsewhere(
     store: str,
     start: Callable[..., Demo],

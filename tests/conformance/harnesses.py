@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import etcd3gw
 import kazoo.client
 import redis
 from multiboard_conformance.harness import Harness
@@ -342,3 +343,68 @@ class EnsembleHarness(ZooKeeperHarness):
         writes()  # an ensemble never elects a server that missed what was acknowledged
         self._ensemble.faults()["leader killed"]()
         self._ensemble.heal()
+
+
+class EtcdHarness(ServerHarness):
+    """Foreign keys among the board's."""
+
+    store = "etcd"
+
+    @contextlib.contextmanager
+    def _client(self, settings: Any) -> Iterator[tuple[etcd3gw.Etcd3Client, str]]:
+        host, _, port = settings.hosts[0].rpartition(":")
+        client = etcd3gw.Etcd3Client(host, int(port), api_path="/v3/")
+        try:
+            name = settings.namespace.replace("/", ":")
+            yield client, f"{settings.root.rstrip('/')}/board:{name}/"
+        finally:
+            client.session.close()
+
+    _KEYS = {
+        "foreign": b"not ours",
+        "bodies/ghost": b"the body of nothing",
+        "leases/not a key!": b"x",
+        "leases/ghost": b"\xff",
+        "lice/foreign": b"between the folders",
+        "live/not a key!": b"rubbish",
+        "live/ghost": b"\xff\x00 no record",
+        "live/empty": b"",
+        "live/sub/key": b"{}",
+        "trash/not a key!": b"x",
+        "trash/ghost": b'{"v":1}',
+        "zoo": b"",
+    }
+
+    def write_garbage(self, settings: Any) -> Mapping[str, object]:
+        with self._client(settings) as (client, top):
+            for name, data in self._KEYS.items():
+                client.put(top + name, data)
+        return self.read_garbage(settings)
+
+    def read_garbage(self, settings: Any) -> Mapping[str, object]:
+        with self._client(settings) as (client, top):
+            return {name: client.get(top + name) for name in self._KEYS}
+
+    def damage(self, settings: Any, key: str) -> None:
+        with self._client(settings) as (client, top):
+            client.put(f"{top}live/{key}", b"\xff rubbish")
+
+    def wipe(self, settings: Any) -> None:
+        with self._client(settings) as (client, top):
+            client.delete_prefix(top)
+
+    def failover(self, writes: Callable[[], None]) -> None:
+        # A cluster never elects a member that missed what was acknowledged.
+        writes()
+        self.restart()
+
+    def trim(self, settings: Any) -> None:
+        # The history that a reader is served from is the backend's, in this process.
+        from multiboard.backends._etcd import feed
+
+        place = f"/board:{settings.namespace.replace('/', ':')}/".encode()
+        for found in gc.get_objects():
+            if isinstance(found, feed.Feed) and found._board.keys.top.endswith(place):
+                with found.changed:
+                    while len(found._log) > 1:
+                        found._since = found._log.popleft()[0]

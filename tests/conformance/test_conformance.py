@@ -28,6 +28,7 @@ HARNESSES = {
     "sqlite": "harnesses:SQLiteHarness",
     "redis": "harnesses:RedisHarness",
     "zookeeper": "harnesses:ZooKeeperHarness",
+    "etcd": "harnesses:EtcdHarness",
 }
 
 
@@ -277,7 +278,7 @@ def test_committed_report_names_no_machine(path: pathlib.Path) -> None:
 
 def test_servers_leave_nothing_out() -> None:
     left_out = {path.stem: json.loads(path.read_text())["not_exercised"] for path in REPORTS}
-    assert (left_out["redis"], left_out["zookeeper"]) == ({}, {})
+    assert (left_out["redis"], left_out["zookeeper"], left_out["etcd"]) == ({}, {}, {})
 
 
 def test_report_as_markdown(tmp_path: pathlib.Path) -> None:

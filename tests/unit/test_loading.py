@@ -79,10 +79,21 @@ def test_every_way_to_name_a_backend() -> None:
 
 
 def test_the_known_names() -> None:
-    assert {"memory", "sqlite", "redis", "rediss", "unix", "zookeeper"} <= set(loading.names())
+    assert {
+        "memory",
+        "sqlite",
+        "redis",
+        "rediss",
+        "unix",
+        "zookeeper",
+        "etcd",
+        "etcd+https",
+    } <= set(loading.names())
 
 
-@pytest.mark.parametrize(("scheme", "library"), [("redis", "redis"), ("zookeeper", "kazoo")])
+@pytest.mark.parametrize(
+    ("scheme", "library"), [("redis", "redis"), ("zookeeper", "kazoo"), ("etcd", "h2")]
+)
 def test_a_missing_client_library_names_the_extra(
     scheme: str, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,7 +77,13 @@ def test_the_sample_configuration_is_usable(tmp_path: pathlib.Path) -> None:
     sample = tmp_path / "sample.conf"
     subprocess.run([generator, "--namespace", "multiboard", "--output-file", sample], check=True)
     text = sample.read_text()
-    for group in ("multiboard", "multiboard_redis", "multiboard_sqlite", "multiboard_zookeeper"):
+    for group in (
+        "multiboard",
+        "multiboard_redis",
+        "multiboard_sqlite",
+        "multiboard_zookeeper",
+        "multiboard_etcd",
+    ):
         assert f"[{group}]\n" in text
     assert "#session_timeout = 10.0" in text
     conf = configured(text.replace("#session_timeout = 10.0", "session_timeout = 7.0"), tmp_path)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from servers.etcd_server import EtcdServer
+from servers.etcd_server import EtcdServer, Tls
 from servers.process import HOST, Server, started
 from servers.redis_server import RedisServer
 from servers.zookeeper_server import ZooKeeperServer
@@ -30,6 +30,7 @@ __all__ = [
     "EtcdServer",
     "RedisServer",
     "Server",
+    "Tls",
     "ZooKeeperServer",
     "etcd_server",
     "redis_server",
@@ -70,9 +71,9 @@ def zookeeper_server(
 
 
 @contextlib.contextmanager
-def etcd_server() -> Iterator[Server]:
-    """Run an etcd."""
-    with running(EtcdServer()) as server:
+def etcd_server(*, tls: Tls | None = None, options: Sequence[str] = ()) -> Iterator[Server]:
+    """Run an etcd of one member; ``options`` are command line words."""
+    with running(EtcdServer(tls=tls, options=options)) as server:
         yield server
 
 

@@ -1,44 +1,93 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""etcd, of one member."""
+"""etcd, of one member unless it is told who the others are."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
 import json
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from servers.process import Server, free_port, program
 
 
+class Tls(NamedTuple):
+    """Files for a server: its certificate and key, and the authority of its clients."""
+
+    certificate: str
+    key: str
+    authority: str
+
+
 class EtcdServer(Server):
-    """An etcd of one member."""
+    """An etcd member."""
 
     name = "etcd"
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        member: str = "one",
+        peers: Mapping[str, int] | None = None,
+        tls: Tls | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self._program = program("etcd", "etcd-server")
-        self._peer_port = free_port()
+        self.member = member
+        #: Port of each member for the other members.
+        self._peers = dict(peers or {member: free_port()})
+        self._tls = tls
+        self._options = list(options)
 
     @property
     def url(self) -> str:
-        return f"etcd://{self.host}:{self.port}"
+        return f"etcd{'' if self._tls is None else '+https'}://{self.host}:{self.port}"
 
     def _command(self) -> list[str]:
-        client = f"http://{self.host}:{self.port}"
-        peer = f"http://{self.host}:{self._peer_port}"
-        command = [self._program, "--name", "one", "--data-dir", self._data]
+        client = f"http{'' if self._tls is None else 's'}://{self.host}:{self.port}"
+        peers = {name: f"http://{self.host}:{port}" for name, port in self._peers.items()}
+        peer = peers[self.member]
+        command = [self._program, "--name", self.member, "--data-dir", self._data]
         command += ["--listen-client-urls", client, "--advertise-client-urls", client]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
-        return [*command, "--initial-cluster", f"one={peer}"]
+        everyone = ",".join(f"{name}={url}" for name, url in peers.items())
+        command += ["--initial-cluster", everyone]
+        if self._tls is not None:
+            command += ["--cert-file", self._tls.certificate, "--key-file", self._tls.key]
+            command += ["--trusted-ca-file", self._tls.authority, "--client-cert-auth"]
+        return [*command, *self._options]
 
     def _answers(self) -> bool:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=1.0)
-        with contextlib.closing(connection):
-            connection.request("GET", "/health")
-            if connection.getresponse().status != 200:
-                return False
-        with contextlib.closing(connection):
-            connection.request("GET", "/version")
-            self.version = json.load(connection.getresponse())["etcdserver"]
+        # A member of several serves before it knows a leader, and is not healthy before.
+        health = self.ask("GET", "/health") if len(self._peers) == 1 else {"health": "true"}
+        if health.get("health") != "true":
+            return False
+        self.version = str(self.ask("GET", "/version")["etcdserver"])
         return True
+
+    def ask(self, method: str, path: str, body: object = None) -> dict[str, object]:
+        """Return what the server answers to a request, by its JSON gateway.
+
+        Raises: ``OSError``.
+        """
+        connection: http.client.HTTPConnection
+        if self._tls is None:
+            connection = http.client.HTTPConnection(self.host, self.port, timeout=1.0)
+        else:
+            context = ssl.create_default_context(cafile=self._tls.authority)
+            context.load_cert_chain(self._tls.certificate, self._tls.key)
+            context.check_hostname = False
+            connection = http.client.HTTPSConnection(
+                self.host, self.port, timeout=1.0, context=context
+            )
+        with contextlib.closing(connection):
+            data = None if body is None else json.dumps(body)
+            try:
+                connection.request(method, path, data)
+                answer = json.load(connection.getresponse())
+            except (http.client.HTTPException, ValueError) as error:
+                raise OSError(f"no answer: {error}") from error
+        return dict(answer)

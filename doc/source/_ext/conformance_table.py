@@ -20,7 +20,7 @@ from sphinx.util.docutils import SphinxDirective
 
 REPORTS = pathlib.Path(__file__).resolve().parents[3] / "conformance" / "reports"
 #: The order of the columns; a backend that is not named here stands behind these.
-FIRST = ("memory", "sqlite", "redis", "zookeeper")
+FIRST = ("memory", "sqlite", "redis", "zookeeper", "etcd")
 
 
 def reports() -> dict[str, dict[str, Any]]:

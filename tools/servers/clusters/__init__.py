@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from servers.clusters.base import Cluster, running
+from servers.clusters.etcd_cluster import EtcdCluster
 from servers.clusters.redis_cluster import RedisCluster
 from servers.clusters.redis_sentinel import RedisSentinel
 from servers.clusters.single import File, SingleServer
@@ -24,6 +25,7 @@ from servers.redis_server import RedisServer
 __all__ = [
     "CLUSTERS",
     "Cluster",
+    "EtcdCluster",
     "File",
     "RedisCluster",
     "RedisSentinel",
@@ -42,6 +44,7 @@ def _redis() -> Cluster:
 #: The stores that can be had by name, those of one server beside those of several.
 CLUSTERS: Mapping[str, Callable[[], Cluster]] = {
     "zookeeper": ZooKeeperEnsemble,
+    "etcd": EtcdCluster,
     "redis+sentinel": RedisSentinel,
     "redis+cluster": RedisCluster,
     "redis": _redis,

@@ -1,0 +1,260 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The connection of one backend to one board in etcd: its client, its session, its clock.
+
+This module imports the primitives, the errors and its own siblings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+import uuid
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from multiboard import errors
+from multiboard.backends._etcd import layout, messages
+from multiboard.backends._etcd.client import Access, Client, LeaseGone
+from multiboard.backends._etcd.clock import Clock
+from multiboard.backends._etcd.layout import Keys
+from multiboard.backends._etcd.messages import M
+from multiboard.primitives import boottime
+
+#: etcd grants no session shorter than this, in seconds.
+LEAST_SESSION = 2
+#: Seconds that a call is waited for at most, see ``clock.GRACE``.
+MOST_PATIENCE = 30.0
+
+
+class Connection:
+    """The connection of one backend to one board."""
+
+    def __init__(
+        self,
+        access: Access,
+        *,
+        root: str,
+        namespace: str,
+        session_timeout: float,
+        patience: float,
+        forked: Callable[[], None],
+    ) -> None:
+        self.access = access
+        self.keys = Keys(root, namespace)
+        self.incarnation = ""
+        self._patience = min(patience, MOST_PATIENCE)
+        self._asked = max(LEAST_SESSION, math.ceil(session_timeout))
+        self._forked = forked
+        self.closed = True
+        self._begin()
+        _boards.add(self)
+
+    def _begin(self) -> None:
+        """Forget all that can't outlive the process: a forked child begins here too."""
+        self._client: Client | None = None
+        self._clock: Clock | None = None
+        self._lock = threading.Lock()
+        self._session = 0
+        self._owed = False
+        #: By boottime: when the session was last renewed, and for how many seconds.
+        self._renewed = self._granted = 0.0
+        self.lost = False
+        self.fence = uuid.uuid4().hex
+
+    def forked(self) -> None:
+        """Become like newly opened, without a look at what was inherited."""
+        _inherited.append((self._client, self._lock, self._clock))
+        self._begin()
+        if not self.closed:
+            self._dial()
+        self._forked()
+
+    def _dial(self) -> None:
+        self._client = Client(self.access, self._patience)
+        if self.incarnation:
+            self._clock = Clock(self._client, int(self.incarnation[:15], 16) + 1)
+
+    @property
+    def client(self) -> Client:
+        """The client, where the board is open and there.
+
+        Raises: ``Closed``, ``BoardLost``.
+        """
+        client = self._client
+        if client is None or self.closed:
+            raise errors.Closed("the etcd board is not open")
+        if self.lost:
+            raise errors.BoardLost(f"the board {self.name} is no longer in etcd")
+        return client
+
+    @property
+    def clock(self) -> Clock:
+        """The board's clock.
+
+        Raises: ``Closed``, ``BoardLost``.
+        """
+        assert self.client
+        if self._clock is None:
+            raise errors.Closed("the etcd board is not open")
+        return self._clock
+
+    @property
+    def name(self) -> str:
+        """What names the board to an operator."""
+        return self.keys.top.decode()
+
+    # -- opening and closing -----------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Connect, and make the board where there is none."""
+        self._begin()
+        self.incarnation = ""
+        self.closed = False
+        self._dial()
+        try:
+            self._make()
+        except BaseException:
+            self.close()
+            raise
+
+    def _make(self) -> None:
+        made = uuid.uuid4().hex
+        meta, news = self.keys.meta, self.keys.news
+        request = messages.transaction([], [messages.read(meta)])
+        found = self.client.call("Txn", request, write=False)
+        if not found.responses[0].response_range.kvs:
+            # In one step, so that of two that make it at once one finds the other's.
+            request = messages.transaction(
+                [messages.created(meta, 0)],
+                [messages.put(meta, layout.encode_meta(made)), messages.put(news, b"")],
+            )
+            try:
+                self.client.call("Txn", request, write=True)
+            except errors.Indeterminate as error:
+                raise errors.Unavailable(f"the board could not be made: {error}") from error
+            request = messages.transaction([], [messages.read(meta)])
+            found = self.client.call("Txn", request, write=False)
+        kvs = found.responses[0].response_range.kvs
+        try:
+            self.incarnation = layout.decode_meta(kvs[0].value) if kvs else ""
+        except ValueError as error:
+            raise errors.Unsupported(
+                f"the key {meta.decode()} holds no board that is known here: {error}"
+            ) from None
+        if not self.incarnation:
+            raise errors.Unavailable(f"the board {self.name} was deleted while it was made")
+        self._clock = Clock(self.client, int(self.incarnation[:15], 16) + 1)
+
+    def close(self) -> None:
+        """End the session and drop the connections."""
+        with self._lock:
+            closed, self.closed = self.closed, True
+            session, self._session = self._session, 0
+        client = self._client
+        if client is None or closed:
+            return
+        if session:
+            # Where it can't be done it ends by itself.
+            with contextlib.suppress(errors.MultiboardError, LeaseGone):
+                request = M["LeaseRevokeRequest"](ID=session)
+                patience = min(1.0, self._patience)
+                client.call("LeaseRevoke", request, write=True, patience=patience)
+        client.close()
+
+    # -- the session -------------------------------------------------------------------------------
+
+    def session(self) -> int:
+        """Return the id of a session with at least half of its time left, beginning one if need be.
+
+        Raises: ``SessionLost``, once for each that ended; ``Unavailable``, ``AccessDenied``,
+        ``BoardLost``, ``Closed``.
+        """
+        session = self._session
+        if session and not self._owed and boottime() - self._renewed < self._granted / 2:
+            return session
+        self.keepalive()
+        return self._session
+
+    def keepalive(self) -> float:
+        """Renew the session, or begin one; return the seconds that it lasts."""
+        client = self.client
+        with self._lock:
+            owed, self._owed = self._owed, False
+            if owed:
+                raise errors.SessionLost(f"the session with etcd at {self.access} ended")
+            sent = boottime()
+            try:
+                if self._session:
+                    request = M["LeaseKeepAliveRequest"](ID=self._session)
+                    granted = client.call("LeaseKeepAlive", request, write=False).TTL
+                else:
+                    request = M["LeaseGrantRequest"](TTL=self._asked)
+                    answer = client.call("LeaseGrant", request, write=True)
+                    self._session, granted = answer.ID, answer.TTL
+            except LeaseGone:
+                granted = 0
+            except errors.Indeterminate as error:
+                # A session that nobody knows of ends by itself, and nothing lives by it.
+                raise errors.Unavailable(str(error)) from error.__cause__
+            if granted <= 0:
+                self._session = 0
+                raise errors.SessionLost(f"the session with etcd at {self.access} ended")
+            self._renewed, self._granted = sent, float(granted)
+            return self._granted
+
+    def session_over(self, session: int) -> errors.SessionLost:
+        """Note that a session is gone, and return the error that says so."""
+        with self._lock:
+            if self._session == session:
+                self._session = 0
+        return errors.SessionLost(f"the session with etcd at {self.access} ended")
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def lose(self) -> errors.BackendError:
+        """Find out why the board is not the one that was opened; return the error."""
+        meta = self.keys.meta
+        request = messages.transaction([], [messages.read(meta)])
+        kvs = self.client.call("Txn", request, write=False).responses[0].response_range.kvs
+        try:
+            if kvs and layout.decode_meta(kvs[0].value) == self.incarnation:
+                return errors.Unavailable(f"the board {self.name} was away for a moment")
+        except ValueError as error:
+            return errors.BackendError(f"the key {meta.decode()} was overwritten: {error}")
+        self.lost = True
+        return errors.BoardLost(f"the board {self.name} is no longer in etcd")
+
+    def same_board(self) -> Any:
+        """Return the condition that this is the board that was opened."""
+        return messages.holds(self.keys.meta, layout.encode_meta(self.incarnation))
+
+    def ask(self, operations: Sequence[Any]) -> Any:
+        """Read as of one revision, that of this call or a later one; return the answer.
+
+        Raises: ``Unavailable``, ``AccessDenied``, ``BoardLost``, ``Closed``, ``Compacted``.
+        """
+        return self.ask_many([operations])[0]
+
+    def ask_many(self, parts: Sequence[Sequence[Any]]) -> list[Any]:
+        """Read parts, each as of one revision, in one round trip."""
+        requests = [messages.transaction([self.same_board()], part) for part in parts]
+        answers = self.client.call_many("Txn", requests, write=False)
+        if not all(answer.succeeded for answer in answers):
+            raise self.lose()
+        return answers
+
+
+_boards: weakref.WeakSet[Connection] = weakref.WeakSet()
+#: Kept so that a forked child does not close what belongs to its parent.
+_inherited: list[Any] = []
+
+
+def _after_fork() -> None:
+    for board in list(_boards):
+        board.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
