@@ -67,11 +67,12 @@ class ZooKeeperEnsemble(Cluster):
         super().__init__()
         ports = free_ports(3 * size)
         clients, quorum, election = ports[:size], ports[size : 2 * size], ports[2 * size :]
-        everyone = {f"server.{n + 1}": f"{HOST}:{quorum[n]}:{election[n]}" for n in range(size)} | {
-            "initLimit": str(4 * SYNC_TICKS),
-            "syncLimit": str(SYNC_TICKS),
-            **(options or {}),
-        }
+        everyone = {f"server.{n + 1}": f"{HOST}:{quorum[n]}:{election[n]}" for n in range(size)}
+        everyone |= {"initLimit": str(4 * SYNC_TICKS), "syncLimit": str(SYNC_TICKS)}
+        # ZOOKEEPER-4785, before 3.8.4: a member that was behind and is killed soon after it caught
+        # up by the transactions that it lacked has a hole in its log, and shows other data for
+        # ever. A member that catches up by a snapshot has it on its disk first.
+        everyone |= {"forceSnapshotSync": "true", **(options or {})}
         self.servers = [
             ZooKeeperMember(n + 1, tick_ms=tick_ms, options=everyone, flags=flags)
             for n in range(size)
