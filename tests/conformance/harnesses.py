@@ -389,6 +389,9 @@ class EtcdHarness(ServerHarness):
         with self._client(settings) as (client, top):
             client.put(f"{top}live/{key}", b"\xff rubbish")
 
+    def fresh(self) -> str:
+        return f"{self.target.partition('?')[0].rstrip('/')}/fresh-{uuid.uuid4().hex[:12]}"
+
     def wipe(self, settings: Any) -> None:
         with self._client(settings) as (client, top):
             client.delete_prefix(top)
