@@ -117,7 +117,7 @@ class RedisCluster(Cluster):
         masters = [node for node in self.nodes if node.role == "master"]
         return (
             len(masters) == 3
-            and all(master.replicas == 1 for master in masters)
+            and all(master.online == 1 for master in masters)
             and all(node.sound for node in self.nodes)
         )
 

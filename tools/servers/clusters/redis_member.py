@@ -40,8 +40,14 @@ class RedisMember(RedisServer):
         return str(ask(self, "ROLE")[0])
 
     @property
+    def online(self) -> int:
+        """How many replicas follow it, however far behind they are while it is written to."""
+        role, _, replicas = ask(self, "ROLE")
+        return len(replicas) if role == "master" else 0
+
+    @property
     def replicas(self) -> int:
-        """How many replicas it has that are in step."""
+        """How many replicas have all that it has, which while it is written to may be none."""
         role, offset, replicas = ask(self, "ROLE")
         return sum(int(replica[2]) == offset for replica in replicas) if role == "master" else 0
 

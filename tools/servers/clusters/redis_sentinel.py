@@ -163,6 +163,6 @@ class RedisSentinel(Cluster):
                 ask(server, "REPLICAOF", master.host, str(master.port))
                 with contextlib.suppress(OSError):
                     ask(server, "CLIENT", "KILL", "TYPE", "normal")
-        return master.replicas == self._replicas and all(
+        return master.online == self._replicas and all(
             sentinel.knows(self._replicas, len(self.sentinels) - 1) for sentinel in self.sentinels
         )
