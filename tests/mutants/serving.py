@@ -84,7 +84,7 @@ class Conversation(socketserver.StreamRequestHandler):
         if verb == "wipe":
             return boards.wipe(namespace)
         if verb == "lock":
-            return boards.held[namespace].acquire(timeout=10.0)
+            return boards.held[namespace].acquire(timeout=6.0)
         if verb == "unlock":
             if boards.held[namespace].locked():
                 boards.held[namespace].release()
