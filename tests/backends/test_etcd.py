@@ -291,3 +291,23 @@ def test_an_event_that_the_watch_lost_is_noticed(make: Maker, monkeypatch: Any) 
     post(other, "b")
     assert board.changes(cursor, 10.0).reset
     assert [posting.key for posting, _ in board.acquire_next("me", ["c1", "c2"])] == ["a", "b"]
+
+
+def test_a_reader_that_never_waits_passes_nothing_over(make: Maker) -> None:
+    board, other = make(), make()
+    cursor = board.changes(None, 1.0).cursor
+    names = [f"k{number}" for number in range(300)]
+    poster = threading.Thread(target=post, args=(other, *names))
+    poster.start()
+    told: list[str] = []
+
+    def heard() -> bool:
+        nonlocal cursor
+        answer = board.changes(cursor, 0.0)
+        cursor = answer.cursor
+        told.extend(change.key for change in answer.events)
+        return len(told) >= len(names) or answer.reset
+
+    assert eventually(heard)
+    poster.join()
+    assert told == names

@@ -350,7 +350,8 @@ class Feed:
                 self.changed.wait(left)
             if self._trouble is not None:
                 raise self._trouble
-        return Changes((), f"{incarnation}:{max(seen, self.revision)}")
+            # Under the lock: a revision that is taken in meanwhile must not be passed over.
+            return Changes((), f"{incarnation}:{max(seen, self.revision)}")
 
     def _behind(self, seen: int) -> list[tuple[int, Change]]:
         """Return the changes after a revision, whole revisions and not too many at once."""
