@@ -86,8 +86,12 @@ class Picture:
         return self._due[0] if self._due else None
 
     def ask(self) -> int:
-        """Begin a question to the store; return the present tick."""
+        """Begin a question to the store; return its tick, which no other has.
+
+        News that led to a later question is newer than what an earlier one is answered.
+        """
         self._questions += 1
+        self._tick += 1
         return self._tick
 
     def answered(self) -> None:

@@ -194,6 +194,25 @@ def test_old_news_of_a_trashed_posting_does_not_hide_the_restored_one(watched: W
     assert shows_it()
 
 
+@pytest.mark.parametrize("later", [True, False])
+def test_an_answer_does_not_bring_back_what_went_since_it_was_asked_for(
+    watched: Watched, later: bool
+) -> None:
+    picture = watched.view._picture
+    own = watched.own
+    own.add([NewPosting("a", b"")])
+    eventually(lambda: watched.shown() == [("a", False)])
+    [posting] = own.get(["a"])
+    assert posting is not None
+    with watched.view._changed:
+        asked_at = picture.ask()
+        of_news = picture.ask() if later else asked_at
+        picture.apply([Change(ChangeKind.REMOVED, "a", 7)], set(), {}, of_news)
+        picture.put(posting, asked_at)
+    # Of the same question the news is the older part: it was asked because of them.
+    assert (picture.entries == {}) is later
+
+
 @pytest.mark.parametrize("linearizable", [True, False])
 def test_it_is_brought_up_to_date_by_what_happened_or_by_a_listing(
     watched: Watched, monkeypatch: pytest.MonkeyPatch, linearizable: bool
