@@ -300,9 +300,10 @@ def test_calls_of_each_verb(make: Callable[..., RedisBackend], raw: Any) -> None
     board, made = make(), make()
     made.close()
     postings = [NewPosting(f"a{number:04}", b"") for number in range(400)]
-    board.add(postings[:1])
+    board.add([*postings[:1], NewPosting("plain", b"")])
     lease = board.acquire("a0000", "me", "c0")
     for verb in (  # load all scripts
+        lambda: board.remove([board.acquire("plain", "me", "c0")]),
         lambda: board.renew(lease, 1.0),
         lambda: board.release(lease),
         lambda: board.remove([board.acquire_next("me", ["c1"])[0][1]], Shelf.TRASH),

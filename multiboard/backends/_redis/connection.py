@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hiredis import pack_command
 from redis import exceptions as native
 
 from multiboard import errors
@@ -107,9 +108,9 @@ class Call:
 
     def packed(self, args: Sequence[Any]) -> bytes:
         """Return the command as it goes over the wire."""
-        parts = [arg if type(arg) is bytes else str(arg).encode() for arg in args]
-        tail = b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
-        return b"*%d\r\n%b%b" % (self._count + len(args), self._head, tail)
+        tail = pack_command(tuple(args))
+        count = self._count + len(args)
+        return b"*%d\r\n%b%b" % (count, self._head, tail[tail.index(b"\n") + 1 :])
 
     def in_full(self, args: Sequence[Any]) -> bytes:
         """Return the command with the script's text, for a server that does not know it yet."""
