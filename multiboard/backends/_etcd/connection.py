@@ -27,6 +27,8 @@ from multiboard.primitives import boottime
 LEAST_SESSION = 2
 #: Seconds that a call is waited for at most, see ``clock.GRACE``.
 MOST_PATIENCE = 30.0
+#: How often a renewal is repeated because the leader changed beside it.
+TERMS = 3
 
 
 class Connection:
@@ -188,8 +190,7 @@ class Connection:
             sent = boottime()
             try:
                 if self._session:
-                    request = M["LeaseKeepAliveRequest"](ID=self._session)
-                    granted = client.call("LeaseKeepAlive", request, write=False).TTL
+                    sent, granted = self._prolonged()
                 else:
                     request = M["LeaseGrantRequest"](TTL=self._asked)
                     answer = client.call("LeaseGrant", request, write=True)
@@ -204,6 +205,25 @@ class Connection:
                 raise errors.SessionLost(f"the session with etcd at {self.access} ended")
             self._renewed, self._granted = sent, float(granted)
             return self._granted
+
+    def _prolonged(self) -> tuple[float, int]:
+        """Renew the session; return when that was asked (boottime), and the seconds granted.
+
+        A leader that was frozen and replaced answers a renewal by itself when it wakes: it does
+        not ask the others. So a read that they have to agree to follows, and the renewal counts
+        where the same member was in the same term before the one and after the other.
+        """
+        for _ in range(TERMS):
+            sent = boottime()
+            request = M["LeaseKeepAliveRequest"](ID=self._session)
+            answer = self.client.call("LeaseKeepAlive", request, write=False)
+            before = answer.header
+            if answer.TTL <= 0:
+                return sent, 0
+            after = self.ask([messages.read(self.keys.news)]).header
+            if (before.member_id, before.raft_term) == (after.member_id, after.raft_term):
+                return sent, answer.TTL
+        raise errors.Unavailable(f"etcd at {self.access} changes its leader too often")
 
     def session_over(self, session: int) -> errors.SessionLost:
         """Note that a session is gone, and return the error that says so."""
