@@ -42,12 +42,14 @@ class Findings:
 
     lost: list[str] = field(default_factory=list)
     double: list[str] = field(default_factory=list)
+    #: Leases that began while an earlier holder had reason to believe in its own.
+    early: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
 
     @property
     def all(self) -> list[str]:
         """All sentences."""
-        return [*self.lost, *self.double, *self.other]
+        return [*self.lost, *self.double, *self.early, *self.other]
 
 
 def findings(
@@ -68,7 +70,7 @@ def findings(
             found.lost.append(sentence)
         else:
             (found.double if _DOUBLE.search(sentence) else found.other).append(sentence)
-    found.double += _kept_sessions(history, killed)
+    found.early += _kept_sessions(history, killed)
     found.other += _seen(history, [*reads, *_not_found(history)])
     native = [f"{op.verb} let escape {op.answer!r}" for op in history.native_errors()]
     found.other += native

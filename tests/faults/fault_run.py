@@ -61,6 +61,8 @@ class Result:
     table: str = ""
     #: Why what the store acknowledged may be lost; empty where it may not.
     may_lose: str = ""
+    #: Why it may end a session that is kept; empty where it may not.
+    may_end_early: str = ""
 
     @property
     def outages(self) -> dict[str, float]:
@@ -74,8 +76,10 @@ class Result:
     def failures(self) -> list[str]:
         """What may not be."""
         found = self.findings
+        early = [] if self.may_end_early else found.early
         # A store that takes back what it acknowledged lets a posting be removed a second time.
-        return found.other if self.may_lose else found.all
+        sure = [] if self.may_lose else [*found.lost, *found.double, *early]
+        return [*sure, *found.other]
 
 
 class Run:
@@ -108,7 +112,10 @@ class Run:
         #: The worker to which something is being done: its silence is not the store's.
         self._victim = ""
         self._killed: dict[str, float] = {}
-        self.result = Result(cluster.name, seed, may_lose="" if options else cluster.may_lose)
+        may_lose = "" if options else cluster.may_lose
+        self.result = Result(
+            cluster.name, seed, may_lose=may_lose, may_end_early=cluster.may_end_early
+        )
 
     def _make_proxies(self) -> list[Proxy]:
         members = self._cluster.members

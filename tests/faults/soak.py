@@ -86,7 +86,7 @@ def print_table(results: dict[str, list[Result]]) -> None:
                 f"{sum(len(one.struck) for one in episodes)}",
                 f"{longest:.2f} s",
                 f"{sum(len(one.findings.lost) for one in episodes)}",
-                f"{sum(len(one.findings.double) for one in episodes)}",
+                f"{sum(len(one.findings.double) + len(one.findings.early) for one in episodes)}",
             )
         )
     widths = [max(len(row[n]) for row in rows) for n in range(len(HEAD))]
@@ -104,6 +104,8 @@ def print_table(results: dict[str, list[Result]]) -> None:
         others = sum(len(one.findings.other) for one in episodes)
         if others:
             print(f"  {name}: {others} answers or views were wrong, see above")
+        if any(one.findings.early for one in episodes) and episodes[0].may_end_early:
+            print(f"  {name} ended sessions that were kept: {episodes[0].may_end_early}")
         if episodes[0].may_lose:
             print(f"  {name} may lose what it acknowledged: {episodes[0].may_lose}")
 

@@ -86,7 +86,7 @@ def test_a_right_story_has_no_findings() -> None:
         (
             Story().add().keep("a", 20.0).acquire("a", 1).acquire("b", 2),
             "k",
-            "double",
+            "early",
             "while the kept session of a held it with token 1",
         ),
     ],

@@ -37,6 +37,11 @@ class Cluster(abc.ABC):
         self.members: list[Server] = []
 
     @property
+    def may_end_early(self) -> str:
+        """Why the store may end a session that is kept; empty where it may not."""
+        return ""
+
+    @property
     @abc.abstractmethod
     def url(self) -> str:
         """The URL by which multiboard finds it."""
