@@ -52,6 +52,19 @@ class Operation:
         """Whether its effect is certain."""
         return self.outcome == "ok"
 
+    def note(self, what: str) -> dict[str, Any]:
+        """Return what a worker says when it begins (``invoke``) and when it was answered."""
+        if what == "invoke":
+            said = {"at": self.began, "who": self.who, "verb": self.verb, "args": dict(self.args)}
+        else:
+            said = {"at": self.ended, "answer": self.answer}
+        return {"note": what, "number": self.number, **said}
+
+    @classmethod
+    def begun(cls, said: Mapping[str, Any]) -> Operation:
+        """Return the operation that a worker said begins."""
+        return cls(said["number"], said["who"], said["verb"], said["args"], said["at"])
+
 
 class History:
     """The operations of one check, of all its actors, in the order in which they began."""

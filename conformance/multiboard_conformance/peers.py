@@ -173,7 +173,7 @@ class Worker:
     def _note(self, said: dict[str, Any]) -> None:
         history = self.history
         if said["note"] == "invoke":
-            op = Operation(said["number"], said["who"], said["verb"], said["args"], said["at"])
+            op = Operation.begun(said)
             self._open[op.number] = op
             if history is not None:
                 history.adopt(op)

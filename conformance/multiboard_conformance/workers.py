@@ -124,12 +124,7 @@ class _Session:
             self._answers.flush()
 
     def _tell(self, what: str, op: Operation) -> None:
-        noted: dict[str, Any] = {"note": what, "number": op.number, "at": op.began}
-        if what == "invoke":
-            noted.update(who=op.who, verb=op.verb, args=dict(op.args))
-        else:
-            noted.update(at=op.ended, answer=op.answer)
-        self._say(noted)
+        self._say(op.note(what))
 
     def serve(self, line: str) -> None:
         """Obey one command and answer it."""

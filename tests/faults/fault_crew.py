@@ -97,7 +97,7 @@ class Worker:
 
     def _note(self, said: dict[str, Any]) -> None:
         if said["note"] == "invoke":
-            op = Operation(said["number"], said["who"], said["verb"], said["args"], said["at"])
+            op = Operation.begun(said)
             self._open[op.number] = op
             self._record.begun(op)
         else:

@@ -226,12 +226,7 @@ class Process:
             time.sleep(pause)
 
     def _tell(self, what: str, op: Operation) -> None:
-        noted: dict[str, Any] = {"note": what, "number": op.number, "at": op.began}
-        if what == "invoke":
-            noted.update(who=op.who, verb=op.verb, args=dict(op.args))
-        else:
-            noted.update(at=op.ended, answer=op.answer)
-        self._say(noted)
+        self._say(op.note(what))
 
     def _say(self, value: Any) -> None:
         line = wire.dumps(value)

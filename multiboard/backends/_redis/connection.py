@@ -34,8 +34,8 @@ from multiboard.backends._redis.server import (
 )
 
 _SCRIPTS = pathlib.Path(__file__).with_name("lua")
-#: The scripts that do without ``_reaping.lua``: most calls are theirs, and each makes anew what
-#: functions stand before it.
+#: The scripts that do without ``_reaping.lua``: claims with an expiry and batches of removals are
+#: theirs, and each call makes anew what functions stand before it.
 _LEAN = ("acquire", "remove")
 #: How the name ends of a script for the plain case of another, which it leaves all others to.
 PLAIN = "_plain"

@@ -90,6 +90,32 @@ class Cluster(abc.ABC):
             list(pool.map(act, self.members))
 
 
+class Quorum(Cluster):
+    """Members that elect one of them, and go on while most of them live."""
+
+    @abc.abstractmethod
+    def leader(self) -> Server:
+        """Return the member that leads; waits while there is none."""
+
+    def follower(self) -> Server:
+        """Return a member that follows."""
+        leader = self.leader()
+        return next(member for member in self.members if member is not leader and member.running)
+
+    def faults(self) -> Mapping[str, Callable[[], None]]:
+        return {
+            "leader killed": lambda: self.leader().kill(),
+            "leader frozen": lambda: self.leader().pause(),
+            "follower killed": lambda: self.follower().kill(),
+            "follower frozen": lambda: self.follower().pause(),
+            "all killed": self._kill_all,
+        }
+
+    def _kill_all(self) -> None:
+        for member in self.members:
+            member.kill()
+
+
 def until(ready: Callable[[], bool], otherwise: str, within: float = IN_STEP_WITHIN) -> None:
     """Wait until something is the case.
 

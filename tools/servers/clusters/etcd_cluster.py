@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
-from servers.clusters.base import Cluster, until
+from servers.clusters.base import Quorum, until
 from servers.etcd_server import EtcdServer
 from servers.process import free_ports
 
 
-class EtcdCluster(Cluster):
+class EtcdCluster(Quorum):
     """etcd members that elect a leader among them."""
 
     name = "etcd"
@@ -75,21 +75,3 @@ class EtcdCluster(Cluster):
 
         until(elected, "the cluster elected no leader")
         return found[0]
-
-    def follower(self) -> EtcdServer:
-        """Return a member that follows."""
-        leader = self.leader()
-        return next(server for server in self.servers if server is not leader and server.running)
-
-    def faults(self) -> Mapping[str, Callable[[], None]]:
-        return {
-            "leader killed": lambda: self.leader().kill(),
-            "leader frozen": lambda: self.leader().pause(),
-            "follower killed": lambda: self.follower().kill(),
-            "follower frozen": lambda: self.follower().pause(),
-            "all killed": self._kill_all,
-        }
-
-    def _kill_all(self) -> None:
-        for server in self.servers:
-            server.kill()

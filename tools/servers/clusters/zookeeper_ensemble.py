@@ -7,9 +7,9 @@ import contextlib
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from servers.clusters.base import Cluster, until
+from servers.clusters.base import Quorum, until
 from servers.process import HOST, free_ports
 from servers.zookeeper_server import ZooKeeperServer
 
@@ -51,7 +51,7 @@ class ZooKeeperMember(ZooKeeperServer):
         return socket.create_connection((self.host, self.port), 1.0)
 
 
-class ZooKeeperEnsemble(Cluster):
+class ZooKeeperEnsemble(Quorum):
     """ZooKeeper servers that elect a leader among them; small ticks, so that they do it soon."""
 
     name = "zookeeper"
@@ -104,21 +104,3 @@ class ZooKeeperEnsemble(Cluster):
 
         until(elected, "the ensemble elected no leader")
         return max(found, key=lambda pair: pair[0])[1]
-
-    def follower(self) -> ZooKeeperMember:
-        """Return a member that follows."""
-        leader = self.leader()
-        return next(server for server in self.servers if server is not leader and server.running)
-
-    def faults(self) -> Mapping[str, Callable[[], None]]:
-        return {
-            "leader killed": lambda: self.leader().kill(),
-            "leader frozen": lambda: self.leader().pause(),
-            "follower killed": lambda: self.follower().kill(),
-            "follower frozen": lambda: self.follower().pause(),
-            "all killed": self._kill_all,
-        }
-
-    def _kill_all(self) -> None:
-        for server in self.servers:
-            server.kill()

@@ -5,8 +5,8 @@
 -- must fail the script while nothing has changed, since Redis takes nothing back. A read of the
 -- key's own type is a touch, and the first write itself fails in time. reap() touches all.
 --
--- The scripts of a claim and a removal are most of what a server has to do. They touch their own
--- keys, and do not reap: they judge the lease that they are asked about, and whoever waits for
+-- The scripts of a claim and a removal are, with their plain cases, most of what a server has to
+-- do. They touch their own keys, and do not reap: they judge the lease that they are asked about, and whoever waits for
 -- changes reaps. A script is compiled once, but its functions are made anew at every call: those
 -- that a claim or a removal needs are here, the others in _reaping.lua.
 
