@@ -7,6 +7,7 @@ It knows postings, leases and the objects that the board made of them, and nothi
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 from collections import OrderedDict
@@ -56,6 +57,10 @@ class Connection:
         on_lost: Callable[[Claim, str], None],
     ) -> None:
         self.pid = os.getpid()
+        # A claim id has to differ from all others, not to be a secret: chance is asked for once,
+        # since asking the system for it costs as much as all the rest of a claim here.
+        self._chance = os.urandom(12).hex()
+        self._attempts = itertools.count(1)
         self.backend = backend
         self.incarnation = backend.incarnation
         self.guard = Guard(backend)
@@ -91,12 +96,15 @@ class Connection:
 
         Raises: as :meth:`multiboard.primitives.LeaseLock.acquire`.
         """
-        claim_id = os.urandom(16).hex()
+        claim_id = self._claim_id()
         asked_at, losses = boottime(), self.keeper.losses
         lease = self.with_session(lambda: self.guard.acquire(job.key, who, claim_id, expiry))
         self._hold(Claim(lease, job), asked_at, losses)
         self.view.note_lease(lease)
         return lease
+
+    def _claim_id(self) -> str:
+        return f"{self._chance}-{next(self._attempts)}"
 
     def take(self, who: str, limit: int, expiry: float | None) -> list[Any]:
         """Lease the first postings that are due and unleased, and return what they mean.
@@ -108,7 +116,7 @@ class Connection:
             if taken:
                 return taken
             # The view may be behind; that there is nothing is for the store to say.
-        claim_ids = [os.urandom(16).hex() for _ in range(limit)]
+        claim_ids = [self._claim_id() for _ in range(limit)]
         asked_at, losses = boottime(), self.keeper.losses
         with self.view.asking() as tick:
             won = self.with_session(lambda: self.guard.acquire_next(who, claim_ids, expiry))

@@ -136,8 +136,10 @@ class Work:
             raise
 
     def _use_stale(self) -> None:
+        # Most of them are of postings that are gone: what stands has a successor to be harmed.
+        standing = [lease for lease in self._stale if self._view.find(lease.key) is not None]
         if self._stale:
-            lease = self._dice.choice(self._stale)
+            lease = self._dice.choice(standing or self._stale)
             what = self._dice.randrange(3)
             if what == 0:
                 self._backend.remove([lease])

@@ -94,6 +94,9 @@ class Channel:
         self._authority = authority or f"{host}:{port}"
         self._replies: dict[int, Reply] = {}
         self._gone = False
+        #: Parts of an answer came, and the member has to hear of it to send the others. All else
+        #: that it should hear, a sign of life for the most part, goes with the next request.
+        self._owes = False
         self._pinged: float | None = None
         self._h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(
@@ -131,6 +134,7 @@ class Channel:
         try:
             while not self._gone and self._readable(0.0):
                 self._receive()
+                self._flush(time.monotonic() + 1.0)
         except (Broken, OSError, ValueError):
             self._gone = True
         return not self._gone
@@ -164,6 +168,7 @@ class Channel:
                     self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size
                 )
                 if room <= 0:
+                    self._flush(deadline)
                     self._exchange(deadline)
                     if self._replies[stream].ended:
                         return stream  # refused before all of it was sent
@@ -197,6 +202,7 @@ class Channel:
             if not self._readable(max(0.0, give_up - time.monotonic())):
                 break
             self._receive()
+            self._flush(time.monotonic() + 1.0)
         taken = Reply(reply.status, reply.message, reply.messages, reply.ended, reply.refused)
         reply.messages = []
         return taken
@@ -231,13 +237,15 @@ class Channel:
 
     def _exchange(self, deadline: float) -> None:
         """Wait for something from the member."""
-        self._flush(deadline)
+        if self._owes:
+            self._flush(deadline)
         left = deadline - time.monotonic()
         if left <= 0 or not self._readable(left):
             raise Broken("the member did not answer in time")
         self._receive()
 
     def _flush(self, deadline: float) -> None:
+        self._owes = False
         data = memoryview(self._h2.data_to_send())
         while data:
             try:
@@ -270,7 +278,6 @@ class Channel:
         except h2.exceptions.H2Error as error:
             self._gone = True
             raise Broken(f"the member does not speak HTTP/2: {error}") from error
-        self._flush(time.monotonic() + 1.0)
 
     def _take_in(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.PingAckReceived):
@@ -284,6 +291,7 @@ class Channel:
         reply = self._replies.get(getattr(event, "stream_id", None) or 0, Reply())
         if isinstance(event, h2.events.DataReceived):
             reply.feed(event.data or b"")
+            self._owes = True
             self._h2.acknowledge_received_data(
                 event.flow_controlled_length or 0, event.stream_id or 0
             )

@@ -80,9 +80,13 @@ def _decode(data: bytes) -> dict[str, Any]:
     return record
 
 
+#: Made once: ``json.dumps`` makes one for each call that asks for other separators than its own.
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
 def _encode(**fields: Any) -> bytes:
     known = {name: value for name, value in fields.items() if value is not None}
-    return json.dumps({"v": 1, **known}, separators=(",", ":")).encode()
+    return _ENCODER.encode({"v": 1, **known}).encode()
 
 
 def _number(record: Mapping[str, Any], name: str, kind: type = int) -> Any:

@@ -90,7 +90,10 @@ class Leases(primitives.Backend):
         since = None if expires_in is None else self._board.clock.stamp()
         return Hold(holder, claim_id, expires_in, since)
 
-    def _claim(self, seen: Seen, hold: Hold, session: int) -> tuple[Step, Head]:
+    def _claim(
+        self, seen: Seen, hold: Hold, session: int, *, body: bool = False
+    ) -> tuple[Step, Head]:
+        """Return the step that leases a posting, and reads its body where that is asked for."""
         keys, key = self._board.keys, seen.key
         head = seen.claimed(wall())
         live, lease = keys.of("live", key), keys.of("leases", key)
@@ -98,8 +101,9 @@ class Leases(primitives.Backend):
         success = [
             messages.put(live, head.encode()),
             messages.put(lease, hold.encode(), session),
-            messages.read(keys.of("bodies", key)),
         ]
+        if body:
+            success.append(messages.read(keys.of("bodies", key)))
         return Step(compare, success, [messages.read(live), messages.read(lease)]), head
 
     def _commit_claims(
@@ -163,7 +167,7 @@ class Leases(primitives.Backend):
             claims = []
             for seen, claim_id in pairs:
                 hold = self._hold(holder, claim_id, expires_in)
-                claims.append((*self._claim(seen, hold, session), hold))
+                claims.append((*self._claim(seen, hold, session, body=True), hold))
             try:
                 outcomes = self._commit_claims(
                     [step for step, _, _ in claims], session, compare, fence=True
@@ -342,12 +346,12 @@ class Leases(primitives.Backend):
         compare = [messages.created(lease, held.token)]
         if held.timed:  # it was looked at whether it is over: nobody renewed it since
             compare.append(messages.unchanged(lease, held.revision))
-        modified = max(wall(), seen.head.modified + 1e-6)
-        head = dataclasses.replace(seen.head, modified=modified, leased=False)
         if how == "remove":
             return Step(
                 compare, [messages.delete(live), messages.delete(lease), messages.delete(body)]
             )
+        modified = max(wall(), seen.head.modified + 1e-6)
+        head = dataclasses.replace(seen.head, modified=modified, leased=False)
         compare.append(messages.unchanged(live, seen.revision))
         if how == "trash":
             head = dataclasses.replace(head, serial=seen.serial, delay=0.0, since=None)

@@ -182,7 +182,7 @@ class Connections:
         """
         line = self._take(self.patience + block, wakes=True)
         try:
-            return self._exchange(line, packed(command))
+            return self._exchange(line, packed(command), soon=not block)
         except Elsewhere as error:
             self.finder.follow(error)  # when it is asked again
             raise
@@ -301,11 +301,13 @@ class Connections:
                 raise
         return replies
 
-    def _exchange(self, line: Line, command: bytes, call: Call | None = None) -> Any:
+    def _exchange(
+        self, line: Line, command: bytes, call: Call | None = None, soon: bool = True
+    ) -> Any:
         """Return the first reply to a command, which changes nothing where it is no call."""
         read_only = call is None or call.script.read_only
         try:
-            return line.ask(command)
+            return line.ask(command, soon)
         except native.ResponseError as error:
             failure = told(line.address, error, sent=True, read_only=read_only)
             if isinstance(failure, Deposed):

@@ -193,7 +193,7 @@ class Line(Wire):
         """
         reply = self._reader.gets()  # it may have come with the one before
         if reply is _NOTHING_YET:
-            return self.ask(b"")
+            return self.ask(b"", soon=False)
         if isinstance(reply, Exception):
             raise reply
         return reply
