@@ -61,6 +61,20 @@ def test_a_killed_leader_is_succeeded() -> None:
         assert eventually(ensemble.leader) is not leader
 
 
+def test_a_parted_leader_is_succeeded_and_agrees_with_nobody() -> None:
+    question = {"key": "YQ=="}  # that most of the members have to agree to
+    cluster = clusters.EtcdCluster()
+    with clusters.running(cluster):
+        parted = cluster.leader()
+        cluster.faults()["leader partitioned"]()
+        leader = eventually(lambda: next(m for m in [cluster.leader()] if m is not parted))
+        assert "header" in leader.ask("POST", "/v3/kv/range", question)
+        with pytest.raises(OSError):
+            parted.ask("POST", "/v3/kv/range", question)
+        cluster.heal()
+        assert "header" in eventually(lambda: parted.ask("POST", "/v3/kv/range", question))
+
+
 @pytest.mark.parametrize("name", sorted(clusters.CLUSTERS))
 def test_a_cluster_has_its_name(name: str) -> None:
     cluster = clusters.cluster(name)

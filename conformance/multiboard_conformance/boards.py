@@ -195,8 +195,10 @@ class Board:
             leases = [posting.lease for posting in postings if posting.lease is not None]
             backend.remove(leases)
             free = sum(posting.lease is None and posting.due_in == 0 for posting in postings)
-            won = backend.acquire_next("sweeper", [claim_id() for _ in range(free)], 10.0)
-            backend.remove([lease for _, lease in won])
+            for begin in range(0, free, 100):
+                wanted = [claim_id() for _ in range(min(100, free - begin))]
+                won = backend.acquire_next("sweeper", wanted, 60.0)
+                backend.remove([lease for _, lease in won])
             backend.purge([posting.key for posting in backend.list(Shelf.TRASH).postings])
         finally:
             backend.close()

@@ -31,14 +31,17 @@ class EtcdServer(Server):
         *,
         member: str = "one",
         peers: Mapping[str, int] | None = None,
+        listens: int | None = None,
         tls: Tls | None = None,
         options: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self._program = program("etcd", "etcd-server")
         self.member = member
-        #: Port of each member for the other members.
+        #: Port of each member for the other members, and where this one listens for them if that
+        #: is another one.
         self._peers = dict(peers or {member: free_port()})
+        self._listens = listens or self._peers[member]
         self._tls = tls
         self._options = list(options)
 
@@ -52,7 +55,8 @@ class EtcdServer(Server):
         peer = peers[self.member]
         command = [self._program, "--name", self.member, "--data-dir", self._data]
         command += ["--listen-client-urls", client, "--advertise-client-urls", client]
-        command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+        command += ["--listen-peer-urls", f"http://{self.host}:{self._listens}"]
+        command += ["--initial-advertise-peer-urls", peer]
         everyone = ",".join(f"{name}={url}" for name, url in peers.items())
         command += ["--initial-cluster", everyone]
         if self._tls is not None:

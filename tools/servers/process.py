@@ -244,15 +244,23 @@ def free_ports(count: int) -> list[int]:
 
 def listens(pid: int, port: int) -> bool:
     """Tell whether process ``pid`` listens on ``port``; true where the system can't tell."""
+    return not os.path.exists("/proc/net/tcp") or _has(pid, port, "0A")
+
+
+def connects(pid: int, port: int) -> bool:
+    """Tell whether process ``pid`` made the connection that comes from ``port``."""
+    return _has(pid, port, "01")
+
+
+def _has(pid: int, port: int, state: str) -> bool:
+    """Tell whether a process has a socket at a port, in one of the kernel's states of sockets."""
     inodes = set()
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError), open(f"/proc/net/{table}") as file:
             for line in list(file)[1:]:
                 words = line.split()
-                if words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:
+                if words[3] == state and int(words[1].rpartition(":")[2], 16) == port:
                     inodes.add(f"socket:[{words[9]}]")
-    if not os.path.exists("/proc/net/tcp"):
-        return True
     for descriptor in glob.iglob(f"/proc/{pid}/fd/*"):
         with contextlib.suppress(OSError):
             if os.readlink(descriptor) in inodes:

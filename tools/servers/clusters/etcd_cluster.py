@@ -4,26 +4,56 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from servers.clusters.base import Quorum, until
+from servers.clusters.links import Links
 from servers.etcd_server import EtcdServer
-from servers.process import free_ports
+from servers.process import Server, free_ports
 
 
 class EtcdCluster(Quorum):
-    """etcd members that elect a leader among them."""
+    """etcd members that elect a leader among them, over links that can be cut."""
 
     name = "etcd"
 
     def __init__(self, size: int = 3) -> None:
         super().__init__()
-        ports = free_ports(2 * size)
-        peers = {f"m{n}": ports[size + n] for n in range(size)}
-        self.servers = [EtcdServer(member=name, peers=peers) for name in peers]
+        ports = free_ports(3 * size)
+        listening, linked = ports[size : 2 * size], ports[2 * size :]
+        peers = {f"m{n}": port for n, port in enumerate(linked)}
+        self.servers = [
+            EtcdServer(member=name, peers=peers, listens=port)
+            for name, port in zip(peers, listening, strict=True)
+        ]
         for server, port in zip(self.servers, ports[:size], strict=True):
             server.port = port
         self.members.extend(self.servers)
+        self._links = Links(self.servers, listening, linked)
+
+    def start(self) -> None:
+        self._links.start()
+        super().start()
+
+    def faults(self) -> Mapping[str, Callable[[], None]]:
+        return {
+            **super().faults(),
+            "leader partitioned": lambda: self._part(self.leader()),
+            "follower partitioned": lambda: self._part(self.follower()),
+        }
+
+    def _part(self, member: Server) -> None:
+        """Cut a member off from the others; clients reach it as before."""
+        self._links.part(member)
+        until(lambda: not self.in_step(), "the others did without a member, and nobody noticed")
+
+    def heal(self) -> None:
+        self._links.join()
+        super().heal()
+
+    def close(self) -> None:
+        super().close()
+        self._links.close()
 
     @property
     def may_end_early(self) -> str:
