@@ -69,7 +69,7 @@ def test_a_parted_leader_is_succeeded_and_agrees_with_nobody() -> None:
         cluster.faults()["leader partitioned"]()
         leader = eventually(lambda: next(m for m in [cluster.leader()] if m is not parted))
         assert "header" in leader.ask("POST", "/v3/kv/range", question)
-        with pytest.raises(OSError):
+        with pytest.raises(TimeoutError):
             parted.ask("POST", "/v3/kv/range", question)
         cluster.heal()
         assert "header" in eventually(lambda: parted.ask("POST", "/v3/kv/range", question))
