@@ -11,7 +11,7 @@ import itertools
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -98,10 +98,22 @@ class Connection:
         """
         claim_id = self._claim_id()
         asked_at, losses = boottime(), self.keeper.losses
-        lease = self.with_session(lambda: self.guard.acquire(job.key, who, claim_id, expiry))
+        with self._in_doubt([claim_id], job.key):
+            lease = self.with_session(lambda: self.guard.acquire(job.key, who, claim_id, expiry))
         self._hold(Claim(lease, job), asked_at, losses)
         self.view.note_lease(lease)
         return lease
+
+    @contextlib.contextmanager
+    def _in_doubt(self, claim_ids: Sequence[str], key: str | None = None) -> Iterator[None]:
+        """Let go of what is claimed in here, where it ends without a word whether it was."""
+        try:
+            yield
+        except BaseException as error:
+            told = isinstance(error, errors.MultiboardError)
+            if not told or isinstance(error, errors.Indeterminate):
+                self.keeper.doubt(claim_ids, key)
+            raise
 
     def _claim_id(self) -> str:
         return f"{self._chance}-{next(self._attempts)}"
@@ -119,7 +131,8 @@ class Connection:
         claim_ids = [self._claim_id() for _ in range(limit)]
         asked_at, losses = boottime(), self.keeper.losses
         with self.view.asking() as tick:
-            won = self.with_session(lambda: self.guard.acquire_next(who, claim_ids, expiry))
+            with self._in_doubt(claim_ids):
+                won = self.with_session(lambda: self.guard.acquire_next(who, claim_ids, expiry))
             jobs = [self._take_over(posting, lease, asked_at, losses) for posting, lease in won]
             if self.view.started:
                 self.view.note_present([posting for posting, _ in won], tick)
@@ -131,7 +144,10 @@ class Connection:
             job = self._interpret(posting) if entry is None else entry.item
         except ValueError as error:
             self.view.quarantine(posting.key, str(error))
-            self.guard.release(lease, QUARANTINE)
+            try:
+                self.guard.release(lease, QUARANTINE)
+            except errors.BackendError:
+                self.keeper.give_back(lease)  # what else was won must not be lost with it
             return None
         self._hold(Claim(lease, job), asked_at, losses)
         return job

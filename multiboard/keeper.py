@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from multiboard import errors
+from multiboard.doubts import Doubts, give_back, leases_of
 from multiboard.primitives import Backend, Lease, NewPosting, Shelf, boottime
 
 LOG = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Keeper:
         self._kept: dict[str, _Kept] = {}
         self._entities: dict[str, NewPosting] = {}
         self._returns: dict[str, Lease] = {}
+        self._doubts = Doubts()
         #: What the session leases that are kept live by.
         self._session: str | None = None
         #: By boottime: when to renew the session, and when it may have ended; None without one.
@@ -129,6 +131,15 @@ class Keeper:
             self._returns[lease.key] = lease
             self._start(0.0)
 
+    def doubt(self, claim_ids: Sequence[str], key: str | None = None) -> None:
+        """Give back what attempts have leased of which nobody knows what became.
+
+        ``key`` is the posting that they were for; None where the store was to choose.
+        """
+        with self._wake:
+            self._doubts.note(claim_ids, key, boottime())
+            self._start(0.0)
+
     def keeps(self, lease: Lease) -> bool:
         """Return whether a lease is kept and not known to be lost."""
         kept = self._kept.get(lease.key)
@@ -188,6 +199,7 @@ class Keeper:
                     self._enter_all()
                 if self._returns:
                     self._give_back_all()
+                self._settle_doubts()
                 if self._troubled and (session_due or to_check):
                     self._troubled = False
                     LOG.info("The leases are kept again")
@@ -214,7 +226,9 @@ class Keeper:
         return bool(self._entities) or any(k.lease.session for k in self._kept.values())
 
     def _urgent(self) -> bool:
-        return bool(self._returns or self._verify or self._enter_again)
+        look_at = self._doubts.next_look
+        doubtful = look_at is not None and look_at <= boottime()
+        return doubtful or bool(self._returns or self._verify or self._enter_again)
 
     def _next_due(self) -> float:
         """Return when something has to be done; called with the lock held."""
@@ -223,6 +237,8 @@ class Keeper:
             times.append(self._renew_at or 0.0)
             if self._session_deadline is not None:
                 times.append(self._session_deadline)
+        if self._doubts.next_look is not None:
+            times.append(self._doubts.next_look)
         return min(times, default=boottime() + 3600.0)
 
     def _renew_session(self) -> None:
@@ -325,15 +341,21 @@ class Keeper:
 
     def _give_back_all(self) -> None:
         for key, lease in list(self._returns.items()):
-            try:
-                self._backend.release(lease)
-            except (errors.LeaseLost, errors.PostingNotFound):
-                pass  # it is over, which is all that is wanted
-            except errors.BoardLost:
-                pass
+            give_back(self._backend, lease)
             with self._wake:
                 if self._returns.get(key) is lease:
                     del self._returns[key]
+
+    def _settle_doubts(self) -> None:
+        with self._wake:
+            now = boottime()
+            claims = self._doubts.due(now)
+        if claims:
+            for lease in leases_of(self._backend, claims):
+                LOG.warning("%s is given back: nobody heard that it was claimed", lease.key)
+                give_back(self._backend, lease)
+            with self._wake:
+                self._doubts.looked(claims, now)
 
     def _drop(self, lease: Lease) -> None:
         """Stop keeping a lease unless the key has a newer one; called with the lock held."""

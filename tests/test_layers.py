@@ -29,6 +29,7 @@ DEPTH = {
     "codec": 3,
     "picture": 3,
     "view": 4,
+    "doubts": 3,
     "keeper": 4,
     "notifier": 4,
     "loading": 5,

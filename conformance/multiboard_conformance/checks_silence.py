@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from multiboard import errors
 from multiboard.primitives import Backend, ChangeKind, Lease, NewPosting, Shelf, boottime
@@ -35,6 +35,7 @@ from multiboard_conformance.programs import claim_id
 from multiboard_conformance.proxy import Mode, Proxy
 
 K = ChangeKind
+T = TypeVar("T")
 #: Seconds by which a busy machine may make us late.
 BUSY = 3.0
 OPERATION = 1.0
@@ -42,6 +43,18 @@ IMPATIENT = {
     "connect_timeout": 1.0, "operation_timeout": OPERATION, "session_timeout": SHORT_SESSION,
 }  # fmt: skip
 AWAY = (errors.Unavailable, errors.Indeterminate)
+
+
+def _opened(opening: Callable[..., T]) -> T:
+    """Open what soon gives up, on a store that may be too busy to greet it at the first try."""
+    give_up = boottime() + 10 * BUSY
+    while True:
+        try:
+            return opening(**IMPATIENT)
+        except errors.Unavailable:
+            if boottime() > give_up:
+                raise
+
 
 # -- connections that died -------------------------------------------------------------------
 
@@ -53,7 +66,7 @@ def check_reader_whose_connection_died(board: Board, faulty: Board, proxy: Proxy
     Nothing is passed on it any more and nobody closes it, as where a firewall forgot it; new
     connections are served. The reader waits in long calls, and nobody else uses its backend.
     """
-    direct, backend = board.open(), faulty.open(**IMPATIENT)
+    direct, backend = board.open(), _opened(faulty.open)
     reader = Reader(backend).start()
     post(direct, "before")
     assert reader.hears(K.POSTED, "before")
@@ -83,7 +96,7 @@ def _hears_or_resets(reader: Reader, key: str, within: float = 20.0) -> bool:
 @guarantee("ERR-1")
 def check_verb_on_a_connection_that_died(board: Board, faulty: Board, proxy: Proxy) -> None:
     """Verbs on a connection that died without a word raise in time; repeated, they work again."""
-    backend = faulty.open(**IMPATIENT)
+    backend = _opened(faulty.open)
     post(backend, "k")
     proxy.lose()
     began = boottime()
@@ -150,7 +163,7 @@ def check_operation_that_arrives_late(board: Board, faulty: Board, proxy: Proxy)
     take, finish and bring back the posting. Then the first request arrives.
     """
     direct = board.open()
-    backends = {verb: faulty.open(**IMPATIENT) for verb in LATE}
+    backends = {verb: _opened(faulty.open) for verb in LATE}
     post(direct, *[verb for verb in LATE if verb != "add"])
     leases = {v: take(backends[v], v, 60.0) if LATE[v].held else None for v in LATE}
     claims = {verb: claim_id() for verb in LATE}
@@ -203,7 +216,7 @@ def _is_not_blocked(backend: Backend, key: str) -> None:
 @guarantee("RUN-1")
 def check_client_that_reads_no_answer(board: Board, faulty: Board, proxy: Proxy) -> None:
     """A client that does not read the answer to its verb blocks nobody else."""
-    direct, reading, taking = board.open(**IMPATIENT), faulty.open(), faulty.open()
+    direct, reading, taking = _opened(board.open), faulty.open(), faulty.open()
     body = bytes(min(direct.traits.max_body, 256 * 1024))
     for n in range(32):
         post(direct, f"large{n}", body=body)
@@ -231,7 +244,7 @@ def check_client_that_is_frozen_in_a_verb(board: Board, effort: Effort) -> None:
     """
     if not board.traits.cross_host:
         not_exercised("the store has no server: a client that is stopped holds the step it is in")
-    direct, peer = board.open(**IMPATIENT), board.peer(**IMPATIENT)
+    direct, peer = _opened(board.open), _opened(board.peer)
     dice = effort.dice("frozen")
     rounds = effort.rounds(4, 20)
     with ThreadPoolExecutor(1) as threads:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from waiting import eventually
 
-from multiboard import errors
+from multiboard import doubts, errors
 from multiboard.backends.memory import MemoryBackend, MemorySettings
 from multiboard.keeper import SAFE, Keeper
 from multiboard.primitives import Lease, NewPosting, Shelf, boottime
@@ -171,6 +171,36 @@ def test_what_could_not_be_given_back_is_given_back_later(kept: Kept) -> None:
     threading.Event().wait(0.3)
     kept.store.away = False
     eventually(lambda: (posting := kept.store.get(["k"])[0]) and posting.lease is None)
+    assert kept.lost == []
+
+
+@pytest.mark.parametrize("key", ["k", None])
+def test_a_claim_of_which_nobody_heard_is_given_back(kept: Kept, key: str | None) -> None:
+    other = kept.claim("other")
+    kept.store.add([NewPosting("k", b"")])
+    kept.store.acquire("k", "me", "unheard")
+    kept.store.away = True
+    kept.keeper.doubt(["unheard", "never done"], key)
+    threading.Event().wait(0.3)
+    kept.store.away = False
+    eventually(lambda: (posting := kept.store.get(["k"])[0]) and posting.lease is None)
+    assert kept.keeper.keeps(other)
+    assert kept.store.get(["other"])[0].lease is not None
+
+
+def test_a_claim_that_comes_late_is_given_back_and_a_later_one_is_not(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doubts, "LATE", 0.5)
+    kept.store.add([NewPosting("k", b"")])
+    kept.keeper.doubt(["late"], "k")
+    threading.Event().wait(0.2)
+    kept.store.acquire("k", "me", "late")
+    eventually(lambda: kept.store.get(["k"])[0].lease is None)
+    later = kept.store.acquire("k", "me", "heard")
+    kept.keeper.keep(later, boottime(), 0)
+    threading.Event().wait(1.0)
+    assert kept.store.get(["k"])[0].lease.token == later.token
     assert kept.lost == []
 
 
