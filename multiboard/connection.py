@@ -11,7 +11,7 @@ import itertools
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -63,7 +63,7 @@ class Connection:
         self._attempts = itertools.count(1)
         self.backend = backend
         self.incarnation = backend.incarnation
-        self.guard = Guard(backend)
+        self.guard = Guard(backend, on_doubt=self._doubt)
         self.view = View(self.guard, interpret, tell)
         # The keeper comes round again by itself: waiting for one lease must not end the others.
         self.keeper = Keeper(Guard(backend, patience=0), self._lost)
@@ -98,22 +98,13 @@ class Connection:
         """
         claim_id = self._claim_id()
         asked_at, losses = boottime(), self.keeper.losses
-        with self._in_doubt([claim_id], job.key):
-            lease = self.with_session(lambda: self.guard.acquire(job.key, who, claim_id, expiry))
+        lease = self.with_session(lambda: self.guard.acquire(job.key, who, claim_id, expiry))
         self._hold(Claim(lease, job), asked_at, losses)
         self.view.note_lease(lease)
         return lease
 
-    @contextlib.contextmanager
-    def _in_doubt(self, claim_ids: Sequence[str], key: str | None = None) -> Iterator[None]:
-        """Let go of what is claimed in here, where it ends without a word whether it was."""
-        try:
-            yield
-        except BaseException as error:
-            told = isinstance(error, errors.MultiboardError)
-            if not told or isinstance(error, errors.Indeterminate):
-                self.keeper.doubt(claim_ids, key)
-            raise
+    def _doubt(self, claim_ids: Sequence[str], key: str | None, answered: bool) -> None:
+        self.keeper.doubt(claim_ids, key, answered)
 
     def _claim_id(self) -> str:
         return f"{self._chance}-{next(self._attempts)}"
@@ -131,8 +122,7 @@ class Connection:
         claim_ids = [self._claim_id() for _ in range(limit)]
         asked_at, losses = boottime(), self.keeper.losses
         with self.view.asking() as tick:
-            with self._in_doubt(claim_ids):
-                won = self.with_session(lambda: self.guard.acquire_next(who, claim_ids, expiry))
+            won = self.with_session(lambda: self.guard.acquire_next(who, claim_ids, expiry))
             jobs = [self._take_over(posting, lease, asked_at, losses) for posting, lease in won]
             if self.view.started:
                 self.view.note_present([posting for posting, _ in won], tick)

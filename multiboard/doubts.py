@@ -1,9 +1,10 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Attempts to claim of which nobody heard what became of them.
 
-Whoever asked was told that it is not known, and went on without the job. Where the attempt was
-done all the same, its lease lives by a session that is kept for other jobs: nobody could have that
-job for as long as this process lives. It has no lock and no thread: the keeper has both.
+Whoever asked was told that it is not known, and went on without the job; or a repeat was answered,
+its job done or given back, and then the first attempt arrived. Where such an attempt was done all
+the same, its lease lives by a session that is kept for other jobs: nobody could have that job for
+as long as this process lives. It has no lock and no thread: the keeper has both.
 """
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ class Doubts:
     def __init__(self) -> None:
         self._open: dict[str, _Doubt] = {}
 
-    def note(self, claim_ids: Iterable[str], key: str | None, now: float) -> None:
-        """Have attempts looked for, at once and once more."""
+    def note(
+        self, claim_ids: Iterable[str], key: str | None, now: float, *, late: bool = False
+    ) -> None:
+        """Have attempts looked for, at once and once more; ``late``: not at once."""
         for claim_id in claim_ids:
-            self._open[claim_id] = _Doubt(key, now)
+            self._open[claim_id] = _Doubt(key, now + LATE if late else now, late)
 
     @property
     def next_look(self) -> float | None:

@@ -9,11 +9,13 @@ the primitives, the errors and tenacity.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
 import math
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
 from typing import Any, TypeVar
 
 import tenacity
@@ -53,10 +55,21 @@ class Guard(Backend):
     their own.
     """
 
-    def __init__(self, backend: Backend, patience: float | None = None) -> None:
-        """Guard a backend; ``patience`` takes the place of ``operation_timeout``, 0 is none."""
+    def __init__(
+        self,
+        backend: Backend,
+        patience: float | None = None,
+        on_doubt: Callable[[Sequence[str], str | None, bool], None] = lambda *_: None,
+    ) -> None:
+        """Guard a backend; ``patience`` takes the place of ``operation_timeout``, 0 is none.
+
+        ``on_doubt`` is told of claims of which an attempt was not answered: their claim ids, the
+        key where there was one, and whether a repeat was answered. That attempt may have leased
+        something, or may do so yet.
+        """
         super().__init__(backend.settings)
         self.backend = backend
+        self._on_doubt = on_doubt
         self._patience = backend.settings.operation_timeout if patience is None else patience
         self._closing = threading.Event()
 
@@ -147,15 +160,19 @@ class Guard(Backend):
     ) -> Lease:
         _check_key(key)
         _check_claim(holder, [claim_id], expires_in)
-        return self._repeat(lambda: self.backend.acquire(key, holder, claim_id, expires_in))
+        with self._claiming([claim_id], key) as lost:
+            return self._repeat(
+                lambda: self.backend.acquire(key, holder, claim_id, expires_in), lost
+            )
 
     def acquire_next(
         self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
     ) -> Sequence[tuple[Posting, Lease]]:
         _check_claim(holder, claim_ids, expires_in)
-        return self._batches(
-            lambda part: self.backend.acquire_next(holder, part, expires_in), claim_ids
-        )
+        with self._claiming(claim_ids) as lost:
+            return self._batches(
+                lambda part: self.backend.acquire_next(holder, part, expires_in), claim_ids, lost
+            )
 
     def renew(self, lease: Lease, expires_in: float) -> Lease:
         _check_duration("expires_in", expires_in)
@@ -173,14 +190,36 @@ class Guard(Backend):
 
     # -- how -----------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def _claiming(
+        self, claim_ids: Sequence[str], key: str | None = None
+    ) -> Iterator[MutableSequence[errors.Indeterminate]]:
+        """Claim, and tell of it where an attempt may have done so unheard."""
+        lost: MutableSequence[errors.Indeterminate] = []
+        try:
+            yield lost
+        except errors.MultiboardError:
+            if lost:
+                self._on_doubt(claim_ids, key, False)
+            raise
+        except BaseException:  # whoever waited for the answer was interrupted
+            self._on_doubt(claim_ids, key, False)
+            raise
+        if lost:
+            self._on_doubt(claim_ids, key, True)
+
     def _batches(
-        self, operation: Callable[[Sequence[Any]], Sequence[T]], items: Sequence[Any]
+        self,
+        operation: Callable[[Sequence[Any]], Sequence[T]],
+        items: Sequence[Any],
+        lost: MutableSequence[errors.Indeterminate] | None = None,
     ) -> Sequence[T]:
         """Do an operation on many items, a bounded number of them at a time."""
         answers: list[T] = []
         for start in range(0, len(items), BATCH):
             part = items[start : start + BATCH]
-            answers.extend(self._repeat(lambda part=part: operation(part)))  # type: ignore[misc]
+            attempt = functools.partial(operation, part)
+            answers.extend(self._repeat(attempt, lost))
         return answers
 
     def _once(self, operation: Callable[[], T]) -> T:
@@ -194,23 +233,31 @@ class Guard(Backend):
                 f"{type(self.backend).__name__} failed in a way it does not explain: {error!r}"
             ) from error
 
-    def _repeat(self, operation: Callable[[], T]) -> T:
-        """Do an operation, repeating it while the store is away or its answer is lost."""
+    def _repeat(
+        self, operation: Callable[[], T], lost: MutableSequence[errors.Indeterminate] | None = None
+    ) -> T:
+        """Do an operation, repeating it while the store is away or its answer is lost.
+
+        What attempts raised that may have been applied is added to ``lost``.
+        """
+        doubts: MutableSequence[errors.Indeterminate] = [] if lost is None else lost
         try:
             return self._once(operation)  # no machinery on the way that nearly every call takes
         except (errors.Unavailable, errors.Indeterminate) as error:
+            if isinstance(error, errors.Indeterminate):
+                doubts.append(error)
             # One that was closed meanwhile is not worth another word: nobody waits for it.
             if not self._patience or self._closing.is_set():
                 raise
             first = error
         LOG.warning("%s; trying again for up to %g s", first, self._patience)
-        in_doubt = isinstance(first, errors.Indeterminate)
 
         def note(state: tenacity.RetryCallState) -> None:
-            nonlocal in_doubt
             outcome = state.outcome
             assert outcome is not None
-            in_doubt = in_doubt or isinstance(outcome.exception(), errors.Indeterminate)
+            error = outcome.exception()
+            if isinstance(error, errors.Indeterminate):
+                doubts.append(error)
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((errors.Unavailable, errors.Indeterminate)),
@@ -227,7 +274,7 @@ class Guard(Backend):
         try:
             answer: T = retrying(self._once, operation)
         except errors.Unavailable as error:
-            if in_doubt:
+            if doubts:
                 raise errors.Indeterminate(f"{error}; an earlier attempt got no answer") from error
             raise
         return answer

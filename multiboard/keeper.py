@@ -131,13 +131,17 @@ class Keeper:
             self._returns[lease.key] = lease
             self._start(0.0)
 
-    def doubt(self, claim_ids: Sequence[str], key: str | None = None) -> None:
+    def doubt(
+        self, claim_ids: Sequence[str], key: str | None = None, answered: bool = False
+    ) -> None:
         """Give back what attempts have leased of which nobody knows what became.
 
-        ``key`` is the posting that they were for; None where the store was to choose.
+        ``key`` is the posting that they were for; None where the store was to choose. With
+        ``answered`` a repeat has an answer, and its leases are about to be kept: what an attempt
+        leases that comes after it is looked for later.
         """
         with self._wake:
-            self._doubts.note(claim_ids, key, boottime())
+            self._doubts.note(claim_ids, key, boottime(), late=answered)
             self._start(0.0)
 
     def keeps(self, lease: Lease) -> bool:
@@ -351,7 +355,8 @@ class Keeper:
             now = boottime()
             claims = self._doubts.due(now)
         if claims:
-            for lease in leases_of(self._backend, claims):
+            found = leases_of(self._backend, claims)
+            for lease in [lease for lease in found if not self.keeps(lease)]:
                 LOG.warning("%s is given back: nobody heard that it was claimed", lease.key)
                 give_back(self._backend, lease)
             with self._wake:

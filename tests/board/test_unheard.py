@@ -12,7 +12,7 @@ from taskflow import exceptions as excp
 from waiting import eventually
 
 import multiboard
-from multiboard import errors
+from multiboard import doubts, errors
 from multiboard.backends.sqlite import SQLiteBackend
 from multiboard.board import JobBoard
 from multiboard.primitives import Lease, Posting
@@ -22,10 +22,16 @@ class Unheard(SQLiteBackend):
     """A backend whose answers to a claim can be lost, the first time and every time."""
 
     lost = False
+    #: What is on its way and nobody waits for any more; None where nothing is delayed.
+    late: list[Callable[[], object]] | None = None
 
     def acquire(
         self, key: str, holder: str, claim_id: str, expires_in: float | None = None
     ) -> Lease:
+        if self.late == []:
+            again = super().acquire
+            self.late.append(lambda: again(key, holder, claim_id, expires_in))
+            raise errors.Indeterminate("no answer yet")
         lease = super().acquire(key, holder, claim_id, expires_in)
         if self.lost:
             raise errors.Indeterminate("the answer was lost")
@@ -77,3 +83,33 @@ def test_a_claim_of_which_nobody_heard_is_given_back(
     other.claim(job, "you")
     other.consume(job, "you")
     board.consume(held, "me")
+
+
+def test_a_claim_that_arrives_when_its_job_was_given_back_is_given_back(
+    boards: list[JobBoard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doubts, "LATE", 0.5)
+    board, other = boards
+    held, job = board.post("held"), board.post("job")
+    board.claim(held, "me")
+    late: list[Callable[[], object]] = []
+    monkeypatch.setattr(Unheard, "late", late)
+    board.claim(job, "me")  # the repeat was answered
+    board.abandon(job, "me")
+    late[0]()
+    assert other.find_owner(job) == "me"
+    eventually(lambda: other.find_owner(job) is None)
+    assert other.find_owner(held) == "me"
+
+
+def test_a_claim_whose_repeat_was_answered_is_kept(
+    boards: list[JobBoard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doubts, "LATE", 0.3)
+    board, other = boards
+    job = board.post("job")
+    monkeypatch.setattr(Unheard, "late", [])
+    board.claim(job, "me")
+    with pytest.raises(AssertionError, match="in time"):  # not even when it was looked for
+        eventually(lambda: other.find_owner(job) is None, 1.0)
+    board.consume(job, "me")

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,7 +109,16 @@ class Worker:
     def ask(self, do: str) -> Any:
         """Let the worker obey a command, and return what it answers."""
         self._say({"do": do})
-        answer = self._answers.get(timeout=PATIENCE)
+        try:
+            answer = self._answers.get(timeout=PATIENCE)
+        except queue.Empty:
+            os.kill(self._process.pid, signal.SIGUSR1)  # it says where its threads are
+            time.sleep(1.0)
+            waits = "\n".join(f"{op.verb}({op.args})" for op in self._open.values())
+            raise RuntimeError(
+                f"worker {self.who} did not obey {do!r} within {PATIENCE:g} s; it waits for"
+                f" {waits or 'nothing'}\n{self._record.history.table(40)}"
+            ) from None
         if not self.alive:
             raise RuntimeError(f"worker {self.who} died by itself")
         return answer

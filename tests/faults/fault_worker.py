@@ -9,9 +9,11 @@ guard, as a board does, and each attempt of the guard is an operation of its own
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -239,6 +241,7 @@ class Process:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.CRITICAL)
+    faulthandler.register(signal.SIGUSR1)
     # A library that prints must not speak between the lines of the conversation.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
