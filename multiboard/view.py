@@ -40,6 +40,9 @@ GATHER = 0.02
 #: written by hand, or is damaged.
 CATCH_UP = 4
 RELIST = 30.0
+#: Seconds after a reset when the board is listed once more. Where a store has just changed its
+#: leader, the old one may have told the listing: it wakes up, and has not heard of it yet.
+SETTLE = 5.0
 #: Seconds to wait after a first failure of the feed; doubled with each that follows.
 FIRST_PAUSE = 0.05
 
@@ -297,13 +300,18 @@ class View:
     def _follow(self) -> None:
         cursor: str | None = None
         pause = FIRST_PAUSE
+        #: By boottime: when to list the board once more.
+        again_at = float("inf")
         while not self._closed:
             try:
-                answer = self._backend.changes(cursor, FEED_TIMEOUT)
+                patience = min(FEED_TIMEOUT, max(0.0, again_at - boottime()))
+                answer = self._backend.changes(cursor, patience)
                 if answer.events:
                     self._hurry.wait(GATHER)
                 self._apply(answer.events)
-                if answer.reset:
+                if answer.reset or boottime() >= again_at:
+                    settled = not (answer.reset and self._loaded)
+                    again_at = float("inf") if settled else boottime() + SETTLE
                     self._list()
                     self._loaded = True
                 if pause > FIRST_PAUSE:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from waiting import eventually
 
-from multiboard import errors
+from multiboard import errors, view
 from multiboard.backends import memory
 from multiboard.primitives import Change, ChangeKind, Changes, NewPosting, Page, Posting, Shelf
 from multiboard.view import RELIST, View
@@ -36,11 +36,14 @@ class Store(memory.MemoryBackend):
         return super().changes(cursor, min(timeout, 0.2))
 
     lists = 0
+    #: What the next listing answers, from a past that a deposed leader still has.
+    stale: Page | None = None
 
     def list(self, *args: Any, **kwargs: Any) -> Page:
         """Count the listings."""
         self.lists += 1
-        return super().list(*args, **kwargs)
+        stale, self.stale = self.stale, None
+        return super().list(*args, **kwargs) if stale is None else stale
 
 
 class Watched:
@@ -104,6 +107,24 @@ def test_it_follows_the_feed(watched: Watched) -> None:
         (ChangeKind.CLAIMED, "a"),
         (ChangeKind.EXPIRED, "a"),
     ]
+
+
+def test_a_reset_whose_listing_was_of_the_past_is_corrected(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view, "SETTLE", 0.3)
+    own = watched.own
+    own.add([NewPosting("gone", b""), NewPosting("there", b"")])
+    lease = own.acquire("gone", "me", "c1")
+    past = own.list()
+    own.remove([lease])
+    eventually(lambda: watched.shown() == [("there", False)])
+    watched.store.stale, watched.store.forget = past, True
+    eventually(lambda: watched.shown() == [("gone", True), ("there", False)])
+    eventually(lambda: watched.shown() == [("there", False)])
+    lists = watched.store.lists
+    threading.Event().wait(0.8)
+    assert watched.store.lists == lists  # once is enough
 
 
 def test_a_reset_is_a_listing_and_tells_the_difference(watched: Watched) -> None:
@@ -189,7 +210,9 @@ def test_old_news_of_a_trashed_posting_does_not_hide_the_restored_one(watched: W
         entry = view.find("a")
         return entry is not None and entry.posting.serial == restored.serial
 
-    eventually(shows_it)
+    own.add([NewPosting("last", b"")])
+    eventually(lambda: view.find("last"))  # so that all before it was heard, too
+    assert shows_it()
     view._apply([Change(ChangeKind.TRASHED, "a", lease.token)])
     assert shows_it()
 

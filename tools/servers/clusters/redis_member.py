@@ -42,14 +42,14 @@ class RedisMember(RedisServer):
     @property
     def online(self) -> int:
         """How many replicas follow it, however far behind they are while it is written to."""
-        role, _, replicas = ask(self, "ROLE")
-        return len(replicas) if role == "master" else 0
+        role, *told = ask(self, "ROLE")  # a replica tells other things
+        return len(told[1]) if role == "master" else 0
 
     @property
     def replicas(self) -> int:
         """How many replicas have all that it has, which while it is written to may be none."""
-        role, offset, replicas = ask(self, "ROLE")
-        return sum(int(replica[2]) == offset for replica in replicas) if role == "master" else 0
+        role, *told = ask(self, "ROLE")
+        return sum(int(replica[2]) == told[0] for replica in told[1]) if role == "master" else 0
 
 
 def so(ready: Callable[[], bool]) -> Callable[[], bool]:
