@@ -158,7 +158,7 @@ def test_committed_reports_know_every_promise_and_check() -> None:
         for name in board_promises.PROMISES
     }
     made = _committed()
-    stores = ("memory", "sqlite", "redis", "zookeeper")
+    stores = ("memory", "sqlite", "redis", "zookeeper", "etcd")
     ours = {f"multiboard-{store}" for store in stores}
     assert set(made) == ours | {"taskflow-redis", "taskflow-zookeeper", "taskflow-etcd"}
     for report in made.values():
@@ -168,7 +168,7 @@ def test_committed_reports_know_every_promise_and_check() -> None:
         "passed",
         "not exercised",
     }
-    for name in ("multiboard-redis", "multiboard-zookeeper"):
+    for name in ("multiboard-redis", "multiboard-zookeeper", "multiboard-etcd"):
         assert set(verdicts(made[name]).values()) == {"passed"}
 
 

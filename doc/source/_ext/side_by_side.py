@@ -28,6 +28,7 @@ COLUMNS = (
     "taskflow-etcd",
     "multiboard-redis",
     "multiboard-zookeeper",
+    "multiboard-etcd",
     "multiboard-sqlite",
     "multiboard-memory",
 )
