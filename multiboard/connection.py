@@ -63,10 +63,10 @@ class Connection:
         self._attempts = itertools.count(1)
         self.backend = backend
         self.incarnation = backend.incarnation
-        self.guard = Guard(backend, on_doubt=self._doubt)
-        self.view = View(self.guard, interpret, tell)
         # The keeper comes round again by itself: waiting for one lease must not end the others.
         self.keeper = Keeper(Guard(backend, patience=0), self._lost)
+        self.guard = Guard(backend, on_doubt=self.keeper.doubt)
+        self.view = View(self.guard, interpret, tell)
         self._interpret = interpret
         self._on_lost = on_lost
         #: The claims of this board; a lost one stays, so that its holder is refused.
@@ -102,9 +102,6 @@ class Connection:
         self._hold(Claim(lease, job), asked_at, losses)
         self.view.note_lease(lease)
         return lease
-
-    def _doubt(self, claim_ids: Sequence[str], key: str | None, answered: bool) -> None:
-        self.keeper.doubt(claim_ids, key, answered)
 
     def _claim_id(self) -> str:
         return f"{self._chance}-{next(self._attempts)}"

@@ -310,9 +310,9 @@ class View:
                     self._hurry.wait(GATHER)
                 self._apply(answer.events)
                 if answer.reset or boottime() >= again_at:
-                    settled = not (answer.reset and self._loaded)
-                    again_at = float("inf") if settled else boottime() + SETTLE
                     self._list()
+                    unsettled = answer.reset and self._loaded
+                    again_at = boottime() + SETTLE if unsettled else float("inf")
                     self._loaded = True
                 if pause > FIRST_PAUSE:
                     LOG.info("The change feed is followed again")

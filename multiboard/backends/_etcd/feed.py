@@ -103,8 +103,6 @@ class Feed:
         """Let the thread and all readers go."""
         with self.changed:
             stream, self._stream = self._stream, None
-            self._waiting += 1  # so that it is not cleared again
-            self._hurry.set()
             self.changed.notify_all()
         if stream is not None:
             stream.close()
