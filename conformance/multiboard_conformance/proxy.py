@@ -160,7 +160,12 @@ class Proxy:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pair = _Pair(client, server)
             with self._changed:
-                self._pairs.add(pair)
+                refused = self._listener is not listener
+                if not refused:
+                    self._pairs.add(pair)
+            if refused:  # meanwhile: who cut the others did not see this one
+                _cut(client, server)
+                return
             self._thread(self._pump, pair, client, server, True)
             self._thread(self._pump, pair, server, client, False)
 

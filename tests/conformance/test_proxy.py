@@ -123,3 +123,18 @@ def test_connection_is_cut_before_or_after_the_request(
         assert (proxy.struck, b"struck\n" in echo.heard) == (1, arrives)
     with connect(proxy):
         pass
+
+
+def test_connection_that_is_being_made_is_refused_too() -> None:
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        stack.enter_context(socket.create_connection(full.getsockname()))  # the one that waits
+        proxy = stack.enter_context(Proxy(*full.getsockname()))
+        client = stack.enter_context(socket.create_connection(proxy.address, timeout=5.0))
+        client.settimeout(0.2)
+        assert hears_nothing(client)  # the proxy has it, and waits for the server
+        proxy.set(Mode.REFUSE)
+        stack.enter_context(full.accept()[0])
+        client.settimeout(5.0)
+        with contextlib.suppress(ConnectionError):
+            assert client.recv(100) == b""
