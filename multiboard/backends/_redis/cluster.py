@@ -5,31 +5,41 @@ All keys of a board have one hash tag: one slot, one node. The cluster's own lis
 whoever is asked for keys that another node has names that node (``MOVED``). ``ASK`` is not
 followed. It is said while a slot is on its way to another node, and there a script finds some of
 its keys missing as well: until the last one has come, the board is unavailable.
+
+Nodes may contradict each other for a while. Whose word is newer tells the epoch in which the node
+that is named became the master: the cluster itself decides so.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.crc import key_slot
 
 from multiboard import errors
-from multiboard.backends._redis.server import Address, Elsewhere, Finder, Line
+from multiboard.backends._redis.server import Address, Doubting, Elsewhere, Line
 
 
-class Cluster(Finder):
+class _Owner(NamedTuple):
+    """Who has the slot, and since which epoch: 0 where that is told to nobody."""
+
+    node: Address
+    epoch: int
+
+
+class Cluster(Doubting):
     """The master of one slot."""
 
     def __init__(self, nodes: Sequence[Address], key: str) -> None:
         """Ask ``nodes``, and those that they name, for the one that has ``key``."""
-        self.server = None
+        super().__init__()
         self._slot: int = key_slot(key.encode())
         self._given = tuple(nodes)
-        self._lock = threading.Lock()
+        #: Since when the server has the slot; None where nobody said so yet.
+        self._epoch: int | None = None
         #: Whom to ask, in this order; the one that failed last stands last.
         self._nodes = list(nodes)
         scheme = "rediss+cluster" if nodes[0].tls else "redis+cluster"
@@ -48,16 +58,13 @@ class Cluster(Finder):
                 self._avoid(known)
         found = self._found(give_up)
         try:
-            line = Line(found, max(give_up - time.monotonic(), within / 4))
+            line = Line(found.node, max(give_up - time.monotonic(), within / 4))
         except errors.Unavailable as error:
-            self._avoid(found)
+            self._avoid(found.node)
             raise errors.Unavailable(f"{self}: slot {self._slot}: {error}") from error
         with self._lock:
-            self.server = found
+            self.server, self._epoch = found
         return line
-
-    def serves(self, line: Line, now: float) -> bool:
-        return line.address == self.server
 
     def failed(self, line: Line) -> None:
         self._avoid(line.address)
@@ -65,21 +72,42 @@ class Cluster(Finder):
     def follow(self, error: Elsewhere) -> bool:
         with self._lock:
             self.server = dataclasses.replace(self._given[0], host=error.host, port=error.port)
+            self._epoch = None
         return True
+
+    def _witness(self) -> Address | None:
+        with self._lock:
+            return next((node for node in self._nodes if node != self.server), None)
+
+    def _hear(self, line: Line, within: float) -> None:
+        told = self._asked(line, within)
+        with self._lock:
+            if told.node == self.server:
+                self._epoch = max(told.epoch, self._epoch or 0)
+            elif self.server is not None and self._epoch is not None and told.epoch > self._epoch:
+                self.server, self._epoch = told
+
+    def _pass_over(self, witness: Address) -> None:
+        with self._lock:
+            if witness in self._nodes:
+                self._nodes.remove(witness)
+                self._nodes.append(witness)
 
     def _avoid(self, node: Address) -> None:
         with self._lock:
             if self.server == node:
                 self.server = None
-            if node in self._nodes:
-                self._nodes.remove(node)
-                self._nodes.append(node)
+        self._pass_over(node)
 
-    def _found(self, give_up: float) -> Address:
-        """Return the node that has the slot, as the first node says that answers.
+    def _found(self, give_up: float) -> _Owner:
+        """Return the node that has the slot, as another one says, or the newer of two answers.
+
+        A node's word about itself is not enough where there is another one that answers: it may
+        have been replaced, and not have heard of it.
 
         Raises: ``Unavailable``, ``AccessDenied``.
         """
+        best: _Owner | None = None
         failures: list[errors.BackendError] = []
         with self._lock:
             nodes = list(self._nodes)
@@ -89,39 +117,61 @@ class Cluster(Finder):
             try:
                 line = Line(node, share / 2)
                 try:
-                    slots = line.question("CLUSTER", "SLOTS", within=share / 2)
+                    told = self._asked(line, share / 2)
                 except errors.AccessDenied:
-                    return node  # it will name the right one when it is asked for the keys
+                    told = _Owner(node, 0)  # it names the right one when it is asked for the keys
                 finally:
                     line.drop()
-                return self._owner(node, slots)
             except (errors.Unavailable, errors.AccessDenied) as error:
                 failures.append(error)
+                self._pass_over(node)
+                continue
+            if best is None and told.node == node:
+                best = told
+                continue
+            return told if best is None or told.epoch > best.epoch else best
+        if best is not None:
+            return best
         said = f"{self}: found no node: " + "; ".join(str(failure) for failure in failures)
         if all(isinstance(failure, errors.AccessDenied) for failure in failures):
             raise errors.AccessDenied(said) from failures[0]
         raise errors.Unavailable(said) from failures[0]
 
-    def _owner(self, asked: Address, slots: Any) -> Address:
-        """Return the master of the slot, and remember all nodes.
+    def _asked(self, line: Line, within: float) -> _Owner:
+        """Return who has the slot, as a node says, and remember all nodes.
 
-        Raises: ``Unavailable``.
+        Raises: ``Unavailable``, ``AccessDenied``.
         """
+        slots = line.question("CLUSTER", "SLOTS", within=within)
         owner: Address | None = None
+        name = b""
         nodes: dict[Address, None] = {}
         for first, last, *serving in slots:
-            found = [_node(asked, told) for told in serving]
+            found = [_node(line.address, told) for told in serving]
             nodes.update(dict.fromkeys(found))
             if first <= self._slot <= last and found:
-                owner = found[0]
+                owner, name = found[0], serving[0][2]
         with self._lock:
             # Those that were given come last: names that may lead to nodes that are new.
             known = [node for node in self._nodes if node in nodes]
             new = [node for node in nodes if node not in known]
             self._nodes = [*known, *new, *(node for node in self._given if node not in nodes)]
         if owner is None:
-            raise errors.Unavailable(f"{asked}: no node serves slot {self._slot}")
-        return owner
+            raise errors.Unavailable(f"{line.address}: no node serves slot {self._slot}")
+        try:
+            told = line.question("CLUSTER", "NODES", within=within)
+        except errors.AccessDenied:
+            told = b""
+        return _Owner(owner, _epoch(told, name))
+
+
+def _epoch(told: bytes, name: bytes) -> int:
+    """Return the epoch in which a node got its slots, of what ``CLUSTER NODES`` tells."""
+    for line in told.splitlines():
+        words = line.split()
+        if words[0] == name:
+            return int(words[6])
+    return 0
 
 
 def _node(asked: Address, told: Any) -> Address:

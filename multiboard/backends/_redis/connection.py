@@ -24,6 +24,7 @@ from redis import exceptions as native
 
 from multiboard import errors
 from multiboard.backends._redis.server import (
+    CHECKED_FOR,
     Deposed,
     Elsewhere,
     Finder,
@@ -306,8 +307,9 @@ class Connections:
     ) -> Any:
         """Return the first reply to a command, which changes nothing where it is no call."""
         read_only = call is None or call.script.read_only
+        begun = time.monotonic()
         try:
-            return line.ask(command, soon)
+            reply = line.ask(command, soon)
         except native.ResponseError as error:
             failure = told(line.address, error, sent=True, read_only=read_only)
             if isinstance(failure, Deposed):
@@ -321,3 +323,10 @@ class Connections:
         except BaseException:
             line.drop()  # an answer to come would be taken for the next call's
             raise
+        now = time.monotonic()
+        slow = now - begun > CHECKED_FOR
+        if slow and soon and read_only and not self.finder.serves(line, now):
+            # It may have been asleep for so long that another one took its place: an old truth.
+            line.drop()
+            raise errors.Unavailable(f"{line.address}: was replaced while it answered")
+        return reply

@@ -10,34 +10,23 @@ does a call that takes an old one.
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
 from collections.abc import Sequence
 
 from multiboard import errors
-from multiboard.backends._redis.server import Address, Deposed, Finder, Line
-
-#: Seconds after which a call asks a sentinel whether its connection leads to the master still, ...
-CHECKED_FOR = 1.0
-#: ... and how many it has for that: sentinels that are away must not take the board with them.
-CHECKED_WITHIN = 0.25
+from multiboard.backends._redis.server import CHECKED_FOR, Address, Deposed, Doubting, Line
 
 
-class Sentinels(Finder):
+class Sentinels(Doubting):
     """The master of one name. What the sentinels and the server say, asked in turn."""
 
     def __init__(self, sentinels: Sequence[Address], name: str, server: Address) -> None:
         """Ask ``sentinels`` for the master ``name``; ``server`` is how to introduce oneself."""
-        self.server = None
+        super().__init__()
         self._name = name
         self._template = server
-        self._lock = threading.Lock()
         #: The one that answered last stands first.
         self._sentinels = list(sentinels)
-        self._check_at = 0.0
-        self._checking = threading.Lock()
-        self._told_by: Line | None = None
-        self._closed = False
         scheme = "rediss+sentinel" if server.tls else "redis+sentinel"
         hosts = ",".join(sentinel.place for sentinel in sentinels)
         self._text = f"{scheme}://{hosts}/{name}"
@@ -78,53 +67,19 @@ class Sentinels(Finder):
             raise errors.AccessDenied(said) from failures[0]
         raise errors.Unavailable(said) from failures[0]
 
-    def serves(self, line: Line, now: float) -> bool:
-        if now >= self._check_at and self._checking.acquire(blocking=False):
-            try:
-                self._check()
-            finally:
-                self._checking.release()
-                if self._closed:
-                    self.close()
-        return line.address == self.server
-
-    def failed(self, line: Line) -> None:
+    def _witness(self) -> Address:
         with self._lock:
-            if self.server == line.address:
-                self.server = None  # other idle connections to it are dropped
+            return self._sentinels[0]
 
-    def close(self) -> None:
-        self._closed = True
-        if not self._checking.acquire(blocking=False):
-            return  # whoever asks just now does it
-        try:
-            if self._told_by is not None:
-                self._told_by.drop()
-                self._told_by = None
-        finally:
-            self._checking.release()
-
-    def _check(self) -> None:
-        """Ask the first sentinel whether the master is the one that was found."""
-        self._check_at = time.monotonic() + CHECKED_FOR
+    def _hear(self, line: Line, within: float) -> None:
+        address = self._asked(line, within)
         with self._lock:
-            sentinel = self._sentinels[0]
-        line = self._told_by
-        try:
-            if line is None or line.address != sentinel or not line.usable():
-                if line is not None:
-                    line.drop()
-                line = self._told_by = Line(sentinel, CHECKED_WITHIN)
-            address = self._asked(line, CHECKED_WITHIN)
-        except errors.BackendError:
-            if line is not None:
-                line.drop()
-            self._told_by = None
-            with self._lock:  # the next one is asked in a second
-                self._sentinels.append(self._sentinels.pop(0))
-        else:
-            with self._lock:
-                self.server = address
+            self.server = address
+
+    def _pass_over(self, witness: Address) -> None:
+        with self._lock:
+            self._sentinels.remove(witness)
+            self._sentinels.append(witness)
 
     def _asked(self, line: Line, within: float) -> Address:
         """Return the address that a sentinel gives.

@@ -113,7 +113,7 @@ class Wire:
             poll = select.poll()
             poll.register(self.sock, select.POLLIN)
             return not poll.poll(0)
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):  # closed, or dropped
             return False
 
     def interrupt(self) -> None:
