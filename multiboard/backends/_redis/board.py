@@ -18,7 +18,8 @@ from typing import Any
 
 from multiboard import errors
 from multiboard.backends._redis.connection import PLAIN, Call, Connections, Script, script
-from multiboard.backends._redis.server import Elsewhere, Finder, WrongType
+from multiboard.backends._redis.finders import Finder
+from multiboard.backends._redis.server import Elsewhere, WrongType
 
 #: Of the keys and values in the store. Another version must refuse the board, not misread it.
 FORMAT = "1"

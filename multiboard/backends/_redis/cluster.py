@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 from redis.crc import key_slot
 
 from multiboard import errors
-from multiboard.backends._redis.server import Address, Doubting, Elsewhere, Line
+from multiboard.backends._redis.finders import Doubting
+from multiboard.backends._redis.server import Address, Elsewhere, Line
 
 
 class _Owner(NamedTuple):

@@ -23,11 +23,10 @@ from hiredis import pack_command
 from redis import exceptions as native
 
 from multiboard import errors
+from multiboard.backends._redis.finders import CHECKED_FOR, Finder
 from multiboard.backends._redis.server import (
-    CHECKED_FOR,
     Deposed,
     Elsewhere,
-    Finder,
     Line,
     bulk,
     packed,

@@ -14,7 +14,8 @@ import time
 from collections.abc import Sequence
 
 from multiboard import errors
-from multiboard.backends._redis.server import CHECKED_FOR, Address, Deposed, Doubting, Line
+from multiboard.backends._redis.finders import CHECKED_FOR, Doubting
+from multiboard.backends._redis.server import Address, Deposed, Line
 
 
 class Sentinels(Doubting):

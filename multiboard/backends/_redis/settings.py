@@ -14,8 +14,9 @@ from typing import Any
 
 from multiboard import errors, primitives
 from multiboard.backends._redis.cluster import Cluster
+from multiboard.backends._redis.finders import Finder, Server
 from multiboard.backends._redis.sentinels import Sentinels
-from multiboard.backends._redis.server import Address, Finder, Server
+from multiboard.backends._redis.server import Address
 from multiboard.primitives import Url
 
 PORT, SENTINEL_PORT = 6379, 26379

@@ -1,0 +1,132 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Who knows where the server of a board is. It imports the errors and the server."""
+
+from __future__ import annotations
+
+import abc
+import threading
+import time
+
+from multiboard import errors
+from multiboard.backends._redis.server import Address, Elsewhere, Line
+
+#: Seconds after which a call asks somebody whether its connection leads to the master still, ...
+CHECKED_FOR = 1.0
+#: ... and how many it has for that: those who are away must not take the board with them.
+CHECKED_WITHIN = 0.25
+
+
+class Finder(abc.ABC):
+    """Where the server of a board is, now. Thread-safe; of one process."""
+
+    #: The server that was found last.
+    server: Address | None = None
+
+    @abc.abstractmethod
+    def connect(self, within: float) -> Line:
+        """Return a new connection to the server that has the board, within so many seconds.
+
+        Raises: ``Unavailable``, ``AccessDenied``.
+        """
+
+    def serves(self, line: Line, now: float) -> bool:
+        """Whether a connection, idle till now or slow to answer, leads to the right server."""
+        return True
+
+    def failed(self, line: Line) -> None:  # noqa: B027 - for those to whom it matters
+        """Hear that a connection broke, or that its server said that it is not the right one."""
+
+    def follow(self, error: Elsewhere) -> bool:
+        """Hear where the board is; return whether to go there."""
+        return False
+
+    def close(self) -> None:  # noqa: B027 - for those who hold something
+        """Drop what was needed for finding."""
+
+
+class Server(Finder):
+    """One server, which is where it is."""
+
+    def __init__(self, address: Address) -> None:
+        self.server: Address = address
+
+    def __str__(self) -> str:
+        return str(self.server)
+
+    def connect(self, within: float) -> Line:
+        return Line(self.server, within)
+
+
+class Doubting(Finder):
+    """Asks a witness, once a second, whether the server is the one still.
+
+    A master that was frozen or cut off while another one took its place believes in itself until
+    it hears of it.
+    """
+
+    def __init__(self) -> None:
+        self.server = None
+        self._lock = threading.Lock()
+        self._check_at = 0.0
+        self._checking = threading.Lock()
+        self._told_by: Line | None = None
+        self._closed = False
+
+    @abc.abstractmethod
+    def _witness(self) -> Address | None:
+        """Return whom to ask, who is not the server itself; None where there is nobody."""
+
+    @abc.abstractmethod
+    def _hear(self, line: Line, within: float) -> None:
+        """Ask a witness, and believe it or not.
+
+        Raises: ``Unavailable``, ``AccessDenied``.
+        """
+
+    @abc.abstractmethod
+    def _pass_over(self, witness: Address) -> None:
+        """Have somebody else asked next time."""
+
+    def serves(self, line: Line, now: float) -> bool:
+        if now >= self._check_at and self._checking.acquire(blocking=False):
+            try:
+                self._check()
+            finally:
+                self._checking.release()
+                if self._closed:
+                    self.close()
+        return line.address == self.server
+
+    def failed(self, line: Line) -> None:
+        with self._lock:
+            if self.server == line.address:
+                self.server = None  # other idle connections to it are dropped
+
+    def close(self) -> None:
+        self._closed = True
+        if not self._checking.acquire(blocking=False):
+            return  # whoever asks just now does it
+        try:
+            if self._told_by is not None:
+                self._told_by.drop()
+                self._told_by = None
+        finally:
+            self._checking.release()
+
+    def _check(self) -> None:
+        self._check_at = time.monotonic() + CHECKED_FOR
+        witness = self._witness()
+        if witness is None:
+            return
+        line = self._told_by
+        try:
+            if line is None or line.address != witness or not line.usable():
+                if line is not None:
+                    line.drop()
+                line = self._told_by = Line(witness, CHECKED_WITHIN)
+            self._hear(line, CHECKED_WITHIN)
+        except errors.BackendError:
+            if line is not None:
+                line.drop()
+            self._told_by = None
+            self._pass_over(witness)
