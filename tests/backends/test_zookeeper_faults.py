@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from kazoo.client import KazooClient
+from multiboard_conformance import proxy as silence
 from zookeeper_boards import (
     SOON,
     TICK,
@@ -210,6 +211,32 @@ def _until_closed(board: ZooKeeperBackend) -> None:
             return
         except errors.Unavailable:
             continue
+
+
+def test_a_silent_connection_is_left_by_those_who_go_on_asking(make: Any, server: Any) -> None:
+    """They leave no pause in which the client would look for a sign of life."""
+    with silence.Proxy(server.host, server.port) as proxy:
+        host, port = proxy.address
+        board = make(hosts=(f"{host}:{port}",), session_timeout=4.0, connect_timeout=1.0)
+        board.add([NewPosting("a", b"")])
+        lease = board.acquire("a", "me", "c")
+        proxy.lose()  # a new connection would be served
+        answered = threading.Event()
+
+        def ask(place: int) -> None:
+            time.sleep(place / 8)
+            while not answered.is_set():
+                try:
+                    board.list()
+                    answered.set()
+                except errors.Unavailable:
+                    pass
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            asking = [pool.submit(ask, place) for place in range(8)]
+            assert answered.wait(SOON) or answered.set()
+        assert [one.result() for one in asking] == [None] * 8
+        board.release(lease)
 
 
 def test_unreachable_and_closed() -> None:

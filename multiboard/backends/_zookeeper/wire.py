@@ -4,6 +4,7 @@
 - Requests are queued directly, and ``addWatch`` and ``multiRead`` are added, which kazoo 2.x lacks.
 - The unsent requests are failed apart from the sent ones: surely not applied, and unknown.
 - The answer to the handshake is read (the granted time-out), and watch events as they arrive.
+- A server that answers nothing is left, also by a client that goes on asking.
 - No threads but the connection's own, no epoll for each wait, no requests in the log.
 
 It imports kazoo only; what it tells, it tells the ``link`` that a client is made with.
@@ -15,6 +16,7 @@ import collections
 import logging
 import select
 import ssl
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -164,12 +166,26 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]
 
 
 class _Connection(ConnectionHandler):  # type: ignore[misc]
-    """kazoo's connection, with an ear at the handshake and at the watch events."""
+    """kazoo's connection, with an ear at the handshake, at silence and at the watch events."""
+
+    #: When the first request was sent after which nothing was heard; None where nothing is owed.
+    _owed_since: float | None = None
+
+    def _send_request(self, read_timeout: float, connect_timeout: float) -> None:
+        # kazoo takes a request for a ping, and waits for no answer to it: whoever goes on asking
+        # would stay with a server that has fallen silent, for as long as TCP does.
+        now = time.monotonic()
+        if self._owed_since is None:
+            self._owed_since = now
+        elif now - self._owed_since > read_timeout:
+            raise kz.ConnectionDropped(f"no answer in {read_timeout:g} s")
+        super()._send_request(read_timeout, connect_timeout)
 
     def _invoke(self, timeout: float, request: Any, xid: Any = None) -> Any:
         if not isinstance(request, wire.Connect):
             return super()._invoke(timeout, request, xid)
         link = self.client.link
+        self._owed_since = None
         try:
             answer = super()._invoke(min(timeout, link.dial_timeout), request, xid)
         except kz.ConnectionDropped:
@@ -189,6 +205,7 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
             raise
 
     def _read(self, length: int, timeout: float) -> bytes:
+        self._owed_since = None
         # Most of the time it is all there already: kazoo asks the kernel before each read.
         if isinstance(self._socket, ssl.SSLSocket):
             read: bytes = super()._read(length, timeout)
