@@ -32,6 +32,7 @@ from zookeeper_boards import (
 from zookeeper_proxy import Proxy
 
 from multiboard import errors
+from multiboard.backends._zookeeper import board as zookeeper_board
 from multiboard.backends.zookeeper import ZooKeeperBackend, ZooKeeperSettings
 from multiboard.guard import Guard
 from multiboard.primitives import Change, ChangeKind, Lease, NewPosting, Shelf
@@ -237,6 +238,34 @@ def test_a_silent_connection_is_left_by_those_who_go_on_asking(make: Any, server
             assert answered.wait(SOON) or answered.set()
         assert [one.result() for one in asking] == [None] * 8
         board.release(lease)
+
+
+def test_a_release_in_doubt_is_not_repeated_in_vain_for_ever(
+    make: Any, server: Any, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session that would tell has ended: unknown for a minute, and then simply lost."""
+    board, other = make(hosts=(proxy.address,), session_timeout=4.0), make()
+    post(board)
+    lease = board.acquire("k", "me", "c")
+    proxy.lose("answer")
+    with pytest.raises(errors.Indeterminate):
+        board.release(lease)
+    end_session(server, board)
+    other.acquire("k", "other", "d")
+    guard = Guard(board, patience=1.0)
+
+    def again() -> type[Exception] | None:
+        try:
+            guard.release(lease)
+        except errors.MultiboardError as error:
+            return type(error)
+        return None
+
+    eventually(lambda: again() is errors.Indeterminate)
+    now = zookeeper_board.boottime
+    over = zookeeper_board.REPEAT_WINDOW + 1.0
+    monkeypatch.setattr(zookeeper_board, "boottime", lambda: now() + over)
+    assert again() is errors.LeaseLost
 
 
 def test_unreachable_and_closed() -> None:

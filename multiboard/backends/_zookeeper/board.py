@@ -85,10 +85,13 @@ class Memory:
             self._doubts[what] = (boottime(), doubt)
 
     def resolve(self, what: tuple[Any, ...], link: client.Link) -> bool | None:
-        """Tell whether something was done that was in doubt; None where that can't be known."""
+        """Tell whether something was done that was in doubt; None where that can't be known.
+
+        A doubt that no repeat may settle any more is forgotten: what is done now is no repeat.
+        """
         with self._lock:
             noted = self._doubts.pop(what, None)
-        if noted is None:
+        if noted is None or noted[0] < boottime() - REPEAT_WINDOW:
             return False
         applied = None
         try:
