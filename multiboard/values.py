@@ -93,7 +93,8 @@ class Posting:
     #: trash or restore. A renewal does not count.
     modified_on: float
     #: Seconds until it may be handed out, as of the store's answer; 0.0 when due. A lease that was
-    #: acquired early does not change it, and neither does its expiry; a release does.
+    #: acquired early does not change it, and neither does its expiry; a release does, and so does
+    #: a removal to the trash: what is restored is due.
     due_in: float = field(default=0.0, compare=False)
     lease: Lease | None = None
 

@@ -167,13 +167,14 @@ def check_count_counts_each_shelf(board: Board) -> None:
 def check_trashed_posting_moves_whole(board: Board) -> None:
     """remove(to=TRASH) takes a posting off the live shelf and puts it, unleased, in the trash."""
     backend, other = board.open(), board.open()
-    (before,) = post(backend, "k", body=b"kept", rank=7)
+    (before,) = post(backend, "k", body=b"kept", rank=7, delay=60.0)
     answers = backend.remove([take(backend, "k")], Shelf.TRASH)
     (trashed,) = other.list(Shelf.TRASH).postings
     assert (list(answers), listed(other), other.get(["k"])[0]) == ([None], [], None)
     assert (trashed.key, trashed.rank, trashed.body, trashed.created_on, trashed.lease) == (
         "k", 7, b"kept", before.created_on, None,
     )  # fmt: skip
+    assert trashed.due_in == 0.0, "what is restored is due"
 
 
 @guarantee("DIR-1")

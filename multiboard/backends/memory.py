@@ -214,6 +214,7 @@ class MemoryBackend(primitives.Backend):
         if to is None:
             board.consumed[lease.key] = (boottime(), record.posting)
         else:
+            record.due_at = boottime()
             board.trash[lease.key] = record
         board.ended[lease.key, lease.token] = (boottime(), kind)
         self._tell(board, kind, lease.key, lease.token)

@@ -153,7 +153,7 @@ BEGIN
         WHERE p.namespace = board AND NOT p.entity AND p.key = keys[i] AND p.shelf = 'live' AND p.sound;
         IF old.token = tokens[i] THEN
             IF to_trash THEN
-                UPDATE multiboard.postings SET shelf = 'trash', modified_on = t,
+                UPDATE multiboard.postings SET shelf = 'trash', modified_on = t, due_on = t,
                     claim_id = NULL, holder = NULL, token = NULL, ends_on = NULL, session = NULL
                 WHERE namespace = board AND NOT entity AND key = keys[i];
             ELSE

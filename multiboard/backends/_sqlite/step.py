@@ -382,7 +382,9 @@ class Step:
         row_id, _, _ = self.leased(lease)
         if to is Shelf.TRASH:
             self.execute(
-                _END_LEASE + "modified_on = ?, shelf = 'trash' WHERE id = ?", (self.wall, row_id)
+                _END_LEASE + "modified_on = ?, shelf = 'trash', due_at = ?, due_on = ?, delay = 0"
+                " WHERE id = ?",
+                (self.wall, self.now, self.wall, row_id),
             )
             self._note_end(lease, ChangeKind.TRASHED)
             self.tell(ChangeKind.TRASHED, lease.key, lease.token)

@@ -38,7 +38,7 @@ for i = 3, #ARGV, 2 do
     unlease(key, p)
     call('ZREM', LIVE, key)
     if kind == 'trashed' then
-      p.modified = stamp
+      p.modified, p.due = stamp, stamp
       write(TRASH_STATE, key, p)
       call('HSET', TRASH_BODY, key, call('HGET', LIVE_BODY, key))
       call('ZADD', TRASH, score, key)
