@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,21 +112,26 @@ class History:
         """Return the operations that let a foreign error escape."""
         return [op for op in self.operations() if op.native]
 
-    def table(self, last: int = 25) -> str:
-        """Return the last operations as a table: who, when, what, outcome."""
+    def table(self, last: int = 25, about: Collection[str] = ()) -> str:
+        """Return the last operations as a table: who, when, what, outcome.
+
+        ``about`` names postings of which every operation is shown besides.
+        """
         operations = self.operations()
         if not operations:
             return "(no operation was begun)"
         zero = operations[0].began
         rows = [("when", "took", "who", "what", "outcome")]
-        for op in operations[-last:]:
+        earlier = operations[:-last]
+        telling = [op for op in earlier if not _keys(op).isdisjoint(about)]
+        for op in [*telling, *operations[-last:]]:
             took = "-" if op.ended is None else f"{(op.ended - op.began) * 1000:.1f} ms"
             rows.append((f"{op.began - zero:8.3f} s", took, op.who, _what(op), _heard(op)))
         widths = [max(len(row[n]) for row in rows) for n in range(4)]
         lines = ["  ".join([*map(str.ljust, row[:4], widths), row[4]]).rstrip() for row in rows]
-        hidden = len(operations) - min(last, len(operations))
+        hidden = len(earlier) - len(telling)
         if hidden:
-            lines.insert(1, f"(... {hidden} earlier operations)")
+            lines.insert(1 + len(telling), f"(... {hidden} earlier operations)")
         return "\n".join(lines)
 
 
@@ -138,6 +143,18 @@ def outcome_of(answer: Any) -> str:
 
 
 # -- the words of the table ------------------------------------------------------------------
+
+
+def _keys(value: Any) -> set[str]:
+    """Return the keys of the postings that an operation, or a part of it, speaks of."""
+    if isinstance(value, Operation):
+        named = {value.args["key"]} if "key" in value.args else {*value.args.get("keys", ())}
+        return named | _keys([*value.args.values(), value.answer])
+    if isinstance(value, (Posting, NewPosting, Lease, Change)):
+        return {value.key}
+    if isinstance(value, (Page, Changes)):
+        return _keys(value.postings if isinstance(value, Page) else value.events)
+    return set().union(*map(_keys, value)) if isinstance(value, (list, tuple)) else set()
 
 
 def _what(op: Operation) -> str:

@@ -19,6 +19,7 @@ from multiboard_conformance.report import SCHEMA, anonymous
 from servers import clusters
 
 from multiboard import errors
+from multiboard.primitives import NewPosting
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 #: Paths that the command needs where the package is not installed.
@@ -224,6 +225,18 @@ def test_table_of_operations_has_one_row_for_each() -> None:
     said = "failed: Unavailable: the client says: line one line two (from ValueError)"
     assert first.endswith(said)
     assert "acquire(claim_id=01234567..)" in second
+
+
+def test_table_shows_all_that_concerns_a_posting() -> None:
+    history = History()
+    for key in ("a", "b", "a", "c"):
+        history.conclude(history.invoke("w", "get", {"keys": [key]}), [None])
+        history.conclude(history.invoke("w", "add", {"postings": [NewPosting(key, b"")]}), [])
+    _, *rows, hidden, before, last = history.table(2, about=["a"]).splitlines()
+    assert [row.split()[5] for row in rows] == ["get([a])", "add([a@0", "get([a])", "add([a@0"]
+    assert hidden == "(... 2 earlier operations)"
+    assert "get([c])" in before
+    assert "add([c@0" in last
 
 
 def test_readme_tells_of_every_hook() -> None:

@@ -270,7 +270,8 @@ class Run:
         result.findings = findings(record.history, record.reads, live, trash, self._killed)
         result.findings.other += [*blind, *left]
         if result.failures:
-            result.table = record.history.table(200)
+            named = {word for said in result.failures for word in said.split()}
+            result.table = "\n".join([*result.failures, record.history.table(40, about=named)])
 
     def _blind(self, backend: Guard) -> list[str]:
         """Return the watchers whose view is not what is listed, though nothing happens any more."""
