@@ -7,6 +7,7 @@ before is not exercised by the former.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from multiboard import errors
-from multiboard.primitives import Backend, ChangeKind, Lease, NewPosting, Shelf, boottime
+from multiboard.primitives import Backend, ChangeKind, Lease, NewPosting, Posting, Shelf, boottime
 from multiboard_conformance.boards import (
     SHORT_SESSION,
     Board,
@@ -189,6 +190,61 @@ def check_operation_that_arrives_late(board: Board, faulty: Board, proxy: Proxy)
     post(direct, "last")
     assert reader.hears(K.POSTED, "last")
     assert [(change.kind, change.key) for change in reader.heard] == [(K.POSTED, "last")]
+
+
+#: How a posting (None: gone) looks after a verb had its effect.
+APPLIED: dict[str, Callable[[Posting | None], bool]] = {
+    "add": lambda posting: posting is not None,
+    "acquire": lambda posting: posting is not None and posting.lease is not None,
+    "renew": lambda posting: (
+        posting is not None and posting.lease is not None and (posting.lease.ends_in or 0) > 120
+    ),
+    "release": lambda posting: posting is not None and posting.lease is None,
+    "remove": lambda posting: posting is None,
+    "trash": lambda posting: posting is None,
+}
+
+
+@guarantee("ERR-2", "LEASE-2", "DIR-2")
+def check_answer_lost_with_its_session(
+    board: Board, faulty: Board, proxy: Proxy, effort: Effort
+) -> None:
+    """Where an answer was lost, and the session with it, and others went on, a repeat is void.
+
+    No answer comes through until the session has ended. Others take, finish and bring back what
+    the verbs did. Whatever the callers hear who repeat them then: nothing is undone, nothing comes
+    back. What took more than one request, and so was not done, is not judged.
+    """
+    if effort.quick:
+        not_exercised("a session takes long to end: only the full suite waits for it")
+    direct = board.open()
+    backends = {verb: _opened(faulty.open) for verb in LATE}
+    post(direct, *[verb for verb in LATE if verb != "add"])
+    leases = {v: take(backends[v], v, 60.0) if LATE[v].held else None for v in LATE}
+    claims = {verb: claim_id() for verb in LATE}
+
+    def call(verb: str) -> Any:
+        return raised(lambda: LATE[verb].call(backends[verb], leases[verb], verb, claims[verb]))
+
+    granted = max(together([backend.keepalive for backend in backends.values()]))
+    proxy.set(Mode.HOLD_REPLIES)
+    answers = together([functools.partial(call, verb) for verb in LATE])
+    assert [name_of(a) for a in answers if not isinstance(a, AWAY)] == []
+    proxy.set(Mode.BLACK_HOLE)
+    found = dict(zip(LATE, direct.get(list(LATE)), strict=True))
+    applied = [verb for verb in LATE if APPLIED[verb](found[verb])]
+    assert "add" in applied, "a posting is added with one request"
+    for verb in applied:
+        posting = found[verb]
+        lease = leases[verb] or (posting.lease if posting else None)
+        LATE[verb].meanwhile(direct, verb, lease)  # type: ignore[arg-type]
+    time.sleep(2 * granted)  # a client may take a while to notice, and counts from then on
+    before = snapshot(direct)
+    proxy.lose()
+    together([functools.partial(persist, backend.count) for backend in backends.values()])
+    answers = [call(verb) for verb in applied]
+    assert [name_of(a) for a in answers if isinstance(a, errors.Unavailable)] == []
+    assert snapshot(direct) == before
 
 
 # -- clients that are frozen -----------------------------------------------------------------

@@ -240,10 +240,31 @@ def test_a_silent_connection_is_left_by_those_who_go_on_asking(make: Any, server
         board.release(lease)
 
 
+def test_a_posting_in_doubt_is_found_or_not_made_anew(make: Any, server: Any, proxy: Proxy) -> None:
+    """The session that would tell has ended; one posting is still there, the other consumed."""
+    board, other = make(hosts=(proxy.address,), session_timeout=4.0), make()
+    board.keepalive()
+    proxy.lose("answer")
+    with pytest.raises(errors.Indeterminate):
+        board.add([NewPosting("k", b"body"), NewPosting("l", b"body")])
+    (there,) = other.get(["k"])
+    other.remove([other.acquire("l", "other", "c")])
+    end_session(server, board)
+    guard = Guard(board, patience=1.0)
+    assert guard.add([NewPosting("k", b"body")]) == [there]
+    with pytest.raises(errors.Indeterminate, match="'l' was added can't be known"):
+        guard.add([NewPosting("k", b"body"), NewPosting("l", b"body")])
+    assert [posting.key for posting in other.list().postings] == ["k"]
+    # Of what was found it is known from then on, and so it does not come back either.
+    other.remove([other.acquire("k", "other", "d")])
+    assert isinstance(guard.add([NewPosting("k", b"body")])[0], errors.PostingNotFound)
+    assert other.count() == 0
+
+
 def test_a_release_in_doubt_is_not_repeated_in_vain_for_ever(
     make: Any, server: Any, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The session that would tell has ended: unknown for a minute, and then simply lost."""
+    """The session that would tell has ended: unknown for minutes, and then simply lost."""
     board, other = make(hosts=(proxy.address,), session_timeout=4.0), make()
     post(board)
     lease = board.acquire("k", "me", "c")

@@ -70,12 +70,12 @@ class Work:
                     self._drop(lease)
 
     def finish(self) -> None:
-        """Give all leases back."""
+        """Give all leases back; one that may have been is not asked about for ever."""
         for lease in [*self._held.values(), *self._owed]:
             while True:
                 try:
                     self._backend.release(lease)
-                except errors.BackendError:
+                except errors.Unavailable:
                     continue
                 except errors.MultiboardError:
                     pass
