@@ -240,6 +240,27 @@ def test_a_silent_connection_is_left_by_those_who_go_on_asking(make: Any, server
         board.release(lease)
 
 
+def test_an_answer_that_came_while_we_were_frozen_is_heard(make: Any, server: Any) -> None:
+    """It is there to be read when we wake up, though our patience is over."""
+    with silence.Proxy(server.host, server.port) as proxy:
+        host, port = proxy.address
+        other, settings = make(), {"hosts": (f"{host}:{port}",), "connect_timeout": 1.0}
+        code = "print(flush=True); time.sleep(0.3); print(board.add([NewPosting('k', b'')]))"
+        with script(code, make(**settings)) as process:
+            try:
+                assert process.stdout is not None
+                process.stdout.readline()
+                proxy.set(silence.Mode.HOLD_REPLIES)
+                eventually(lambda: other.get(["k"])[0])
+                process.send_signal(signal.SIGSTOP)
+                proxy.heal()
+                time.sleep(1.2)
+                process.send_signal(signal.SIGCONT)
+                assert process.stdout.read().startswith("[Posting(key='k', ")
+            finally:
+                process.kill()
+
+
 def test_a_posting_in_doubt_is_found_or_not_made_anew(make: Any, server: Any, proxy: Proxy) -> None:
     """The session that would tell has ended; one posting is still there, the other consumed."""
     board, other = make(hosts=(proxy.address,), session_timeout=4.0), make()

@@ -132,8 +132,10 @@ def script(code: str, backend: ZooKeeperBackend) -> subprocess.Popen[str]:
     head = (
         "import sys, time, os, signal\n"
         "from multiboard.backends.zookeeper import *\n"
+        "from multiboard.primitives import NewPosting\n"
         f"board = ZooKeeperBackend(ZooKeeperSettings(hosts={backend.settings.hosts!r}, "
-        f"namespace={backend.settings.namespace!r}, session_timeout={TIMEOUT}))\n"
+        f"namespace={backend.settings.namespace!r}, session_timeout={TIMEOUT}, "
+        f"connect_timeout={backend.settings.connect_timeout!r}))\n"
         "board.open()\n"
     )
     return subprocess.Popen(

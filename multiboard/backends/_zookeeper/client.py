@@ -37,6 +37,8 @@ WRITE_WINDOW = 64
 REFUSALS = 2
 #: Seconds for which closing waits for the server to end the session.
 FAREWELL = 1.0
+#: Whoever slept for so many seconds where a moment was meant was frozen, process or machine.
+FROZEN = 0.5
 #: The answers that speak of nodes: they are the caller's matter, and nothing was applied.
 ABOUT_NODES = (
     kz.NoNodeError,
@@ -252,11 +254,15 @@ class Link:
 
     def _settle(self, result: Any) -> tuple[Any, Exception | None]:
         """Wait for an answer: its value, or what went wrong."""
-        give_up = boottime() + self.patience
+        looked = boottime()
+        give_up = looked + self.patience
         while not result.wait(0.05):
             if self.closing:
                 return None, kz.ConnectionLoss("the connection was closed")
-            if boottime() >= give_up:
+            last, looked = looked, boottime()
+            if looked - last > FROZEN:  # what came meanwhile is about to be read
+                give_up = max(give_up, looked + FROZEN)
+            if looked >= give_up:
                 return None, KazooTimeoutError(f"no answer within {self.patience} s")
         return (result.value, None) if result.successful() else (None, result.exception)
 
