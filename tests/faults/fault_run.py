@@ -251,12 +251,15 @@ class Run:
     # -- the end -----------------------------------------------------------------------------------
 
     def _judge(self) -> None:
+        stopped = boottime()
         for worker in self._workers:
             worker.ask("quiet")
+        quiet = boottime()
         backend = Guard(loading.load(self._cluster.url, **self._settings))
         backend.open()
         try:
             blind = self._blind(backend)
+            seen = boottime()
             for worker in self._workers:
                 worker.ask("leave")
             left = self._left(backend)
@@ -264,6 +267,10 @@ class Run:
             trash = [posting.key for posting in backend.list(Shelf.TRASH).postings]
         finally:
             backend.close()
+        self._say(
+            f"  the workers gave back what they held in {quiet - stopped:.1f} s, all saw one board"
+            f" {seen - quiet:.1f} s later, and it was free after {boottime() - seen:.1f} s"
+        )
         result, record = self.result, self._record
         result.operations = record.operations
         result.posted = sum(op.done for op in record.history.operations("add"))
