@@ -8,7 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -47,12 +47,14 @@ def target(request: pytest.FixtureRequest, name: str) -> list[str]:
     return [f"{name}?port={request.getfixturevalue('port')}", "--harness", "served:ServedHarness"]
 
 
-def judge(folder: pathlib.Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+def judge(
+    folder: pathlib.Path, *arguments: str, effort: Sequence[str] = ("--quick",)
+) -> tuple[int, dict[str, Any], str]:
     """Run the suite on a mutant; return the exit status, the report and what was printed."""
     path = folder / "report.json"
     done = subprocess.run(
-        [sys.executable, "-m", "multiboard_conformance.main",
-         "--quick", "--lanes", "2", "--seed", "1", "--report", str(path), *arguments],
+        [sys.executable, "-m", "multiboard_conformance.main", *effort,
+         "--lanes", "2", "--seed", "1", "--report", str(path), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": PATHS},
         capture_output=True,
@@ -86,6 +88,17 @@ def test_mutant_dies_by_its_ids_alone(tmp_path: pathlib.Path, name: str, target:
     status, told, printed = judge(tmp_path, *target)
     failed = _failed(told)
     assert (status, fate.all - failed, failed - fate.allowed) == (1, set(), set()), printed
+
+
+@pytest.mark.full
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["served_mutants:ClientRemembers"])
+def test_what_the_full_suite_alone_asks_finds_something(
+    tmp_path: pathlib.Path, target: list[str]
+) -> None:
+    check = "check_answer_lost_with_its_session"
+    status, told, printed = judge(tmp_path, *target, "-k", check, effort=())
+    assert (status, list(told["failures"])) == (1, [check]), printed
 
 
 @pytest.mark.timeout(300)
