@@ -158,6 +158,17 @@ def test_a_paused_server_answers_after_it_was_resumed() -> None:
             assert client.ping()
 
 
+def test_no_thread_of_a_paused_server_runs_on() -> None:
+    """Each of them has to be given a processor to stop, and a JVM has many."""
+    with servers.zookeeper_server() as server:
+        tasks = pathlib.Path(f"/proc/{server.pid}/task")
+        for _ in range(50):
+            server.pause()
+            words = [(task / "stat").read_text().rpartition(")")[2] for task in tasks.iterdir()]
+            server.resume()
+            assert {word.split()[0] for word in words} == {"T"}
+
+
 def test_a_server_outlives_the_thread_that_started_it() -> None:
     server = servers.RedisServer()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:

@@ -137,8 +137,17 @@ class Server(abc.ABC):
         self.start()
 
     def pause(self) -> None:
-        """Freeze it with ``SIGSTOP``: connections stay open and nothing answers."""
+        """Freeze it with ``SIGSTOP``: connections stay open and nothing answers.
+
+        The signal is sent to the process, and stops its threads when one of them was given a
+        processor to take it; until then the others go on. When this returns all of them stand.
+        """
         self._signal(signal.SIGSTOP)
+        give_up = time.monotonic() + STOP_WITHIN
+        while not stands(self.pid):
+            if time.monotonic() > give_up:
+                raise RuntimeError(f"{self} did not stand still within {STOP_WITHIN:g} s")
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """Let a frozen server go on."""
@@ -240,6 +249,15 @@ def free_ports(count: int) -> list[int]:
         if len(found) == count:
             return found
     raise RuntimeError(f"no {count} free ports from {PORTS.start} to {PORTS.stop}")
+
+
+def stands(pid: int) -> bool:
+    """Tell whether no thread of a process runs; true where the system can't tell."""
+    for path in glob.iglob(f"/proc/{pid}/task/*/stat"):
+        with contextlib.suppress(OSError), open(path) as file:  # a thread may have ended
+            if file.read().rpartition(")")[2].split()[0] not in "TtZX":
+                return False
+    return True
 
 
 def listens(pid: int, port: int) -> bool:
