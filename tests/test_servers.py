@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import pathlib
 import shutil
@@ -12,38 +13,21 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import pytest
 import redis as redis_client
 import servers
 from kazoo.client import KazooClient
+from processes import lives, state
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from servers import process
+from servers import ports, process
+from waiting import eventually
 
 PROGRAM = str(pathlib.Path(servers.__file__).parent)
 NAMES = tuple(servers.SERVERS)
 NO_RETRY = Retry(NoBackoff(), 0)
-
-
-def _eventually(condition: Callable[[], bool], within: float = 20.0) -> bool:
-    give_up = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > give_up:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def _gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    # A process that nobody has waited for yet is dead all the same.
-    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def _refused(server: servers.Server) -> bool:
@@ -58,7 +42,7 @@ def test_a_killed_server_comes_back_on_its_port(name: str) -> None:
         assert server.version[0].isdigit()
         server.kill()
         assert not server.running
-        assert _gone(pid)
+        assert not lives(pid)
         assert _refused(server)
         server.start()
         assert server.running
@@ -73,7 +57,7 @@ def test_nothing_is_left_after_the_block(name: str) -> None:
         folder = pathlib.Path(server.folder)
         assert folder.is_dir()
         pid = server.pid
-    assert _gone(pid)
+    assert not lives(pid)
     assert not folder.exists()
 
 
@@ -164,9 +148,9 @@ def test_no_thread_of_a_paused_server_runs_on() -> None:
         tasks = pathlib.Path(f"/proc/{server.pid}/task")
         for _ in range(50):
             server.pause()
-            words = [(task / "stat").read_text().rpartition(")")[2] for task in tasks.iterdir()]
+            states = {state(int(task.name)) for task in tasks.iterdir()}
             server.resume()
-            assert {word.split()[0] for word in words} == {"T"}
+            assert states == {"T"}
 
 
 def test_a_server_outlives_the_thread_that_started_it() -> None:
@@ -203,10 +187,10 @@ def test_a_server_dies_with_the_process_that_started_it(name: str) -> None:
     ) as owner:
         assert owner.stdout is not None
         pid, folder = owner.stdout.readline().split()
-        assert not _gone(int(pid))
+        assert lives(int(pid))
         owner.kill()
-    assert _eventually(lambda: _gone(int(pid)))
-    assert _eventually(lambda: not pathlib.Path(folder).exists())
+    eventually(lambda: not lives(int(pid)))
+    eventually(lambda: not pathlib.Path(folder).exists())
 
 
 def test_a_server_dies_with_its_supervisor() -> None:
@@ -214,13 +198,13 @@ def test_a_server_dies_with_its_supervisor() -> None:
         supervisor = server._supervisor
         assert supervisor is not None
         supervisor.kill()
-        assert _eventually(lambda: _gone(server.pid))
+        eventually(lambda: not lives(server.pid))
 
 
 def test_a_taken_port_is_given_up_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
     with servers.redis_server() as first:
-        ports = iter([first.port, first.port, process.free_port()])
-        monkeypatch.setattr(process, "free_port", lambda: next(ports))
+        offered = iter([first.port, first.port, ports.free_port()])
+        monkeypatch.setattr(process, "free_port", lambda: next(offered))
         with servers.redis_server() as second:
             assert second.port != first.port
 
@@ -229,10 +213,36 @@ def test_a_taken_port_is_given_up_for_another_by_zookeeper(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with servers.zookeeper_server() as first:
-        ports = iter([first.port, process.free_port()])
-        monkeypatch.setattr(process, "free_port", lambda: next(ports))
+        offered = iter([first.port, ports.free_port()])
+        monkeypatch.setattr(process, "free_port", lambda: next(offered))
         with servers.zookeeper_server() as second:
             assert second.port != first.port
+
+
+def test_no_two_processes_are_given_the_same_port() -> None:
+    """A fork neither: it would go on where its parent was."""
+    script = (
+        f"import os, sys; sys.path.insert(0, {PROGRAM!r} + '/..')\n"
+        "from servers import ports\n"
+        "given = [ports.free_ports(120)]\n"
+        "child = os.fork()\n"
+        "given += [ports.free_ports(120)]\n"
+        "words = map(str, sum(given[1 if child == 0 else 0:], []))\n"
+        "os.write(1, ' '.join(words).encode() + b'\\n')\n"  # at once: both write to one pipe
+        "sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with contextlib.ExitStack() as stack:
+        others = [
+            stack.enter_context(subprocess.Popen([sys.executable, "-c", script], **pipes))
+            for _ in range(3)
+        ]
+        given = list(ports.free_ports(120))
+        for other in others:
+            assert other.stdout is not None
+            for _ in range(2):  # it and its fork
+                given += [int(word) for word in other.stdout.readline().split()]
+    assert len(given) == len(set(given)) == 120 + 3 * 360
 
 
 def test_a_server_that_does_not_start_shows_its_log() -> None:
@@ -297,4 +307,4 @@ def test_a_terminated_command_leaves_nothing() -> None:
         assert command.stdout.readline() == "up\n"
         pid = int(command.stderr.readline().rpartition("pid ")[2].rstrip(")\n"))
         os.killpg(command.pid, signal.SIGTERM)
-    assert _eventually(lambda: _gone(pid))
+    eventually(lambda: not lives(pid))

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -92,13 +91,6 @@ def drained(board: RedisBackend, cursor: str) -> tuple[list[Change], str]:
         if not changes.events:
             return told, cursor
         told += changes.events
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "it did not happen in time"
-        time.sleep(0.02)
 
 
 class Proxy:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from redis_boards import board, drained, eventually, key_of, keys_of, make, raw, server
+from redis_boards import board, drained, key_of, keys_of, make, raw, server
+from waiting import eventually
 
 from multiboard import errors
 from multiboard.backends._redis.board import KEYS

@@ -16,10 +16,11 @@ import pytest
 import servers
 from certificates import Authority, Certificate
 from redis_accounts import ACCOUNT, PASSWORD, documented
-from redis_boards import at, board, drained, eventually, make, raw, server
+from redis_boards import at, board, drained, make, raw, server
 from servers.clusters.redis_member import ask
 from servers.clusters.redis_sentinel import SentinelServer
-from servers.process import free_port
+from servers.ports import free_port
+from waiting import eventually
 
 from multiboard import errors, loading
 from multiboard.backends.redis import RedisBackend

@@ -22,13 +22,13 @@ from redis_boards import (
     at,
     board,
     drained,
-    eventually,
     key_of,
     keys_of,
     make,
     raw,
     server,
 )
+from waiting import eventually
 
 from multiboard import errors
 from multiboard.backends._redis.connection import FRESH

@@ -16,7 +16,7 @@ from certificates import Authority, Certificate
 from kazoo import exceptions as kz
 from kazoo import security
 from kazoo.client import KazooClient
-from servers.process import free_port
+from servers.ports import free_port
 from zookeeper_boards import A, eventually, follow, post
 
 from multiboard import errors, loading

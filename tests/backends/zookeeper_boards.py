@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import servers
+import waiting
 from kazoo.client import KazooClient
 from zookeeper_proxy import Proxy
 
@@ -91,14 +91,7 @@ def base(backend: ZooKeeperBackend) -> str:
 
 def eventually(condition: Callable[[], Any]) -> Any:
     """Wait until ``condition`` is true; an outage counts as not yet."""
-    deadline = time.monotonic() + SOON
-    while True:
-        with contextlib.suppress(errors.Unavailable, errors.Indeterminate):
-            found = condition()
-            if found:
-                return found
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)
+    return waiting.eventually(condition, SOON, ignoring=(errors.Unavailable, errors.Indeterminate))
 
 
 def follow(backend: ZooKeeperBackend, cursor: str, until: Change) -> list[Change]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from processes import state
 from taskflow import exceptions as excp
 from waiting import eventually
 
@@ -90,8 +91,7 @@ def test_a_frozen_owner_wakes_up_to_a_lost_claim(
 ) -> None:
     job = board.post("a")
     with owner(store_url, "freeze") as process:
-        stat = pathlib.Path(f"/proc/{process.pid}/stat")
-        eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+        eventually(lambda: state(process.pid) == "T")
         assert board.claim_next("owner", timeout=20.0) == [job]
         process.send_signal(signal.SIGCONT)
         time.sleep(0.5)

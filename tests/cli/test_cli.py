@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import pytest
 import servers
 from taskflow.conductors import base as conductors
 from taskflow.types import entity as entities
+from waiting import eventually
 
 import multiboard
 from multiboard import loading
@@ -218,13 +218,13 @@ def test_watch_prints_events_as_they_happen(cli: Cli, board: Any, store_url: str
     )
     watching.start()
     try:
-        wait_for(lambda: "WATCHING" in out.getvalue())
+        eventually(lambda: "WATCHING" in out.getvalue())
         new = board.post("new", details={"password": SECRET})
         board.claim(new, "me")
         board.abandon(new, "me")
         board.claim(old, "me")
         board.consume(old, "me")
-        wait_for(lambda: "REMOVED" in out.getvalue())
+        eventually(lambda: "REMOVED" in out.getvalue())
     finally:
         watching.join()
     lines = [line.split()[1:] for line in out.getvalue().splitlines()]
@@ -237,13 +237,6 @@ def test_watch_prints_events_as_they_happen(cli: Cli, board: Any, store_url: str
     assert SECRET not in out.getvalue()
 
 
-def wait_for(ready: Callable[[], bool], seconds: float = 20.0) -> None:
-    give_up = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
-
-
 def test_watch_goes_on_after_an_outage(cli: Cli) -> None:
     out = io.StringIO()
     with servers.redis_server() as redis:
@@ -251,13 +244,13 @@ def test_watch_goes_on_after_an_outage(cli: Cli) -> None:
         watching = threading.Thread(target=cli, args=words, kwargs={"out": out})
         watching.start()
         try:
-            wait_for(lambda: "WATCHING" in out.getvalue())
+            eventually(lambda: "WATCHING" in out.getvalue())
             redis.kill()
-            wait_for(lambda: "UNAVAILABLE" in out.getvalue())
+            eventually(lambda: "UNAVAILABLE" in out.getvalue())
             redis.restart()
             with multiboard.backend("cli", redis.url) as board:
                 board.post("after")
-            wait_for(lambda: " after" in out.getvalue() or "RESET" in out.getvalue())
+            eventually(lambda: " after" in out.getvalue() or "RESET" in out.getvalue())
         finally:
             watching.join()
     assert out.getvalue().count("UNAVAILABLE") == 1

@@ -12,11 +12,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from processes import lives
+from waiting import eventually
 
 import multiboard
 from multiboard import errors
@@ -69,7 +70,7 @@ class Demo:
         return "\n".join(self.lines)
 
     def wait_for(self, text: str) -> None:
-        wait_until(lambda: text in self.output or self.process.poll() is not None)
+        eventually(lambda: text in self.output or self.process.poll() is not None, 60.0)
         assert text in self.output
 
     def workers(self) -> list[int]:
@@ -86,20 +87,6 @@ class Demo:
             self.process.stdout.close()
         assert list(self.scratch.iterdir()) == []
         return status
-
-
-def wait_until(ready: Callable[[], bool], seconds: float = 60.0) -> None:
-    give_up = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
-
-
-def lives(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
-        return stat.rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 @pytest.fixture
@@ -214,7 +201,7 @@ def test_no_conductor_outlives_a_killed_demonstration(start: Callable[..., Demo]
     workers = run.workers()
     run.process.kill()
     run.process.wait()
-    wait_until(lambda: not any(lives(pid) for pid in workers))
+    eventually(lambda: not any(lives(pid) for pid in workers), 60.0)
 
 
 def test_a_lost_job_is_found(

@@ -20,7 +20,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from servers.etcd_server import EtcdServer, Tls
-from servers.process import HOST, Server, started
+from servers.ports import HOST
+from servers.process import Server, started
 from servers.redis_server import RedisServer
 from servers.zookeeper_server import ZooKeeperServer
 

@@ -10,7 +10,8 @@ import ssl
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from servers.process import Server, free_port, program
+from servers.ports import free_port
+from servers.process import Server, program
 
 
 class Tls(NamedTuple):

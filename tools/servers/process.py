@@ -10,20 +10,16 @@ import abc
 import contextlib
 import glob
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from typing import NoReturn
 
-HOST = "127.0.0.1"
-#: Below the range from which Linux takes the ports of outgoing connections: a server that was
-#: killed finds its port free when it is started again.
-PORTS = range(15000, 32000)
+from servers.ports import HOST, free_port, listens
+
 #: Seconds; a JVM on a busy machine with two cores takes a tenth of it.
 READY_WITHIN = 60.0
 STOP_WITHIN = 10.0
@@ -235,22 +231,6 @@ def program(name: str, package: str) -> str:
     return found
 
 
-def free_port() -> int:
-    return free_ports(1)[0]
-
-
-def free_ports(count: int) -> list[int]:
-    """Return different ports that nobody listens on now."""
-    found: list[int] = []
-    for port in random.sample(PORTS, 200):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind((HOST, port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise RuntimeError(f"no {count} free ports from {PORTS.start} to {PORTS.stop}")
-
-
 def stands(pid: int) -> bool:
     """Tell whether no thread of a process runs; true where the system can't tell."""
     for path in glob.iglob(f"/proc/{pid}/task/*/stat"):
@@ -258,29 +238,3 @@ def stands(pid: int) -> bool:
             if file.read().rpartition(")")[2].split()[0] not in "TtZX":
                 return False
     return True
-
-
-def listens(pid: int, port: int) -> bool:
-    """Tell whether process ``pid`` listens on ``port``; true where the system can't tell."""
-    return not os.path.exists("/proc/net/tcp") or _has(pid, port, "0A")
-
-
-def connects(pid: int, port: int) -> bool:
-    """Tell whether process ``pid`` made the connection that comes from ``port``."""
-    return _has(pid, port, "01")
-
-
-def _has(pid: int, port: int, state: str) -> bool:
-    """Tell whether a process has a socket at a port, in one of the kernel's states of sockets."""
-    inodes = set()
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError), open(f"/proc/net/{table}") as file:
-            for line in list(file)[1:]:
-                words = line.split()
-                if words[3] == state and int(words[1].rpartition(":")[2], 16) == port:
-                    inodes.add(f"socket:[{words[9]}]")
-    for descriptor in glob.iglob(f"/proc/{pid}/fd/*"):
-        with contextlib.suppress(OSError):
-            if os.readlink(descriptor) in inodes:
-                return True
-    return False

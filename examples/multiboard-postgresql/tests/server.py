@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -20,6 +21,11 @@ from collections.abc import Callable, Sequence
 HOST = "127.0.0.1"
 PASSWORD = "correct-horse"
 SECONDS = 60.0
+
+
+#: Below the range from which Linux takes the ports of outgoing connections: a server that was
+#: stopped finds its port free when it is started again.
+PORTS = range(12000, 15000)
 
 
 class Server:
@@ -40,9 +46,7 @@ class Server:
                 "These tests need a real server and do not skip it."
             )
         folder = tempfile.mkdtemp(prefix="multiboard-postgresql-")
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            port = probe.getsockname()[1]
+        port = _free_port()
         user = None
         if os.getuid() == 0:  # the server refuses to be root
             user = "nobody"
@@ -128,6 +132,15 @@ class Server:
             log = self.folder / "server.log"
             said = log.read_text()[-2000:] if log.exists() else ""
             raise RuntimeError(f"{program} failed: {done.stderr.decode()}\n{said}")
+
+
+def _free_port() -> int:
+    """Return a port that nobody listens on."""
+    for port in random.sample(PORTS, len(PORTS)):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((HOST, port))
+            return port
+    raise RuntimeError(f"all ports from {PORTS.start} to {PORTS.stop} are taken")
 
 
 def _lives(process: int) -> bool:

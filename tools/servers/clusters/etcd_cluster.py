@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from servers.clusters.base import Quorum, until
 from servers.clusters.links import Links
 from servers.etcd_server import EtcdServer
-from servers.process import Server, free_ports
+from servers.ports import free_ports
+from servers.process import Server
 
 
 class EtcdCluster(Quorum):

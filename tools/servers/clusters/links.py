@@ -13,7 +13,8 @@ import socket
 import threading
 from collections.abc import Sequence
 
-from servers.process import HOST, Server, connects
+from servers.ports import HOST, connects
+from servers.process import Server
 
 
 class _Link:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from servers.clusters.base import Cluster, until
 from servers.clusters.redis_member import RedisMember, ask, so
-from servers.process import free_port
+from servers.ports import free_port
 
 SLOTS = 16384
 

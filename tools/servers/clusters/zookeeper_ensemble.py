@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping, Sequence
 
 from servers.clusters.base import Quorum, until
-from servers.process import HOST, free_ports
+from servers.ports import HOST, free_ports
 from servers.zookeeper_server import ZooKeeperServer
 
 #: Ticks after which a follower that heard nothing gives its leader up, and the other way round.
