@@ -244,17 +244,22 @@ def test_an_answer_that_came_while_we_were_frozen_is_heard(make: Any, server: An
     """It is there to be read when we wake up, though our patience is over."""
     with silence.Proxy(server.host, server.port) as proxy:
         host, port = proxy.address
-        other, settings = make(), {"hosts": (f"{host}:{port}",), "connect_timeout": 1.0}
-        code = "print(flush=True); time.sleep(0.3); print(board.add([NewPosting('k', b'')]))"
+        # The session is longer than the patience: its pings are not answered either.
+        settings = {"hosts": (f"{host}:{port}",), "connect_timeout": 2.0, "session_timeout": 6.0}
+        code = "print(flush=True); sys.stdin.readline(); print(board.add([NewPosting('k', b'')]))"
+        other = make()
         with script(code, make(**settings)) as process:
             try:
+                assert process.stdin is not None
                 assert process.stdout is not None
                 process.stdout.readline()
                 proxy.set(silence.Mode.HOLD_REPLIES)
+                process.stdin.write("\n")
+                process.stdin.flush()
                 eventually(lambda: other.get(["k"])[0])
                 process.send_signal(signal.SIGSTOP)
                 proxy.heal()
-                time.sleep(1.2)
+                time.sleep(2.2)
                 process.send_signal(signal.SIGCONT)
                 assert process.stdout.read().startswith("[Posting(key='k', ")
             finally:

@@ -127,12 +127,14 @@ def script(code: str, backend: ZooKeeperBackend) -> subprocess.Popen[str]:
         "from multiboard.backends.zookeeper import *\n"
         "from multiboard.primitives import NewPosting\n"
         f"board = ZooKeeperBackend(ZooKeeperSettings(hosts={backend.settings.hosts!r}, "
-        f"namespace={backend.settings.namespace!r}, session_timeout={TIMEOUT}, "
+        f"namespace={backend.settings.namespace!r}, "
+        f"session_timeout={backend.settings.session_timeout!r}, "
         f"connect_timeout={backend.settings.connect_timeout!r}))\n"
         "board.open()\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", head + code],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
