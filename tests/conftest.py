@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -28,6 +29,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what runs behind it deaf to interrupts, and the processes that tests start and
     # interrupt would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long it takes to draw an example, or to try it, is the machine's business.
+hypothesis.settings.register_profile(
+    "busy machine",
+    deadline=None,
+    suppress_health_check=[
+        hypothesis.HealthCheck.too_slow,
+        hypothesis.HealthCheck.data_too_large,
+    ],
+)
+hypothesis.settings.load_profile("busy machine")
 
 STORES = ("memory", "sqlite", "redis", "zookeeper", "etcd")
 
