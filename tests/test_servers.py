@@ -237,7 +237,7 @@ def test_no_two_processes_are_given_the_same_port() -> None:
             stack.enter_context(subprocess.Popen([sys.executable, "-c", script], **pipes))
             for _ in range(3)
         ]
-        given = list(ports.free_ports(120))
+        given = ports.free_ports(120)
         for other in others:
             assert other.stdout is not None
             for _ in range(2):  # it and its fork
