@@ -67,6 +67,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         self.notifier = BoardNotifier(self._on_register)
         self._lock = threading.RLock()
         self._connection: Connection | None = None
+        self._before: Connection | None = None
 
     # -- connection ----------------------------------------------------------------------------
 
@@ -95,12 +96,14 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         """
         with self._lock:
             connection, self._connection = self._connection, None
+            self._before = connection or self._before
         if connection is not None:
             connection.close()
             self.notifier.stop()
 
     def _connect(self, backend: Backend) -> Connection:
-        return Connection(backend, self._job, self._tell, self._tell_lost)
+        before = self._connection or self._before
+        return Connection(backend, self._job, self._tell, self._tell_lost, before)
 
     @property
     def _here(self) -> Connection:
@@ -124,6 +127,12 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
     def incarnation(self) -> str:
         """The id that the board got when it was made in the store; empty while not connected."""
         return "" if self._connection is None else self._connection.incarnation
+
+    @property
+    def era(self) -> int:
+        """How often the store was found to be put back when this board was connected again."""
+        here = self._connection or self._before
+        return 0 if here is None else here.era
 
     def _on_register(self) -> None:
         here = self._connection
@@ -377,7 +386,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         with translated("look at", job):
             here = self._here
             self._check_job(job)
-            return here.guard.get([job.key])[0]
+            return here.look(job)
 
     def seen_leased(self, job: Job) -> bool | None:
         """Return whether a job is claimed as far as is seen here; None where it is gone."""
@@ -401,7 +410,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         """Do what :meth:`multiboard.job.Job.wait` promises."""
         with translated("wait for", job):
             self._check_job(job)
-            return self._here.wait_absent(job.key, timeout)
+            return self._here.wait_gone(job, timeout)
 
     def _check_job(self, job: Job) -> None:
         """Refuse what is not a job of this very board: to it, such a job would seem complete."""
@@ -482,14 +491,4 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         how long the session certainly lives. ``damaged`` names what was skipped, and why.
         """
         here = self._connection
-        if here is None:
-            return {"connected": False}
-        return {
-            "connected": True,
-            "incarnation": here.incarnation,
-            "feed_age": here.view.age,
-            "jobs_seen": len(here.view) if here.view.started else None,
-            "claims": sum(here.keeper.keeps(claim.lease) for claim in list(here.claims.values())),
-            "session_seconds_left": here.keeper.seconds_left,
-            "damaged": here.view.damage,
-        }
+        return {"connected": False} if here is None else here.health()

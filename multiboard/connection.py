@@ -55,7 +55,9 @@ class Connection:
         interpret: Callable[[Posting], Any],
         tell: Callable[[ChangeKind, Any], None],
         on_lost: Callable[[Claim, str], None],
+        before: Connection | None = None,
     ) -> None:
+        """Connect through a backend that is open; ``before`` is the board's last connection."""
         self.pid = os.getpid()
         # A claim id has to differ from all others, not to be a secret: chance is asked for once,
         # since asking the system for it costs as much as all the rest of a claim here.
@@ -63,6 +65,12 @@ class Connection:
         self._attempts = itertools.count(1)
         self.backend = backend
         self.incarnation = backend.incarnation
+        #: How far the board had come when this was closed. Where the next connection finds it less
+        #: far, another era begins: what was posted in the last one may be gone without being done.
+        self._reached = 0
+        self.era = 0
+        if before is not None:
+            self.era = before.era + (backend.position < before.reached)
         # The keeper comes round again by itself: waiting for one lease must not end the others.
         self.keeper = Keeper(Guard(backend, patience=0), self._lost)
         self.guard = Guard(backend, on_doubt=self.keeper.doubt)
@@ -82,8 +90,55 @@ class Connection:
                 if name.startswith("warning"):
                     LOG.warning("%s", text)
 
+    @property
+    def reached(self) -> int:
+        """How far the board had come, as far as this connection knew it."""
+        return max(self._reached, self.backend.position)
+
+    def health(self) -> dict[str, Any]:
+        """Return what an operator wants to know: nothing of it is asked of the store."""
+        return {
+            "connected": True,
+            "incarnation": self.incarnation,
+            "feed_age": self.view.age,
+            "jobs_seen": len(self.view) if self.view.started else None,
+            "claims": sum(self.keeper.keeps(claim.lease) for claim in list(self.claims.values())),
+            "session_seconds_left": self.keeper.seconds_left,
+            "damaged": self.view.damage,
+        }
+
+    # -- looking -----------------------------------------------------------------------------
+
+    def look(self, job: Any) -> Posting | None:
+        """Return a job's posting; None where it is complete.
+
+        Raises: ``BackendError``, ``Closed``.
+        """
+        posting = self.guard.get([job.key])[0]
+        if posting is None:
+            self._check_gone(job)
+        return posting
+
+    def wait_gone(self, job: Any, timeout: float | None) -> bool:
+        """Wait until a job is complete; return whether it is.
+
+        Raises: ``BackendError``, ``Closed``.
+        """
+        gone = self._wait_absent(job.key, timeout)
+        if gone:
+            self._check_gone(job)
+        return gone
+
+    def _check_gone(self, job: Any) -> None:
+        """Raise ``BoardLost`` where a job that is not there may not be done for all that."""
+        if job.era != self.era:
+            raise errors.BoardLost(
+                "it is not there, and the store was put back to an earlier state since it was seen"
+            )
+
     def close(self) -> None:
         """Close the backend, which wakes the threads, and see them end."""
+        self._reached = self.backend.position
         self.keeper.stop()
         self.guard.close()
         self.keeper.close()
@@ -296,11 +351,7 @@ class Connection:
             raise answer
         self.keeper.keep_entity(entity)
 
-    def wait_absent(self, key: str, timeout: float | None) -> bool:
-        """Wait until a posting is gone from the live shelf; return whether it is.
-
-        Raises: ``BackendError``, ``Closed``.
-        """
+    def _wait_absent(self, key: str, timeout: float | None) -> bool:
         give_up = None if timeout is None else boottime() + timeout
         patience = self.guard.settings.operation_timeout
         if self.guard.get([key])[0] is None:

@@ -118,6 +118,8 @@ class AccessDenied(BackendError):
 class BoardLost(BackendError):
     """The store no longer holds the board that was opened: it came back empty or was restored.
 
+    A backend that was restored from a backup is known by this: it knew of changes that the store
+    no longer has. It stays so until it is closed, also when the store has come as far again.
     Nothing may be concluded from what the store shows now (an absent posting is not a finished
     one). Close and open again to work with what the store holds.
     """

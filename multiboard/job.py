@@ -80,6 +80,7 @@ class Job(base.Job):  # type: ignore[misc]
         )
         self.key = posting.key
         self.incarnation = board.incarnation
+        self.era = board.era
         self._place = posting.place
         self._created_on = posting.created_on
         self._modified_on = posting.modified_on

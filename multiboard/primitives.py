@@ -23,6 +23,17 @@ attempt must end well within ``operation_timeout``, so that the guard can make a
 board can't work at all because of one (its counters are gone, a key has the wrong type), every verb
 raises a plain :class:`~multiboard.errors.BackendError` that names the record.
 
+**Going back.** A board has a position, a number that rises with every change that the feed tells: a
+counter, a revision. A backend remembers the highest that any answer has shown to it, since its
+:meth:`~Backend.open`, and raises :class:`~multiboard.errors.BoardLost` where the store shows a
+lower one: a backup was put back, or the store lost what it had acknowledged. It is compared in the
+step that does the work, or once on each new connection where none outlives such a change, so that
+no verb costs a round trip more. It must hold for good: the store goes on, and soon has come as far
+by other changes. A server that merely lags behind the others is no such case, and must not be
+taken for one. A forked child goes on from what was known; a backend that is opened anew knows
+nothing. What a replica missed that took over is lost without this error, where the store's contract
+says so and the backend can tell that another server answers.
+
 **Time.** Durations are seconds as ``float``, measured by the store's clock unless said otherwise.
 What a store answers about the future (``ends_in``, ``due_in``) is relative to the instant of its
 answer, so that nobody has to compare clocks. What it answers about the past (``created_on``) is
@@ -365,6 +376,15 @@ class Backend(PostingDirectory, LeaseLock, ChangeFeed):
         A store that came back empty has another one, or none. From then on every verb raises
         ``BoardLost`` instead of answering from the new board.
         """
+
+    @property
+    def position(self) -> int:
+        """How far the board has come, as far as this backend knows: a number that only rises.
+
+        It is known from :meth:`open` on. Where the same board is opened again and shows a lower
+        one, the store was put back to an earlier state meanwhile. 0 where the backend can't tell.
+        """
+        return 0
 
     @abc.abstractmethod
     def open(self) -> None:

@@ -28,6 +28,7 @@ from multiboard_conformance.boards import (
     listed,
     look,
     name_of,
+    persist,
     post,
     raised,
     snapshot,
@@ -182,18 +183,73 @@ def check_board_that_was_wiped(board: Board, harness: Harness, anew: bool) -> No
             other = board.open()
             post(other, "k", "t")
             before = snapshot(other)
-        calls: dict[str, Callable[[Backend], object]] = {
-            **VERBS,
-            "list the trash": lambda b: b.list(Shelf.TRASH),
-            "remove": lambda b: b.remove([lease]),
-            "renew": lambda b: b.renew(lease, 60.0),
-            "release": lambda b: b.release(lease),
-            "changes from a cursor": lambda b: b.changes(reader.cursor, 0.0),
-        }
+        calls = _calls(lease, reader)
         answers = {verb: heard(lambda: call(backend)) for verb, call in calls.items()}  # noqa: B023
         answers["changes, waiting"] = waiting.result()
     assert answers == dict.fromkeys(answers, "BoardLost")
     assert snapshot(other) == before if anew else listed(board.open()) == []
+
+
+def _calls(lease: Lease, reader: Reader) -> dict[str, Callable[[Backend], object]]:
+    """Return every verb, those that speak of a lease with one that the backend acquired."""
+    return {
+        **VERBS,
+        "list the trash": lambda b: b.list(Shelf.TRASH),
+        "remove": lambda b: b.remove([lease]),
+        "renew": lambda b: b.renew(lease, 60.0),
+        "release": lambda b: b.release(lease),
+        "changes from a cursor": lambda b: b.changes(reader.cursor, 0.0),
+    }
+
+
+@pytest.mark.alone
+@guarantee("ERR-1", "FEED-4", "DIR-1")
+def check_board_that_was_put_back(board: Board, harness: Harness) -> None:
+    """When a backup was put back every verb of a backend that knew of more raises BoardLost.
+
+    That holds for who made the last changes, for who only saw them, for a reader that waits, and
+    also when the store has come as far again by other changes. What is opened anew knows nothing
+    of it, and works with what is there.
+    """
+    need(harness, "put_back")
+    writer, watcher = board.open(), board.open()
+    post(writer, "old", "taken")
+    reader = Reader(watcher)
+    leases: list[Lease] = []
+
+    def writes() -> None:
+        persist(reader.start, 30.0)  # the store may have been stopped for the backup
+        persist(lambda: post(writer, "new"), 30.0)
+        leases.append(take(writer, "new", 60.0))
+        assert list(writer.remove([take(writer, "taken", 60.0)])) == [None]
+        assert reader.hears(ChangeKind.REMOVED, "taken")
+        assert listed(watcher) == ["old", "new"]
+
+    def answers(backend: Backend) -> dict[str, str | None]:
+        calls = _calls(leases[0], reader)
+        return {
+            verb: heard(lambda: persist(lambda: call(backend), 30.0))  # noqa: B023
+            for verb, call in calls.items()
+        }
+
+    with ThreadPoolExecutor(1) as threads:
+        harness.put_back(writer.settings, writes)
+        waiting = threads.submit(
+            heard, lambda: persist(lambda: reader.until(lambda: False, 3 * MOMENTS), 30.0)
+        )
+        found = [answers(writer), answers(watcher), {"changes, waiting": waiting.result()}]
+    fresh = board.make()
+    persist(fresh.open, 30.0)
+    assert listed(fresh) == ["old", "taken"]
+    for key in ("n1", "n2", "n3", "n4"):  # as many changes as were lost
+        post(fresh, key)
+        assert list(fresh.remove([take(fresh, key, 60.0)])) == [None]
+    found += [answers(writer), answers(watcher)]
+    assert found == [dict.fromkeys(one, "BoardLost") for one in found]
+    assert listed(fresh) == ["old", "taken"]
+    again = board.open()
+    post(again, "k")
+    assert listed(again) == ["old", "taken", "k"]
 
 
 # -- ERR-2: failed operations ----------------------------------------------------------------

@@ -57,6 +57,14 @@ class Harness:
         """
         raise NotImplementedError
 
+    def put_back(self, settings: Settings, writes: Callable[[], None]) -> None:
+        """Put the store back to an earlier state, as by a backup, at the same address.
+
+        Make a backup, call ``writes``, and put the backup in the place of what is there, in the
+        way in which operators of the store do that.
+        """
+        raise NotImplementedError
+
     def trim(self, settings: Settings) -> None:
         """Let the store, or its backends in this process, forget the past of the board's feed.
 

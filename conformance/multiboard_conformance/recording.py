@@ -130,6 +130,10 @@ class Recorded(Delegate):
     def incarnation(self) -> str:
         return self.backend.incarnation
 
+    @property
+    def position(self) -> int:
+        return self.backend.position
+
     def do(self, verb: str, args: Mapping[str, Any]) -> Any:
         operation = self.history.invoke(self.who, verb, args)
         try:

@@ -142,6 +142,10 @@ class EtcdBackend(Leases):
     def incarnation(self) -> str:
         return self._board.incarnation
 
+    @property
+    def position(self) -> int:
+        return self._board.position
+
     def open(self) -> None:
         self._board.open()
         self._start_over()

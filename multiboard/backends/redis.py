@@ -81,6 +81,10 @@ class RedisBackend(primitives.Backend):
     def incarnation(self) -> str:
         return self._board.incarnation
 
+    @property
+    def position(self) -> int:
+        return self._board.mark.position
+
     def open(self) -> None:
         self._board.open(self.settings.connect_timeout)
 

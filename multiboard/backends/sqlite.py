@@ -102,6 +102,11 @@ class SQLiteBackend(primitives.Backend):
     def incarnation(self) -> str:
         return self._opened().incarnation
 
+    @property
+    def position(self) -> int:
+        opening = self._opening
+        return 0 if opening is None else opening.seen
+
     # -- opening -----------------------------------------------------------------------------
 
     def open(self) -> None:
@@ -110,18 +115,17 @@ class SQLiteBackend(primitives.Backend):
         files.check_process()
         path = files.locate(self.settings.path)
         settings = self.settings
-        board, incarnation, identity = schema.open_board(
-            path, settings.namespace, settings.connect_timeout
-        )
+        found, identity = schema.open_board(path, settings.namespace, settings.connect_timeout)
         self._opening = Opening(
             path,
             identity,
-            board,
-            incarnation,
+            found.board,
+            found.incarnation,
             settings.session_timeout,
             SessionLocks(f"{path}-sessions"),
             files.hub_of(identity),
             self._link(path, identity),
+            seen=found.told,
         )
 
     def _link(self, path: str, identity: tuple[int, int]) -> files.Link:

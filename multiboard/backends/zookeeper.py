@@ -122,6 +122,10 @@ class ZooKeeperBackend(Shelves):
     def incarnation(self) -> str:
         return self._board.incarnation
 
+    @property
+    def position(self) -> int:
+        return self._board.position
+
     def open(self) -> None:
         self._board.open()
         self._start_over()

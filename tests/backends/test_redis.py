@@ -56,9 +56,13 @@ def test_a_history_that_is_not_whole_is_a_reset_and_goes_on(
 
 
 def test_a_history_that_was_rewritten_is_a_reset_and_fences_still_rise(
-    board: RedisBackend, raw: Any
+    board: RedisBackend, make: Callable[..., RedisBackend], raw: Any
 ) -> None:
-    """A replica that missed writes takes over, and is as long again before anybody looks."""
+    """A replica that missed writes takes over, and is as long again before anybody looks.
+
+    Who knew the server that it takes over from looks at another one now: it is as new to it as the
+    board that is opened here. Where it is the same one, its board is lost.
+    """
     board.add([NewPosting("a", b"")])
     names = [key_of(board, name) for name in KEYS]
     kept = {name: raw.dump(name) for name in names}
@@ -69,6 +73,9 @@ def test_a_history_that_was_rewritten_is_a_reset_and_fences_still_rise(
         raw.delete(name)
         if value is not None:
             raw.restore(name, 0, value)
+    with pytest.raises(errors.BoardLost):
+        board.changes(cursor, 30.0)
+    board = make()
     ahead = board.changes(cursor, 30.0)
     assert ahead.reset, "the cursor was ahead of the history"
     lease = board.acquire("a", "you", "c2", 30.0)

@@ -260,7 +260,7 @@ def test_a_server_that_is_too_old_is_unsupported() -> None:
             connection.recv(65536)
             connection.sendall(b"-NOSCRIPT No matching script.\r\n")
             connection.recv(65536)
-            connection.sendall(b"*2\r\n$3\r\nOLD\r\n$6\r\n5.0.14\r\n")
+            connection.sendall(b"*3\r\n:0\r\n$3\r\nOLD\r\n$6\r\n5.0.14\r\n")
             connection.close()
 
         thread = threading.Thread(target=answer)

@@ -93,7 +93,9 @@ def test_garbage_is_reported_and_left_alone(board: SQLiteBackend, path: pathlib.
     assert len(board.list().damaged) == 7
 
 
-def test_a_log_with_a_hole_is_a_reset(board: SQLiteBackend, path: pathlib.Path) -> None:
+def test_a_log_with_a_hole_is_a_reset(
+    board: SQLiteBackend, make: Callable[..., SQLiteBackend], path: pathlib.Path
+) -> None:
     """A reader whose place was trimmed, torn or rolled back hears of it."""
     start = board.changes(None, 0).cursor
     post(board, "a", "b", "c")
@@ -101,6 +103,9 @@ def test_a_log_with_a_hole_is_a_reset(board: SQLiteBackend, path: pathlib.Path) 
     sql(path, "DELETE FROM multiboard_log WHERE seq = 2")
     assert board.changes(start, 0).reset
     sql(path, "UPDATE multiboard_boards SET told = 1")
+    with pytest.raises(errors.BoardLost):
+        board.changes(f"{board.incarnation}:3", 0)
+    board = make()
     assert board.changes(f"{board.incarnation}:3", 0).reset
     assert board.changes("of another board:1", 0).reset
     assert board.changes("nonsense", 0).reset

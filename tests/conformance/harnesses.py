@@ -16,6 +16,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -60,6 +61,14 @@ class ServerHarness(Harness):
     def restart(self) -> None:
         self.server.kill()
         self.server.start()
+
+    def put_back(self, settings: Any, writes: Callable[[], None]) -> None:
+        # What all of these servers hold is a folder; a snapshot that is restored is one, too.
+        with tempfile.TemporaryDirectory() as folder:
+            backup = os.path.join(folder, "data")
+            self.server.back_up(backup)
+            writes()
+            self.server.put_back(backup)
 
     def close(self) -> None:
         self._stack.close()
@@ -239,6 +248,23 @@ class SQLiteHarness(Harness):
         with self._connection(settings) as (connection, board):
             connection.execute("DELETE FROM multiboard_boards WHERE id = ?", (board,))
 
+    def put_back(self, settings: Any, writes: Callable[[], None]) -> None:
+        """Copy a backup over the file, in place: the processes have it open still."""
+        with tempfile.TemporaryDirectory() as folder:
+            backup = os.path.join(folder, "backup.db")
+            self._settle(settings.path)
+            shutil.copyfile(settings.path, backup)
+            writes()
+            self._settle(settings.path)
+            shutil.copyfile(backup, settings.path)
+
+    @staticmethod
+    def _settle(path: str) -> None:
+        """Have all that is in the log written into the file, and the log emptied."""
+        with contextlib.closing(sqlite3.connect(path, timeout=10.0)) as connection:
+            while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                time.sleep(0.01)  # a reader is at it this very moment
+
     def trim(self, settings: Any) -> None:
         with self._connection(settings) as (connection, board):
             connection.execute(
@@ -338,6 +364,23 @@ class EnsembleHarness(ZooKeeperHarness):
     def restart(self) -> None:
         self._ensemble.faults()["all killed"]()
         self._ensemble.heal()
+
+    def put_back(self, settings: Any, writes: Callable[[], None]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            pairs = [
+                (os.path.join(server.folder, "data"), os.path.join(folder, str(server.number)))
+                for server in self._ensemble.servers
+            ]
+            self._ensemble.faults()["all killed"]()
+            for data, backup in pairs:
+                shutil.copytree(data, backup)
+            self._ensemble.heal()
+            writes()
+            self._ensemble.faults()["all killed"]()
+            for data, backup in pairs:
+                shutil.rmtree(data)
+                shutil.copytree(backup, data)
+            self._ensemble.heal()
 
     def failover(self, writes: Callable[[], None]) -> None:
         writes()  # an ensemble never elects a server that missed what was acknowledged

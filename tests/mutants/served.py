@@ -15,13 +15,14 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from multiboard_conformance import wire
 from multiboard_conformance.harness import Harness
 from multiboard_conformance.recording import Delegate
+from serving import PUT_BACK
 
 from multiboard import errors, primitives
 from multiboard.primitives import boottime
@@ -61,6 +62,14 @@ class ServedBackend(Delegate):
         self._busy: set[socket.socket] = set()
         self._incarnation: str | None = None
 
+    #: How many changes of the board are known, and whether it was put back since.
+    known = 0
+    lost = False
+
+    @property
+    def position(self) -> int:
+        return self.known
+
     @property
     def traits(self) -> primitives.Traits:
         return primitives.Traits(
@@ -80,6 +89,7 @@ class ServedBackend(Delegate):
         return self._incarnation
 
     def open(self) -> None:
+        self.lost, self.known = False, 0
         try:
             self._incarnation = self.ask("open", {})
         except errors.BackendError as error:
@@ -137,8 +147,11 @@ class ServedBackend(Delegate):
             "who": self.who,
             "namespace": self.settings.namespace,
             "session_timeout": self.settings.session_timeout,
+            "known": self.known,
             **self.asks,
         }
+        if self.lost and verb not in ("open", "close"):
+            raise errors.BoardLost(PUT_BACK)
         connection = self._take()
         line = b""
         try:
@@ -160,7 +173,9 @@ class ServedBackend(Delegate):
             self._give_back(connection, whole=line.endswith(b"\n"))
         said = wire.loads(line)
         if "raised" in said:
+            self.lost = self.lost or str(said["raised"]) == PUT_BACK
             raise said["raised"]
+        self.known = max(self.known, said["position"])
         return said["answer"]
 
     def patience(self, verb: str) -> float:
@@ -207,10 +222,15 @@ class ServedBackend(Delegate):
 
 
 class ServedHarness(Harness):
-    """The loss of a board."""
+    """The loss of a board, and of its last changes."""
 
     def wipe(self, settings: Any) -> None:
         ServedBackend(settings).ask("wipe", {})
+
+    def put_back(self, settings: Any, writes: Callable[[], None]) -> None:
+        ServedBackend(settings).ask("back_up", {})
+        writes()
+        ServedBackend(settings).ask("put_back", {})
 
 
 def start_server(paths: str) -> subprocess.Popen[str]:

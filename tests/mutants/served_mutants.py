@@ -59,6 +59,35 @@ class AnswersUnderLock(served.ServedBackend):
         return super().ask(verb, args, waits)
 
 
+# -- a store that was put back -----------------------------------------------------------------
+
+
+@caught_by("FEED-4", also="ERR-1 DIR-1")
+class KnowsNoPosition(served.ServedBackend):
+    """Does not remember how far the board had come."""
+
+    @property
+    def known(self) -> int:  # type: ignore[override]
+        return 0
+
+    @known.setter
+    def known(self, position: int) -> None:
+        pass
+
+
+@caught_by("FEED-4", also="ERR-1 DIR-1")
+class ForgetsTheLoss(served.ServedBackend):
+    """Works on as soon as the board that was put back has come as far again."""
+
+    @property
+    def lost(self) -> bool:  # type: ignore[override]
+        return False
+
+    @lost.setter
+    def lost(self, lost: bool) -> None:
+        pass
+
+
 # -- what was applied, and what not ----------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ What a mutant of the server does wrong is asked for by its client, request by re
 from __future__ import annotations
 
 import contextlib
+import copy
 import socketserver
 import threading
 from collections import defaultdict
@@ -21,6 +22,7 @@ from multiboard import errors, loading
 from multiboard.backends import memory
 
 HOST = "127.0.0.1"
+PUT_BACK = "the board was put back to an earlier state"
 
 
 class Boards:
@@ -31,6 +33,7 @@ class Boards:
         self._clients: dict[tuple[str, str], Any] = {}
         #: Held by clients of a mutant, from one request to a later one.
         self.held: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._kept: dict[str, dict[str, Any]] = {}
 
     def client(self, who: str, namespace: str, session_timeout: float) -> Any:
         """Return the backend of a client, on the board as it is now for who is new."""
@@ -46,6 +49,28 @@ class Boards:
         """Lose a board; the next one to open makes another."""
         with memory._boards_lock:
             memory._boards.pop(("default", namespace), None)
+
+    def board(self, namespace: str) -> Any:
+        """Return the board of a name."""
+        with memory._boards_lock:
+            return memory._boards["default", namespace]
+
+    def back_up(self, namespace: str) -> None:
+        """Keep a board as it is now."""
+        board = self.board(namespace)
+        with board.changed:
+            self._kept[namespace] = self._copied(board)
+
+    def put_back(self, namespace: str) -> None:
+        """Let a board be as it was when it was kept."""
+        board = self.board(namespace)
+        with board.changed:
+            vars(board).update(self._kept.pop(namespace))
+            board.changed.notify_all()
+
+    @staticmethod
+    def _copied(board: Any) -> dict[str, Any]:
+        return {n: copy.deepcopy(v) for n, v in vars(board).items() if n != "changed"}
 
     def is_there(self, client: Any) -> bool:
         """Tell whether a client's board is still the one of that name."""
@@ -75,14 +100,24 @@ class Conversation(socketserver.StreamRequestHandler):
 
     def _serve(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
-            return {"answer": self._obey(request)}
+            answer = self._obey(request)
+            return {"answer": answer, "position": self._position(request)}
         except errors.MultiboardError as error:
             return {"raised": error}
+
+    def _position(self, request: dict[str, Any]) -> int:
+        with contextlib.suppress(KeyError):
+            return int(self.server.boards.board(request["namespace"]).told)
+        return 0
 
     def _obey(self, request: dict[str, Any]) -> Any:
         boards, namespace, verb = self.server.boards, request["namespace"], request["verb"]
         if verb == "wipe":
             return boards.wipe(namespace)
+        if verb == "back_up":
+            return boards.back_up(namespace)
+        if verb == "put_back":
+            return boards.put_back(namespace)
         if verb == "lock":
             return boards.held[namespace].acquire(timeout=6.0)
         if verb == "unlock":
@@ -97,6 +132,8 @@ class Conversation(socketserver.StreamRequestHandler):
             if not request.get("any_board"):
                 raise errors.BoardLost("the board was made anew")
             client.open()
+        elif self._position(request) < request["known"]:
+            raise errors.BoardLost(PUT_BACK)
         if request.get("forgets"):
             client._opened().consumed.clear()
         return apply(client, verb, request["args"])

@@ -132,6 +132,19 @@ class Server(abc.ABC):
             os.mkdir(self._data)
         self.start()
 
+    def back_up(self, folder: str) -> None:
+        """Stop it, copy its data to a folder that is not there yet, and start it again."""
+        self.stop()
+        shutil.copytree(self._data, folder)
+        self.start()
+
+    def put_back(self, folder: str) -> None:
+        """Stop it, and start it again with the data that :meth:`back_up` copied."""
+        self.stop()
+        shutil.rmtree(self._data)
+        shutil.copytree(folder, self._data)
+        self.start()
+
     def pause(self) -> None:
         """Freeze it with ``SIGSTOP``: connections stay open and nothing answers.
 

@@ -105,7 +105,10 @@ class Board(Connection):
             if news:
                 operations.append(messages.put(self.keys.news, b""))
             request = messages.transaction(conditions, operations)
-            answer = self.client.call("Txn", request, write=True)
+            client = self.client
+            known = client.revision
+            answer = client.call("Txn", request, write=True)
+            client.judge(answer.header.revision, known)
             if not answer.succeeded:
                 if compare or fence:
                     self.ask([messages.read(self.keys.news)])  # raises where the board is gone
@@ -199,7 +202,7 @@ class Board(Connection):
             part = messages.read(
                 begin, last, limit=limit, revision=revision, serializable=bool(found), **options
             )
-            (answer,) = self.ask([part]).responses
+            (answer,) = self.ask_many([[part]], agreed=not found)[0].responses
             kvs = answer.response_range.kvs
             revision = revision or answer.response_range.header.revision
             found += kvs

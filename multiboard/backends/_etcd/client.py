@@ -108,6 +108,11 @@ class Client:
         self._token: str | None = None
         #: The highest revision that an answer told.
         self.revision = 0
+        #: A ``Txn`` that only reads, serialized. It is the first thing that a new connection is
+        #: asked where it is given: no cluster is put back to an earlier state under an open one.
+        self.question: bytes | None = None
+        #: Why what the cluster shows is not the continuation of what it showed; for good.
+        self.went_back: str | None = None
         self.closed = False
 
     def close(self) -> None:
@@ -129,9 +134,11 @@ class Client:
     ) -> list[Any]:
         """Make calls on one connection, all under way at once, and return the answers in order.
 
-        Raises: ``Unavailable``, ``AccessDenied``, ``Closed``; where they write, ``Indeterminate``;
-        ``LeaseGone``, ``Compacted``.
+        Raises: ``Unavailable``, ``AccessDenied``, ``BoardLost``, ``Closed``; where they write,
+        ``Indeterminate``; ``LeaseGone``, ``Compacted``.
         """
+        if self.went_back is not None:
+            raise errors.BoardLost(self.went_back)
         deadline = time.monotonic() + (self.patience if patience is None else patience)
         bodies = [request.SerializeToString() for request in requests]
         for attempt in (0, 1):
@@ -156,15 +163,48 @@ class Client:
         left = max(1, math.ceil((deadline - time.monotonic()) * 10))
         metadata = [*metadata, ("grpc-timeout", f"{left}00m")]
         try:
+            if not channel.asked:
+                if self.question is not None and name != "Authenticate":
+                    self._ask_first(channel, metadata, deadline)
+                channel.asked = True
             streams = [channel.begin(path, body, metadata, deadline) for body in bodies]
             replies = channel.finish(streams, deadline)
+        except errors.BoardLost:
+            channel.close()
+            raise
         except (Broken, OSError) as error:
             channel.close()
             self._distrust(member)
-            kind = errors.Indeterminate if write else errors.Unavailable
+            kind = errors.Indeterminate if write and channel.asked else errors.Unavailable
             raise kind(f"{self._name(member)}: {error}") from error
         self._checkin(member, channel)
         return replies
+
+    def _ask_first(
+        self, channel: Channel, metadata: Sequence[tuple[str, str]], deadline: float
+    ) -> None:
+        known = self.revision
+        path = f"/etcdserverpb.{CALLS['Txn'][0]}"
+        stream = channel.begin(path, self.question or b"", metadata, deadline)
+        (reply,) = channel.finish([stream], deadline)
+        if reply.status == 0 and reply.messages:
+            answer = M["TxnResponse"].FromString(reply.messages[0])
+            self.judge(answer.header.revision, known)
+        # An error is the next call's, too.
+
+    def judge(self, revision: int, known: int) -> None:
+        """Judge the revision of an answer to which the members agreed; ``known`` was before it.
+
+        Revisions only rise, and who agrees knows all that was ever shown to anyone.
+
+        Raises: ``BoardLost`` where it is an earlier one: a snapshot was restored.
+        """
+        if revision < known:
+            self.went_back = (
+                f"etcd at {self.access} was put back to an earlier state: it had come to revision"
+                f" {known}, and is at {revision}"
+            )
+            raise errors.BoardLost(self.went_back)
 
     def _answer(self, name: str, reply: Reply, *, write: bool) -> Any:
         if reply.status == 0 and reply.messages:
@@ -350,7 +390,10 @@ class Stream:
                 self._client._token = None
                 raise errors.Unavailable("etcd wants a new token") from said
             raise said
-        return [M["WatchResponse"].FromString(message) for message in reply.messages]
+        responses = [M["WatchResponse"].FromString(message) for message in reply.messages]
+        shown = max((response.header.revision for response in responses), default=0)
+        self._client.revision = max(self._client.revision, shown)
+        return responses
 
     def close(self) -> None:
         """End it, from any thread."""

@@ -68,16 +68,27 @@ class Connection:
 
     def forked(self) -> None:
         """Become like newly opened, without a look at what was inherited."""
-        _inherited.append((self._client, self._lock, self._clock))
+        inherited = self._client
+        _inherited.append((inherited, self._lock, self._clock))
         self._begin()
         if not self.closed:
             self._dial()
+            if self._client is not None and inherited is not None:
+                self._client.revision = inherited.revision
+                self._client.went_back = inherited.went_back
         self._forked()
 
     def _dial(self) -> None:
         self._client = Client(self.access, self._patience)
         if self.incarnation:
-            self._clock = Clock(self._client, int(self.incarnation[:15], 16) + 1)
+            self._opened()
+
+    def _opened(self) -> None:
+        assert self._client is not None
+        self._client.question = messages.transaction(
+            [], [messages.read(self.keys.meta)]
+        ).SerializeToString()
+        self._clock = Clock(self._client, int(self.incarnation[:15], 16) + 1)
 
     @property
     def client(self) -> Client:
@@ -90,7 +101,14 @@ class Connection:
             raise errors.Closed("the etcd board is not open")
         if self.lost:
             raise errors.BoardLost(f"the board {self.name} is no longer in etcd")
+        if client.went_back is not None:
+            raise errors.BoardLost(client.went_back)
         return client
+
+    @property
+    def position(self) -> int:
+        """The highest revision that is known."""
+        return 0 if self._client is None else self._client.revision
 
     @property
     def clock(self) -> Clock:
@@ -148,7 +166,7 @@ class Connection:
             ) from None
         if not self.incarnation:
             raise errors.Unavailable(f"the board {self.name} was deleted while it was made")
-        self._clock = Clock(self.client, int(self.incarnation[:15], 16) + 1)
+        self._opened()
 
     def close(self) -> None:
         """End the session and drop the connections."""
@@ -258,10 +276,17 @@ class Connection:
         """
         return self.ask_many([operations])[0]
 
-    def ask_many(self, parts: Sequence[Sequence[Any]]) -> list[Any]:
-        """Read parts, each as of one revision, in one round trip."""
+    def ask_many(self, parts: Sequence[Sequence[Any]], *, agreed: bool = True) -> list[Any]:
+        """Read parts, each as of one revision, in one round trip.
+
+        Without ``agreed`` they are read from one member, which may be behind the others.
+        """
         requests = [messages.transaction([self.same_board()], part) for part in parts]
-        answers = self.client.call_many("Txn", requests, write=False)
+        client = self.client
+        known = client.revision
+        answers = client.call_many("Txn", requests, write=False)
+        for answer in answers if agreed else ():
+            client.judge(answer.header.revision, known)
         if not all(answer.succeeded for answer in answers):
             raise self.lose()
         return answers

@@ -94,6 +94,8 @@ class Channel:
         self._authority = authority or f"{host}:{port}"
         self._replies: dict[int, Reply] = {}
         self._gone = False
+        #: Its member was found to be no less far than the others had come.
+        self.asked = False
         #: Parts of an answer came, and the member has to hear of it to send the others. All else
         #: that it should hear, a sign of life for the most part, goes with the next request.
         self._owes = False

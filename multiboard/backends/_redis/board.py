@@ -19,6 +19,7 @@ from typing import Any
 from multiboard import errors
 from multiboard.backends._redis.connection import PLAIN, Call, Connections, Script, script
 from multiboard.backends._redis.finders import Finder
+from multiboard.backends._redis.marks import Mark
 from multiboard.backends._redis.server import Elsewhere, WrongType
 
 #: Of the keys and values in the store. Another version must refuse the board, not misread it.
@@ -114,6 +115,9 @@ class Board:
         #: dropping it would close the parent's connections.
         self._processes: dict[int, _Process] = {}
         self._incarnation: str | None = None
+        #: How far the board had come; a forked child goes on from it. And why it is lost, for good.
+        self.mark = Mark()
+        self._lost: str | None = None
         self._calls: dict[tuple[str, str], Call] = {}
         #: Known once it was opened; empty and False where the server does not tell.
         self.version = ""
@@ -129,6 +133,7 @@ class Board:
         """Find the board or make it: connecting, and one call."""
         if self._incarnation is not None:
             return
+        self.mark, self._lost = Mark(), None
         connections = self._connections()
         try:
             reply = self._checked(connections, "open", (uuid.uuid4().hex, FORMAT), within=within)
@@ -189,6 +194,8 @@ class Board:
             if reply[0] != b"OTHER":
                 return reply
         incarnation = self.incarnation
+        if self._lost is not None:
+            raise errors.BoardLost(self._lost)
         connections = self._process().connections
         try:
             reply = self._checked(connections, name, (incarnation, *args), wakes=wakes)
@@ -201,6 +208,13 @@ class Board:
                 f"{self.address}: the board {self._namespace!r} that was opened is gone: the store"
                 " came back empty, or was emptied"
             )
+        if reply[0] == b"BACK":
+            # For good: the store goes on, and may soon have come as far by other changes.
+            self._lost = (
+                f"{self.address}: the board {self._namespace!r} was put back to an earlier state,"
+                " or the server lost its last changes"
+            )
+            raise errors.BoardLost(self._lost)
         return reply
 
     def attended(
@@ -251,7 +265,7 @@ class Board:
         return self.address if found is None else str(found)
 
     def _connections(self) -> Connections:
-        return Connections(self._find(), self._patience, self.replicas)
+        return Connections(self._find(), self._patience, self.mark, self.replicas)
 
     def _checked(
         self,
@@ -274,7 +288,7 @@ class Board:
         flags = int(self.version.partition(".")[0] or 0) >= 7
         what, touch = script(name, flags), None
         if self.replicas and not what.read_only and name not in UNAWAITED:
-            touch = self._call_of(script("touch", flags)).in_full((self.incarnation,))
+            touch = self._call_of(script("touch", flags)).in_full((f"{self.incarnation} 0",))
         call = self._calls[name, self.version] = self._call_of(what, touch)
         return call
 

@@ -24,6 +24,7 @@ from redis import exceptions as native
 
 from multiboard import errors
 from multiboard.backends._redis.finders import CHECKED_FOR, Finder
+from multiboard.backends._redis.marks import Mark
 from multiboard.backends._redis.server import (
     Deposed,
     Elsewhere,
@@ -124,9 +125,10 @@ class Connections:
     its answer.
     """
 
-    def __init__(self, finder: Finder, patience: float, replicas: int = 0) -> None:
+    def __init__(self, finder: Finder, patience: float, mark: Mark, replicas: int = 0) -> None:
         """With ``replicas``, that many must have what a call changed that says so."""
         self.finder = finder
+        self._mark = mark
         self.patience = patience
         self._replicas = replicas
         # In milliseconds, and never 0, which is for ever. The socket waits twice as long.
@@ -159,6 +161,9 @@ class Connections:
         wakes: bool = False,
     ) -> Any:
         """Run a script; with ``wakes``, :meth:`close` cuts it short.
+
+        The first argument is the board's incarnation; what is known of how far the board has come
+        is added to it, and taken from the reply. The one that opens stands apart.
 
         Raises: ``Unavailable``, ``Indeterminate`` (unless it changes nothing), ``AccessDenied``,
         ``WrongType``, ``Closed``.
@@ -240,12 +245,16 @@ class Connections:
     def _ran(self, line: Line, call: Call, args: Sequence[Any]) -> Any:
         """Run a script on a connection, which is told the script's text if need be."""
         exchange = self._exchange if call.touch is None else self._settle
+        if call.script.name != "open":
+            args = (f"{args[0]} {self._mark.of(line.address)}", *args[1:])
         try:
-            return exchange(line, call.packed(args), call)
+            reply = exchange(line, call.packed(args), call)
         except errors.Unavailable as error:
             if not isinstance(error.__cause__, native.NoScriptError):
                 raise
-        return exchange(line, call.in_full(args), call)
+            reply = exchange(line, call.in_full(args), call)
+        self._mark.note(line.address, reply.pop(0))
+        return reply
 
     def _settle(self, line: Line, command: bytes, call: Call) -> Any:
         """Run a script, and return its reply when replicas have what it changed.
@@ -267,7 +276,7 @@ class Connections:
             self._rest(line, 2 if touch else 1)
             raise
         *_, have = self._rest(line, 2 if touch else 1)
-        if reply[0] != b"OK":
+        if reply[1] != b"OK":
             return reply  # and nothing was changed
         if isinstance(have, int) and have >= self._replicas:
             return reply

@@ -29,12 +29,14 @@ def read_log(
 ) -> Changes | None:
     """Return what is new behind the cursor, or None."""
     board, incarnation = opening.board, opening.incarnation
+    before = opening.seen
     connection.execute("BEGIN")
     try:
         row = files.patiently(connection, schema.BOARD, (board, incarnation), patience).fetchone()
         if row is None:
             raise errors.BoardLost("the board's row is gone from the database")
         (told,) = row
+        opening.note(told, before)
         known, _, position = (cursor or "").partition(":")
         if known == incarnation and position.isdecimal() and int(position) <= told:
             seen = int(position)

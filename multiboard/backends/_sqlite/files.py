@@ -188,7 +188,11 @@ class Link:
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.Lock()
         self._retired = False
-        #: How often it was opened: what one connection counts, another does not go on counting.
+        #: Of the database and of its log, as they were when the connection was last given.
+        self._stamp: tuple[int, int] | None = None
+        self._log: tuple[int, int] | None = None
+        #: How often it was opened, or began to read anew: what one connection counts, another does
+        #: not go on counting.
         self.epoch = 0
         key = id(self)
         _links[key] = weakref.ref(self, lambda _: _links.pop(key, None) and None)
@@ -202,6 +206,7 @@ class Link:
                 return self._connect()
             if self._connection.in_transaction:  # an interrupt struck amid a transaction
                 rollback(self._connection)
+            self._look_at_files(self._connection)
             return self._connection
         except BaseException:
             self._lock.release()
@@ -232,8 +237,32 @@ class Link:
                 raise
             # Before _connecting is free again: a fork must not miss it.
             self._connection = connection
+            self._stamp = self._log = None
             self.epoch += 1
             return connection
+
+    def _look_at_files(self, connection: sqlite3.Connection) -> None:
+        """Find out whether somebody wrote over the files by hand, to put back a backup.
+
+        SQLite knows of changes from its shared index only, and keeps showing the pages that it
+        has in memory. A checkpoint writes to the database, too: then they are read once more.
+
+        Raises: ``BoardLost`` where the log is another one: that of this connection is nobody's.
+        """
+        log = identify(f"{self._path}-wal")
+        if log != self._log:
+            if self._log is not None:
+                raise errors.BoardLost(f"the log of {self._path} was deleted or replaced")
+            self._log = log
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return  # the board's next look at the file tells
+        stamp = (status.st_mtime_ns, status.st_size)
+        if stamp != self._stamp:
+            connection.execute("PRAGMA shrink_memory")
+            self._stamp = stamp
+            self.epoch += 1
 
     def close(self) -> None:
         """Close the connection for good."""

@@ -34,6 +34,24 @@ class Opening:
     spare: list[files.Link] = dataclasses.field(default_factory=list)
     #: This backend's session, or None. Guarded by ``link``.
     session: str | None = None
+    #: The number of the last change that this backend knows to be committed.
+    seen: int = 0
+    #: Why the board is lost for good: it goes on, and may soon have come as far by other changes.
+    lost: str | None = None
+
+    def note(self, told: int, seen: int) -> None:
+        """Note how far the board has come; ``seen`` was known before the look at it began.
+
+        Raises: ``BoardLost`` where it had come farther: somebody put an earlier file back.
+        """
+        if told < seen and self.lost is None:
+            self.lost = (
+                f"{self.path} was put back to an earlier state: change {seen} of the board is gone,"
+                f" the last one is {told}"
+            )
+        if self.lost is not None:
+            raise errors.BoardLost(self.lost)
+        self.seen = max(self.seen, told)
 
 
 @contextlib.contextmanager
@@ -42,11 +60,15 @@ def reading(opening: Opening, patience: float) -> Iterator[tuple[sqlite3.Connect
     try:
         with opening.link as connection:
             now = boottime()
+            seen = opening.seen
             connection.execute("BEGIN")
             try:
                 arguments = (opening.board, opening.incarnation)
-                if not files.patiently(connection, schema.BOARD, arguments, patience).fetchone():
+                row = files.patiently(connection, schema.BOARD, arguments, patience).fetchone()
+                if row is None:
                     raise errors.BoardLost("the board's row is gone from the database")
+                if isinstance(row[0], int):
+                    opening.note(row[0], seen)
                 yield connection, now
             finally:
                 files.rollback(connection)

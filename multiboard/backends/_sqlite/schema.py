@@ -19,7 +19,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from multiboard import errors
 from multiboard.backends._sqlite import files
@@ -86,6 +86,15 @@ REBOOTED = (
 )
 
 
+class Found(NamedTuple):
+    """A board in a file."""
+
+    board: int
+    incarnation: str
+    #: The number of its last change.
+    told: int
+
+
 def boot_id() -> str:
     """Return the id of this run of the kernel."""
     try:
@@ -109,13 +118,13 @@ def check_owner(connection: sqlite3.Connection, path: str) -> bool:
     return application == 0 and found is None
 
 
-def open_board(path: str, namespace: str, timeout: float) -> tuple[int, str, tuple[int, int]]:
-    """Return a board's id, its incarnation, and the identity of the file; make what is missing."""
+def open_board(path: str, namespace: str, timeout: float) -> tuple[Found, tuple[int, int]]:
+    """Return what is found of a board, and the identity of the file; make what is missing."""
     give_up = time.monotonic() + timeout
     while True:
         try:
             with files.connecting(path) as connection:
-                board, incarnation = _find_or_make(connection, namespace, path)
+                found = _find_or_make(connection, namespace, path)
                 identity = files.identify(path)
             break
         except sqlite3.Error as error:
@@ -124,10 +133,10 @@ def open_board(path: str, namespace: str, timeout: float) -> tuple[int, str, tup
         time.sleep(0.002)
     if identity is None:
         raise errors.Unavailable(f"{path} was deleted while it was opened")
-    return board, incarnation, identity
+    return found, identity
 
 
-def _find_or_make(connection: sqlite3.Connection, namespace: str, path: str) -> tuple[int, str]:
+def _find_or_make(connection: sqlite3.Connection, namespace: str, path: str) -> Found:
     empty = check_owner(connection, path)
     (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
     if mode != "wal":
@@ -147,8 +156,8 @@ def _find_or_make(connection: sqlite3.Connection, namespace: str, path: str) -> 
     return found
 
 
-def look_up(connection: sqlite3.Connection, namespace: str, path: str) -> tuple[int, str] | None:
-    """Return the board's id and incarnation; None where :func:`make` is needed.
+def look_up(connection: sqlite3.Connection, namespace: str, path: str) -> Found | None:
+    """Return what is found of the board; None where :func:`make` is needed.
 
     Raises: ``Unsupported`` (the tables were made by a newer multiboard).
     """
@@ -165,11 +174,14 @@ def look_up(connection: sqlite3.Connection, namespace: str, path: str) -> tuple[
     if meta.get("boot") != boot_id():
         return None
     found = connection.execute(
-        "SELECT id, incarnation FROM multiboard_boards WHERE namespace = ?", (namespace,)
+        "SELECT id, incarnation, told FROM multiboard_boards WHERE namespace = ?", (namespace,)
     ).fetchone()
-    if found is not None and not isinstance(found[1], str):
+    if found is None:
+        return None
+    board, incarnation, told = found
+    if not isinstance(incarnation, str):
         raise errors.Unavailable(f"{path}: the row of board {namespace!r} is damaged")
-    return found  # type: ignore[no-any-return]
+    return Found(board, incarnation, told if isinstance(told, int) else 0)
 
 
 def make(connection: sqlite3.Connection, namespace: str) -> None:

@@ -62,6 +62,7 @@ class Step:
         self._counter, self.told, self._probed, self._session_end, self._lease_end = row
         if not isinstance(self._counter, int) or not isinstance(self.told, int):
             raise errors.Unavailable("the board's row in the database is damaged")
+        opening.note(self.told, opening.seen)  # the write lock is held: nobody is farther
         self._loaded = (self._counter, self.told, self._probed)
         self.now = boottime()
         self.wall = time.time()
@@ -430,6 +431,7 @@ def writing(opening: Opening, patience: float) -> Iterator[Step]:
                 step.store()
                 files.commit(connection, path)
                 committed = True
+                opening.note(step.told, 0)
                 if refusal is not None:
                     raise refusal
             except errors.Indeterminate:

@@ -6,6 +6,7 @@ This module imports the primitives, the errors and its own siblings.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -23,6 +24,7 @@ from kazoo.protocol import serialization as wire
 
 from multiboard import errors
 from multiboard.backends._zookeeper import client, layout
+from multiboard.backends._zookeeper.reached import Reached, WentBack
 from multiboard.backends._zookeeper.wire import MultiRead
 from multiboard.primitives import Damage, NewPosting, Posting, boottime
 
@@ -136,16 +138,19 @@ class Board:
         self._lock = threading.Lock()
         self._link: client.Link | None = None
         self._owed = False
-        self._lost = False
+        #: Why the board is lost, for good; empty where it is not.
+        self._lost = ""
+        self.reached = Reached()
         self._sample = (0.0, 0.0, float("-inf"))
         self.closed = False
 
     def forked(self) -> None:
         """Become like newly opened, without a look at what was inherited."""
         _inherited.append((self._link, self._lock, self.memory))
-        closed = self.closed
+        closed, lost, reached = self.closed, self._lost, self.reached
         self._begin()
-        self.closed = closed
+        self.closed, self._lost = closed, lost
+        self.reached.zxid, self.reached.changed = reached.zxid, reached.changed
         self._forked()
 
     @property
@@ -167,6 +172,8 @@ class Board:
             link = self._current()
             try:
                 link.wait(deadline)
+                if link.compared != link.epoch:
+                    self._compare(link)
                 return link
             except client.SessionOver:
                 self._drop(link)
@@ -178,7 +185,7 @@ class Board:
             if self.closed:
                 raise errors.Closed("the ZooKeeper board is not open")
             if self._lost:
-                raise errors.BoardLost(f"the board {self._top} is no longer in ZooKeeper")
+                raise errors.BoardLost(self._lost)
             if self._link is None:
                 self._link = self._dial()
                 self._link.modern = self.modern
@@ -189,8 +196,30 @@ class Board:
         """Tell a link where the board is, as far as that is known."""
         if self._paths is not None:
             link.slots_path, link.clock_path = self._paths.slots, self._paths.clock
+            folders = self._paths.live, self._paths.leases
+            link.on_applied = functools.partial(self.reached.note_applied, folders)
+
+    @property
+    def position(self) -> int:
+        """The highest number of a transaction that is known."""
+        with self._lock:
+            if self._link is not None:
+                self.reached.note_link(self._link)
+        return self.reached.zxid
+
+    def _compare(self, link: client.Link) -> None:
+        """Raise ``BoardLost`` where the store is not as far as it had come."""
+        if not self.incarnation:
+            return
+        try:
+            self.reached.compare(link, (self.paths.live, self.paths.leases))
+        except client.Vanished:
+            self.lose()
+        except WentBack:
+            self.lose("was put back to an earlier state, or ZooKeeper lost its last changes")
 
     def _drop(self, link: client.Link) -> None:
+        self.reached.note_link(link)
         with self._lock:
             if self._link is link:
                 self._link = None
@@ -201,11 +230,13 @@ class Board:
         """Look with new eyes: a store that came back empty refuses those who saw more than it."""
         if self._paths is None:
             return
+        self.position  # noqa: B018 - it notes what was shown until now
         probe = self._dial()
         self._lead(probe)
         try:
             probe.wait(min(deadline, boottime() + self._patience / 2))
             self.confirm(probe)
+            self._compare(probe)
         except (client.SessionOver, client.Refused, errors.Unavailable):
             pass  # it is just starting; the real link goes on trying
         finally:
@@ -257,10 +288,10 @@ class Board:
         except client.Vanished:
             self.lose()
 
-    def lose(self) -> NoReturn:
+    def lose(self, why: str = "is no longer in ZooKeeper") -> NoReturn:
         """Raise ``BoardLost``, now and from now on."""
-        self._lost = True
-        raise errors.BoardLost(f"the board {self._top} is no longer in ZooKeeper")
+        self._lost = f"the board {self._top} {why}"
+        raise errors.BoardLost(self._lost)
 
     def close(self) -> None:
         """End the session and drop the connection."""
@@ -275,6 +306,7 @@ class Board:
     def open(self) -> None:
         """Connect, and make the board where there is none."""
         self._begin()
+        self.incarnation = ""
         try:
             self._make()
         except BaseException:
@@ -398,6 +430,7 @@ class Board:
         if isinstance(live, Exception):
             return None
         path = f"{self.paths.live}/{key}"
+        self.reached.note(live[1].czxid)
         try:
             seen = layout.Seen(key, layout.Job.decode(live[0]), live[1])
             if not isinstance(state, Exception):
@@ -421,6 +454,7 @@ class Board:
                 over.append(seen)
                 continue
             seen.hold_stat = answer[1]
+            self.reached.note(answer[1].czxid)
             try:
                 seen.hold = layout.Hold.decode(answer[0])
             except ValueError:

@@ -74,6 +74,10 @@ def _ignore(_kind: int, _path: str) -> None:
     """Hear of an event that nobody waits for."""
 
 
+def _no_matter(_operations: Sequence[Any], _zxid: int) -> None:
+    """Take no note of a transaction."""
+
+
 @dataclass
 class Doubt:
     """A write whose answer was lost, and where its evidence would be."""
@@ -119,6 +123,10 @@ class Link:
         self.id = ""
         #: How often it was connected: watches do not survive from one to the next.
         self.epoch = 0
+        #: The connection on which the store was found to be as far as it had come.
+        self.compared = 0
+        #: Whom a transaction that was applied is shown, with its number.
+        self.on_applied: Callable[[Sequence[Any], int], None] = _no_matter
         self.connected = self.ended = self.closing = False
         #: Closed because the board was, not because another session took its place.
         self.dismissed = False
@@ -319,14 +327,24 @@ class Link:
         Raises: ``Vanished`` where the board is gone.
         """
         fence, *answers = self.ask([self._fence(), *requests])
-        self._passed(fence)
+        self.passed(fence)
         return answers
+
+    def submit_fence(self) -> Any:
+        """Send the write of :meth:`truth`, which has a number of its own: the result's ``zxid``."""
+        return self.submit(self._fence())
+
+    @property
+    def last_zxid(self) -> int:
+        """The number of the last transaction that a server has shown."""
+        return int(self._client.last_zxid)
 
     def _fence(self) -> Any:
         return wire.Transaction([wire.CheckVersion(self.clock_path, -1)])
 
     @staticmethod
-    def _passed(fence: Any) -> None:
+    def passed(fence: Any) -> None:
+        """Raise ``Vanished`` where the answer to the fence says that the board is gone."""
         refused = [one for one in fence if isinstance(one, Exception)]
         if refused:
             raise Vanished from refused[0]
@@ -344,7 +362,7 @@ class Link:
         else:
             answers = self.ask(wire.GetData(path, None) for path in paths)
         if fence is not None:
-            self._passed(self.value(fence))  # answered before the others were
+            self.passed(self.value(fence))  # answered before the others were
         return answers
 
     def nodes(self, part: Any) -> list[Any]:
@@ -435,6 +453,7 @@ class Link:
         if not refused:
             self._made_slots.add(slot)
             self._free_slot(slot)
+            self.on_applied(operations, result.zxid)
             return Outcome(stat=value[-1] if evidence is not None else None, results=value)
         self._free_slot(slot)
         index, answer = refused[0]

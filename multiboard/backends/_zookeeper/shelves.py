@@ -184,10 +184,13 @@ class Shelves(Leases):
                 return page
         folder = f"{paths.base}/{shelf.value}"
         watched = [paths.base, folder, paths.states, paths.leases]
-        names = self._board.truth(link, [wire.GetChildren(path, None) for path in watched])
-        if any(isinstance(answer, Exception) for answer in names):
+        found = self._board.truth(link, [wire.GetChildren2(path, None) for path in watched])
+        if any(isinstance(answer, Exception) for answer in found):
             self._board.lose()
-        base, keys, states, leases = names
+        base, keys, states, leases = (children for children, _ in found)
+        self._board.reached.note(found[-1][1].pzxid)
+        if shelf is Shelf.LIVE:
+            self._board.reached.note(found[1][1].pzxid)
         damaged = [Damage(f"{paths.base}/{n}", _FOREIGN) for n in base if n not in paths.FOLDERS]
         damaged += [Damage(f"{folder}/{n}", _FOREIGN) for n in keys if not layout.is_key(n)]
         if shelf is Shelf.LIVE:
@@ -197,9 +200,9 @@ class Shelves(Leases):
             odd = [name for name in leases if layout.parse_lease_name(name) is None]
             damaged += [Damage(f"{paths.leases}/{name}", _FOREIGN) for name in odd]
         own = [name for name in keys if layout.is_key(name)]
-        found = self._on_shelf(link, shelf, own, set(states))
-        damaged += [one for one in found if isinstance(one, Damage)]
-        postings = [one for one in found if isinstance(one, Posting)]
+        there = self._on_shelf(link, shelf, own, set(states))
+        damaged += [one for one in there if isinstance(one, Damage)]
+        postings = [one for one in there if isinstance(one, Posting)]
         postings = [one for one in postings if after is None or one.place > after]
         postings.sort(key=lambda posting: posting.place)
         if limit is None or len(postings) <= limit:

@@ -232,6 +232,9 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
             super()._read_watch_event(buffer, offset)
 
     def _read_response(self, header: Any, buffer: bytes, offset: int) -> Any:
+        request, result, _ = self.client._pending[0]
+        if result is not None and request.type == wire.Transaction.type:
+            result.zxid = header.zxid
         # An error code that kazoo does not know would end its thread, and the session with it.
         if header.err and header.err not in kz.EXCEPTIONS:
             header = header._replace(err=kz.SystemZookeeperError.code)

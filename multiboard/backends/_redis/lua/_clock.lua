@@ -2,8 +2,11 @@
 -- Stands before every script of the board except open.lua, behind a line that names the keys of
 -- which the script says "-- keys:". All share one hash tag.
 --
--- ARGV[1]  the incarnation of the board that the caller opened
--- Replies  {'LOST'} where the store holds another board or none; otherwise as the script says
+-- ARGV[1]  the incarnation of the board that the caller opened, and the number of the last change
+--          that it knows of on this server
+-- Replies  {number of the last change, ...}, and behind that: 'LOST' where the store holds another
+--          board or none, 'BACK' where it holds an earlier state of it, and nothing was changed;
+--          otherwise as the script says
 --
 -- Times are microseconds since the epoch by this server's clock, read once for the whole script.
 -- A place (rank, serial) is kept as one score: rank * 2^46 + serial, exact in a double. Scores
@@ -12,8 +15,11 @@
 local call = redis.call
 -- The number of the last change told, with the incarnation: a claim pays for each question.
 local meta = call('HMGET', META, 'incarnation', 'seq')
-if meta[1] ~= ARGV[1] then return {'LOST'} end
+local opened, known = string.match(ARGV[1], '^(.*) (%d+)$')
+if meta[1] ~= opened then return {0, 'LOST'} end
 local seq = tonumber(meta[2]) or 0
+-- A number that is missing was deleted by a stranger: that is damage, and tells nothing.
+if meta[2] and seq < tonumber(known) then return {seq, 'BACK'} end
 
 local SERIALS = 70368744177664 -- 2^46: a place is rank * SERIALS + serial
 local HISTORY = '50000' -- changes that a slow reader may be behind before it hears a reset

@@ -18,6 +18,7 @@ local REPEAT_LEAST = 60 * 1000000 -- ... no longer than was promised
 -- Tell of a change. Ids are gap-free in their first part, so that a reader sees every hole; the
 -- second part is the time, so that a rewritten history does not look like the one that was read.
 local function tell(kind, key, fence)
+  local before = seq
   seq = seq + 1
   local reply = redis.pcall('XADD', FEED, 'MAXLEN', '~', HISTORY, int(seq) .. '-' .. stamp,
     'k', kind, 'j', key, 't', fence)
@@ -31,10 +32,11 @@ local function tell(kind, key, fence)
     end
     reply = redis.pcall('XADD', FEED, int(seq) .. '-' .. stamp, 'k', kind, 'j', key, 't', fence)
     if type(reply) == 'table' and reply.err then
-      -- No id is left above a foreign one: a new history, and readers hear a reset.
+      -- No id is left above a foreign one: a new history, and readers hear a reset. Its numbers
+      -- go on: one that fell would look like a backup that was put back.
       call('DEL', FEED)
-      seq = 1
-      call('XADD', FEED, '1-' .. stamp, 'k', kind, 'j', key, 't', fence)
+      seq = before + 1
+      call('XADD', FEED, int(seq) .. '-' .. stamp, 'k', kind, 'j', key, 't', fence)
     end
   end
   call('HSET', META, 'seq', int(seq))

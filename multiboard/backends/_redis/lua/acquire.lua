@@ -9,19 +9,19 @@
 
 call('XLEN', FEED)
 local session, key, claim = ARGV[2], ARGV[5], ARGV[7]
-if session ~= '0' and not attend(session, ARGV[3], ARGV[4]) then return {'SESSION'} end
+if session ~= '0' and not attend(session, ARGV[3], ARGV[4]) then return {seq, 'SESSION'} end
 local p, score = find(key)
-if not p then return {'GONE'} end
+if not p then return {seq, 'GONE'} end
 if leased(p) then
   if over(p) then
     -- The feed must say so before it says CLAIMED.
     call('ZCARD', INDEX)
     expire(key, p)
   elseif p.claim == claim and p.session == session then
-    return {'OK', now, p.token, p.ends}
+    return {seq, 'OK', now, p.token, p.ends}
   else
-    return {'HELD', p.holder}
+    return {seq, 'HELD', p.holder}
   end
 end
 lease(key, p, session, tonumber(ARGV[8]), claim, ARGV[6])
-return {'OK', now, p.token, p.ends}
+return {seq, 'OK', now, p.token, p.ends}

@@ -22,7 +22,7 @@ for _, key in ipairs(due) do
 end
 local session = ARGV[2]
 if session ~= '0' and not attend(session, ARGV[3], ARGV[4]) then
-  return {'SESSION'}
+  return {seq, 'SESSION'}
 end
 
 local bytes = 0
@@ -45,7 +45,7 @@ for i = 7, #ARGV do
   end
 end
 if not settled or #due == BATCH or bytes > REPLY_BYTES then
-  return {'OK', now, kept, 1, won}
+  return {seq, 'OK', now, kept, 1, won}
 end
 
 local first, looked, more = 0, 0, 0
@@ -71,4 +71,4 @@ while #unused > 0 and looked < 1000 do
   if more == 1 or #page < 2 * count then break end
 end
 if looked >= 1000 and #unused > 0 then more = 1 end
-return {'OK', now, kept, more, won}
+return {seq, 'OK', now, kept, more, won}

@@ -27,8 +27,8 @@ if deadline - now >= ARGV[4] / 2 and score >= 0 and score < 100 * SERIALS then
       call('HSET', LIVE_STATE, key, head .. ' ' .. int(attempts + 1) .. ' ' .. deaths .. ' '
         .. stamp .. ' ' .. due .. ' ' .. stamp .. ' 0 ' .. session .. ' ' .. #claim .. ' '
         .. claim .. ARGV[6])
-      return {'OK', now, stamp, '0'}
+      return {seq + 1, 'OK', now, stamp, '0'}
     end
   end
 end
-return {'OTHER'}
+return {seq, 'OTHER'}

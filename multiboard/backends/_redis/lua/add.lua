@@ -54,4 +54,4 @@ for i = 2, #ARGV, 5 do
   answers[#answers + 1] = answer
 end
 save()
-return {'OK', now, answers}
+return {seq, 'OK', now, answers}

@@ -42,4 +42,5 @@ if not answer then
   end
   answer = {'OK', 'RESET', last[1][1]}
 end
+table.insert(answer, 1, seq)
 return answer

@@ -8,4 +8,4 @@
 
 if call('ZSCORE', SESSIONS, ARGV[2]) then call('ZADD', SESSIONS, now, ARGV[2]) end
 reap()
-return {'OK'}
+return {seq, 'OK'}

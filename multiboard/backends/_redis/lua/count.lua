@@ -13,4 +13,4 @@ if ARGV[2] == 'entities' then
     end
   end
 end
-return {'OK', count}
+return {seq, 'OK', count}

@@ -5,7 +5,7 @@
 -- Replies  {'OK', now, {{'OK', score, state}, ...}}, or {'SESSION'} where the session has ended
 
 reap()
-if not attend(ARGV[2], ARGV[3], ARGV[4]) then return {'SESSION'} end
+if not attend(ARGV[2], ARGV[3], ARGV[4]) then return {seq, 'SESSION'} end
 local answers = {}
 for i = 5, #ARGV, 3 do
   local key, rank, body = ARGV[i], ARGV[i + 1], ARGV[i + 2]
@@ -21,4 +21,4 @@ for i = 5, #ARGV, 3 do
   answers[#answers + 1] = {'OK', int(score), packed}
 end
 save()
-return {'OK', now, answers}
+return {seq, 'OK', now, answers}

@@ -11,4 +11,5 @@ if attend(ARGV[2], ARGV[3], ARGV[4]) then
   call('ZADD', SESSIONS, now + ARGV[4], ARGV[2])
   answer = {'OK'}
 end
+table.insert(answer, 1, seq)
 return answer

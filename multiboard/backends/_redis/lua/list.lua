@@ -84,4 +84,4 @@ if ARGV[3] == 'after' and ARGV[4] == '' then
   end
 end
 local full = ARGV[3] == 'after' and looked == tonumber(ARGV[5])
-return {'OK', now, rows, dead, (looked < #keys or full) and looked or 0, foreign}
+return {seq, 'OK', now, rows, dead, (looked < #keys or full) and looked or 0, foreign}

@@ -4,10 +4,11 @@
 --
 -- keys: meta feed gone
 -- ARGV     1 the incarnation that a new board gets, 2 the format that the caller writes
--- Replies  {'OK', incarnation, version, aof}: version '' and aof '' where INFO is refused
---          {'FORMAT', format} where the board is of another format; nothing changed
---          {'OLD', version} where the server is older than 6.2; nothing changed
---          {'DENIED', command} where the user may not do what the other scripts do
+-- Replies  {number of the last change, ...}, and behind that:
+--          'OK', incarnation, version, aof: version '' and aof '' where INFO is refused
+--          'FORMAT', format where the board is of another format; nothing changed
+--          'OLD', version where the server is older than 6.2; nothing changed
+--          'DENIED', command where the user may not do what the other scripts do
 
 local function info(section, field)
   local text = redis.pcall('INFO', section)
@@ -17,7 +18,7 @@ end
 
 local version = redis.REDIS_VERSION or info('server', 'redis_version')
 local major, minor = string.match(version, '^(%d+)%.(%d+)')
-if major and tonumber(major) * 100 + tonumber(minor) < 602 then return {'OLD', version} end
+if major and tonumber(major) * 100 + tonumber(minor) < 602 then return {0, 'OLD', version} end
 
 -- A right that is missing must show here, not half-way through a step.
 if redis.acl_check_cmd then
@@ -31,13 +32,16 @@ if redis.acl_check_cmd then
     {'XADD', s, '*', 'f', 'v'}, {'XRANGE', s, '-', '+'}, {'XREVRANGE', s, '+', '-'},
     {'XINFO', 'STREAM', s}, {'XLEN', s}, {'XREAD', 'STREAMS', s, '0'},
   }) do
-    if not redis.acl_check_cmd(unpack(command)) then return {'DENIED', command[1]} end
+    if not redis.acl_check_cmd(unpack(command)) then return {0, 'DENIED', command[1]} end
   end
 end
 
-local found = redis.call('HMGET', KEYS[1], 'incarnation', 'format')
-if found[1] and found[2] ~= ARGV[2] then return {'FORMAT', found[2] or ''} end
+local found = redis.call('HMGET', KEYS[1], 'incarnation', 'format', 'seq')
+if found[1] and found[2] ~= ARGV[2] then return {0, 'FORMAT', found[2] or ''} end
 if not found[1] then
   redis.call('HSET', KEYS[1], 'incarnation', ARGV[1], 'format', ARGV[2])
+  -- So that a backup of the board as it is now is known for one. What a stranger left stays.
+  redis.call('HSETNX', KEYS[1], 'seq', '0')
 end
-return {'OK', found[1] or ARGV[1], version, info('persistence', 'aof_enabled')}
+return {tonumber(found[3]) or 0, 'OK', found[1] or ARGV[1], version,
+  info('persistence', 'aof_enabled')}

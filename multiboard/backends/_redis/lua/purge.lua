@@ -23,4 +23,4 @@ for i = 3, #ARGV do
   end
   answers[#answers + 1] = found
 end
-return {'OK', answers}
+return {seq, 'OK', answers}

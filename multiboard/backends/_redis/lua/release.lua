@@ -21,4 +21,5 @@ else
   remember(mark)
   tell('released', key, fence)
 end
+table.insert(answer, 1, seq)
 return answer

@@ -57,4 +57,4 @@ for i = 3, #ARGV, 2 do
   end
   answers[#answers + 1] = answer
 end
-return {'OK', answers}
+return {seq, 'OK', answers}

@@ -28,7 +28,7 @@ if token == fence and session ~= '0'
     call('ZREM', LIVE, key)
     call('HDEL', LIVE_STATE, key)
     call('HDEL', LIVE_BODY, key)
-    return {'OK', {'OK'}}
+    return {seq + 1, 'OK', {'OK'}}
   end
 end
-return {'OTHER'}
+return {seq, 'OTHER'}

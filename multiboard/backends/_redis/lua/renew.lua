@@ -25,4 +25,5 @@ else
   end
   answer = {'OK', now, p.ends}
 end
+table.insert(answer, 1, seq)
 return answer

@@ -11,7 +11,7 @@ if not p then
   p, score = find(key, 'trash')
   -- A damaged posting on either shelf is left alone.
   if not p or call('ZSCORE', LIVE, key) then
-    return {'GONE'}
+    return {seq, 'GONE'}
   end
   local body = call('HGET', TRASH_BODY, key)
   call('ZREM', TRASH, key)
@@ -30,4 +30,4 @@ elseif leased(p) and over(p) then
   offer(key, p, score)
 end
 save()
-return {'OK', now, score, call('HGET', LIVE_STATE, key), call('HGET', LIVE_BODY, key)}
+return {seq, 'OK', now, score, call('HGET', LIVE_STATE, key), call('HGET', LIVE_BODY, key)}

@@ -6,4 +6,4 @@
 -- Replies  {'OK'}
 
 call('HSET', META, 'touched', stamp)
-return {'OK'}
+return {seq, 'OK'}
