@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import shutil
 import sqlite3
@@ -108,6 +109,22 @@ def test_what_was_posted_since_a_backup_is_not_complete(store: Any, tmp_path: pa
         board.consume(fresh, "me")
         assert fresh.state == states.COMPLETE
         assert fresh.wait(5.0)
+
+
+def test_a_forked_child_knows_what_its_parent_knew(store: Any, tmp_path: pathlib.Path) -> None:
+    backup = str(tmp_path / "backup")
+    with multiboard.backend("b", {"url": store.url, "operation_timeout": 20.0}) as board:
+        board.post("old")
+        store.back_up(backup)
+        new = board.post("new")
+        store.put_back(backup)
+        child = os.fork()
+        if child == 0:
+            lost = False
+            with contextlib.suppress(BaseException):
+                lost = eventually(lambda: _is_lost(lambda: new.state), 30)
+            os._exit(0 if lost else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_job_is_complete_also_where_its_board_was_connected_again(store: Any) -> None:
