@@ -34,7 +34,7 @@ from multiboard_conformance.boards import (
     snapshot,
     take,
 )
-from multiboard_conformance.feeds import MOMENTS, Reader
+from multiboard_conformance.feeds import MOMENTS, Reader, beside
 from multiboard_conformance.guarantees import guarantee
 from multiboard_conformance.harness import Harness
 from multiboard_conformance.plugin import need, not_exercised
@@ -176,9 +176,11 @@ def check_board_that_was_wiped(board: Board, harness: Harness, anew: bool) -> No
     lease = take(backend, "k", 60.0)
     backend.remove([take(backend, "t")], Shelf.TRASH)
     reader = Reader(backend).start()
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(heard, lambda: reader.until(lambda: False, 3 * MOMENTS))
+    with beside(
+        lambda wiped: heard(lambda: reader.until(lambda: False, 3 * MOMENTS, since=wiped))
+    ) as ([waiting], wiped):
         harness.wipe(backend.settings)
+        wiped.set()
         if anew:
             other = board.open()
             post(other, "k", "t")

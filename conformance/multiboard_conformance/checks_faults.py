@@ -6,9 +6,9 @@ A proxy stands between them. A store without one server to stand before is not e
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from multiboard_conformance.boards import (
     raised,
     take,
 )
-from multiboard_conformance.feeds import Reader
+from multiboard_conformance.feeds import Limit, Reader, beside
 from multiboard_conformance.guarantees import guarantee
 from multiboard_conformance.harness import Harness
 from multiboard_conformance.plugin import Effort, need, not_exercised
@@ -237,14 +237,14 @@ def check_reader_hears_after_an_outage(
     reader = Reader(backend).start()
     post(direct, "before")
     assert reader.hears(K.POSTED, "before")
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(_read_on, reader, "during", 30.0)
+    with beside(lambda over: _read_on(reader, "during", 30.0, over)) as ([waiting], over):
         time.sleep(0.2)
         _outage(proxy, mode)
         time.sleep(0.1)
         post(direct, "during")
         time.sleep(0.5 if mode else 0.0)
         proxy.heal()
+        over.set()
         assert waiting.result(), "silence after the outage"
     post(direct, "after")
     known = reader.resets
@@ -253,11 +253,11 @@ def check_reader_hears_after_an_outage(
     assert K.POSTED in reader.story("after") or reader.resets <= known + 3
 
 
-def _read_on(reader: Reader, key: str, within: float) -> bool:
+def _read_on(reader: Reader, key: str, within: float, since: threading.Event | None = None) -> bool:
     """Read until a posting was told or reset was said, through errors that may be repeated."""
-    give_up = boottime() + within
+    limit = Limit(within, since)
     known = reader.resets
-    while boottime() < give_up:
+    while limit.left() > 0:
         try:
             reader.read(2.0)
         except errors.Unavailable:
@@ -297,9 +297,9 @@ def check_reader_hears_after_a_restart(board: Board, harness: Harness) -> None:
         not_exercised("the store does not declare that it is durable")
     backend = board.open(**QUICK_FAILING)
     reader = Reader(backend).start()
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(_read_on, reader, "after", 40.0)
+    with beside(lambda back: _read_on(reader, "after", 40.0, back)) as ([waiting], back):
         time.sleep(0.2)
         harness.restart()
         persist(lambda: backend.add([NewPosting("after", b"")]), 30.0)
+        back.set()
         assert waiting.result()

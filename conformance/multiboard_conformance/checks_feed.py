@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +19,7 @@ from multiboard_conformance.boards import (
     take,
     together,
 )
-from multiboard_conformance.feeds import MOMENTS, Reader
+from multiboard_conformance.feeds import MOMENTS, Reader, beside
 from multiboard_conformance.guarantees import guarantee
 from multiboard_conformance.plugin import Effort
 
@@ -271,10 +272,11 @@ def check_many_waiting_readers_are_woken(board: Board) -> None:
     """Any number of readers wait on one backend, and each is woken."""
     backend, poster = board.open(), board.open()
     readers = [Reader(backend).start() for _ in range(8)]
-    with ThreadPoolExecutor(8) as threads:
-        waiting = [threads.submit(reader.hears, K.POSTED, "k", 15.0) for reader in readers]
+    calls = [functools.partial(reader.hears, K.POSTED, "k", 15.0) for reader in readers]
+    with beside(*calls) as (waiting, posted):
         time.sleep(0.2)
         post(poster, "k")
+        posted.set()
         assert [future.result() for future in waiting] == [True] * 8
 
 
@@ -283,14 +285,14 @@ def check_other_verbs_go_on_while_a_reader_waits(board: Board) -> None:
     """A reader that waits blocks no other verb of its backend."""
     backend = board.open()
     reader = Reader(backend).start()
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(reader.hears, K.POSTED, "k", 15.0)
+    with beside(lambda posted: reader.hears(K.POSTED, "k", 15.0, posted)) as ([waiting], posted):
         time.sleep(0.2)
         began = boottime()
         backend.list()
         backend.keepalive()
         post(backend, "k")
         took = boottime() - began
+        posted.set()
         assert waiting.result()
     assert took < MOMENTS
 

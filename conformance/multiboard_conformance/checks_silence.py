@@ -8,6 +8,7 @@ before is not exercised by the former.
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from multiboard_conformance.boards import (
     take,
     together,
 )
-from multiboard_conformance.feeds import Reader
+from multiboard_conformance.feeds import Limit, Reader, beside
 from multiboard_conformance.guarantees import guarantee
 from multiboard_conformance.plugin import Effort, not_exercised
 from multiboard_conformance.programs import claim_id
@@ -71,26 +72,31 @@ def check_reader_whose_connection_died(board: Board, faulty: Board, proxy: Proxy
     reader = Reader(backend).start()
     post(direct, "before")
     assert reader.hears(K.POSTED, "before")
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(_hears_or_resets, reader, "during")
+    with beside(lambda posted: _hears_or_resets(reader, "during", since=posted)) as (
+        [waiting],
+        posted,
+    ):
         time.sleep(0.2)
         proxy.lose()
         post(direct, "during")
+        posted.set()
         assert waiting.result(), "the feed fell silent when its connection died"
     post(direct, "after")
     assert _hears_or_resets(reader, "after")
 
 
-def _hears_or_resets(reader: Reader, key: str, within: float = 20.0) -> bool:
+def _hears_or_resets(
+    reader: Reader, key: str, within: float = 20.0, since: threading.Event | None = None
+) -> bool:
     """Read in calls as long as that until a posting is told or covered by a reset."""
-    known, give_up = reader.resets, boottime() + within
-    while boottime() < give_up:
+    known, limit = reader.resets, Limit(within, since)
+    while limit.left() > 0:
         try:
             reader.read(within)
         except errors.Unavailable:
             time.sleep(0.05)
         if reader.resets > known or K.POSTED in reader.story(key):
-            return boottime() < give_up
+            return limit.left() > 0
     return False
 
 

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from multiboard.primitives import Backend, Change, ChangeKind, boottime
 
@@ -11,6 +15,40 @@ from multiboard.primitives import Backend, Change, ChangeKind, boottime
 MOMENTS = 5.0
 #: Seconds by which such a machine may make us late in noticing what is over.
 BUSY = 2.0
+
+T = TypeVar("T")
+
+
+class Limit:
+    """A time limit that begins at once, or when an event is set."""
+
+    def __init__(self, within: float, since: threading.Event | None = None) -> None:
+        self._within = within
+        self._since = since
+        self._give_up = boottime() + within if since is None else None
+
+    def left(self) -> float:
+        """Return the seconds that are left: all of them where the time has not begun."""
+        if self._give_up is None:
+            assert self._since is not None
+            if not self._since.is_set():
+                return self._within
+            self._give_up = boottime() + self._within
+        return self._give_up - boottime()
+
+
+@contextlib.contextmanager
+def beside(
+    *calls: Callable[[threading.Event], T],
+) -> Iterator[tuple[list[Future[T]], threading.Event]]:
+    """Run calls in threads; each gets the event that the body sets when their time begins."""
+    begun = threading.Event()
+    with ThreadPoolExecutor(len(calls)) as threads:
+        futures = [threads.submit(call, begun) for call in calls]
+        try:
+            yield futures, begun
+        finally:
+            begun.set()  # where the body fails nobody waits for ever
 
 
 class Reader:
@@ -36,19 +74,34 @@ class Reader:
         self.resets += changes.reset
         self.cursor = changes.cursor
 
-    def until(self, condition: Callable[[], object], within: float = MOMENTS) -> bool:
-        """Read until a condition holds; tell whether it did within the time."""
-        give_up = boottime() + within
+    def until(
+        self,
+        condition: Callable[[], object],
+        within: float = MOMENTS,
+        since: threading.Event | None = None,
+    ) -> bool:
+        """Read until a condition holds; tell whether it did within the time.
+
+        The time begins at once, or where ``since`` is given when that is set: whoever waits while
+        something is done has a limit for what follows, not for how long that takes.
+        """
+        limit = Limit(within, since)
         while not condition():
-            left = give_up - boottime()
+            left = limit.left()
             if left <= 0:
                 return False
             self.read(min(left, self.call))
         return True
 
-    def hears(self, kind: ChangeKind, key: str, within: float = MOMENTS) -> bool:
+    def hears(
+        self,
+        kind: ChangeKind,
+        key: str,
+        within: float = MOMENTS,
+        since: threading.Event | None = None,
+    ) -> bool:
         """Read until a change is told; tell whether it was."""
-        return self.until(lambda: kind in self.story(key), within)
+        return self.until(lambda: kind in self.story(key), within, since)
 
     def story(self, key: str) -> list[ChangeKind]:
         """Return what was told of one posting, in order."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pathlib
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,65 +22,6 @@ from multiboard.primitives import ChangeKind, NewPosting
 
 #: Fixtures that are used by name.
 __all__ = ["make", "server"]
-SECRET = "s3cret-word"
-
-
-# -- credentials -------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def locked() -> Iterator[Any]:
-    """An etcd that asks for a password: the user may use the boards and nothing else."""
-    with servers.etcd_server() as running:
-        assert isinstance(running, servers.EtcdServer)
-
-        def ask(path: str, **body: object) -> None:
-            answer = running.ask("POST", f"/v3/auth/{path}", body)
-            assert "error" not in answer, answer
-
-        ask("user/add", name="root", password=SECRET)
-        ask("role/add", name="root")
-        ask("user/grant", user="root", role="root")
-        ask("user/add", name="me", password=SECRET)
-        ask("role/add", name="boards")
-        # base64 of /multiboard/ and of its end
-        perm = {"permType": "READWRITE", "key": "L211bHRpYm9hcmQv", "range_end": "L211bHRpYm9hcmQw"}
-        ask("role/grant", name="boards", perm=perm)
-        ask("user/grant", user="me", role="boards")
-        ask("enable")
-        yield running
-
-
-def test_a_user_with_the_boards_alone_can_do_everything(locked: Any) -> None:
-    with boards_on(locked, username="me", password=SECRET) as make:
-        board = make()
-        board.add([NewPosting("k", b"body"), NewPosting("n", b"body")])
-        cursor = board.changes(None, 1.0).cursor
-        lease = board.acquire("k", "me", "c")
-        assert board.keepalive() > 0
-        board.release(lease, 0.01)
-        assert [p.key for p, _ in board.acquire_next("me", ["d"], 30.0)]
-        assert board.changes(cursor, 1.0).events
-        board._board.client._token = "a token that has run out"
-        assert board.count() == 2
-
-
-def test_strangers_are_told_so_and_no_secret_is(locked: Any) -> None:
-    hosts = (f"127.0.0.1:{locked.port}",)
-    for options in (
-        {},
-        {"username": "me", "password": "wrong-" + SECRET},
-        {"username": "me", "password": SECRET, "root": "/elsewhere"},
-    ):
-        board = EtcdBackend(EtcdSettings(hosts=hosts, **options))
-        with pytest.raises(errors.AccessDenied) as caught:
-            board.open()
-        assert SECRET not in str(caught.value) + repr(caught.value.__cause__) + repr(board.settings)
-
-
-def test_a_password_that_nobody_asks_for_is_no_trouble(server: Any) -> None:
-    with boards_on(server, username="me", password=SECRET) as make:
-        assert make().count() == 0
 
 
 # -- certificates ------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from typing import Any
 import etcd3gw
 import kazoo.client
 import redis
+from multiboard_conformance.feeds import MOMENTS
 from multiboard_conformance.harness import Harness
 
 from multiboard.backends._redis.board import keys_of
@@ -272,6 +273,14 @@ class SQLiteHarness(Harness):
                 " (SELECT max(seq) FROM multiboard_log WHERE board = ?)",
                 (board, board),
             )
+
+
+class UnhurriedHarness(SQLiteHarness):
+    """A store that is wiped like one that was much used."""
+
+    def wipe(self, settings: Any) -> None:
+        time.sleep(3.5 * MOMENTS)
+        super().wipe(settings)
 
 
 class ZooKeeperHarness(ServerHarness):

@@ -73,8 +73,12 @@ class EtcdServer(Server):
         self.version = str(self.ask("GET", "/version")["etcdserver"])
         return True
 
-    def ask(self, method: str, path: str, body: object = None) -> dict[str, object]:
+    def ask(
+        self, method: str, path: str, body: object = None, *, token: str = ""
+    ) -> dict[str, object]:
         """Return what the server answers to a request, by its JSON gateway.
+
+        ``token`` is what it gave to somebody who authenticated.
 
         Raises: ``OSError``.
         """
@@ -91,7 +95,8 @@ class EtcdServer(Server):
         with contextlib.closing(connection):
             data = None if body is None else json.dumps(body)
             try:
-                connection.request(method, path, data)
+                headers = {"Authorization": token} if token else {}
+                connection.request(method, path, data, headers)
                 answer = json.load(connection.getresponse())
             except (http.client.HTTPException, ValueError) as error:
                 raise OSError(f"no answer: {error}") from error

@@ -14,8 +14,8 @@ from typing import Any
 
 from multiboard import errors
 from multiboard.backends._etcd import messages
-from multiboard.backends._etcd.client import Compacted, LeaseGone
 from multiboard.backends._etcd.connection import Connection
+from multiboard.backends._etcd.errors import Compacted, LeaseGone
 from multiboard.backends._etcd.layout import Held, Seen
 from multiboard.backends._etcd.messages import M
 from multiboard.primitives import Damage

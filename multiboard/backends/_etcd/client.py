@@ -15,9 +15,15 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from multiboard import errors
+from multiboard.backends._etcd.errors import (
+    Meaning,
+    TokenOver,
+    meaning,
+    translate_error,
+)
 from multiboard.backends._etcd.http2 import Broken, Channel, NotSent, Reply
 from multiboard.backends._etcd.messages import M
 
@@ -36,26 +42,8 @@ CALLS = {
 _LEADER = ("hasleader", "true")
 _IDLE = 8
 
-# gRPC's numbers.
-_INVALID, _NOT_FOUND, _DENIED, _EXHAUSTED, _PRECONDITION = 3, 5, 7, 8, 9
-_OUT_OF_RANGE, _UNAUTHENTICATED = 11, 16
-
-
-class LeaseGone(Exception):
-    """The etcd lease is not there; nothing was done."""
-
-
-class Compacted(Exception):
-    """The revision asked for is no longer kept; nothing was done."""
-
-
-class NativeError(Exception):
-    """What etcd answered."""
-
-    def __init__(self, status: int | None, message: str) -> None:
-        super().__init__(f"{message or 'no message'} (gRPC status {status})")
-        self.status = status
-        self.message = message
+#: How often a call asks for a new token: accounts may change between that and the call.
+_TOKENS = 3
 
 
 @dataclass(frozen=True)
@@ -141,16 +129,27 @@ class Client:
             raise errors.BoardLost(self.went_back)
         deadline = time.monotonic() + (self.patience if patience is None else patience)
         bodies = [request.SerializeToString() for request in requests]
-        for attempt in (0, 1):
-            metadata = self._metadata(deadline, fresh=attempt > 0)
-            replies = self._exchange(name, bodies, metadata, deadline, write=write)
-            try:
-                return [self._answer(name, reply, write=write) for reply in replies]
-            except _TokenOver:
-                if attempt:
-                    raise errors.AccessDenied("etcd refuses the token that it gave") from None
-                self._token = None
-        raise AssertionError("the second attempt answers or raises")
+        answers: list[Any] = [None] * len(bodies)
+        left = list(range(len(bodies)))
+        for _ in range(1 + _TOKENS):
+            token = self._signed_in(deadline)
+            sent = [bodies[at] for at in left]
+            replies = self._exchange(name, sent, self._metadata(token), deadline, write=write)
+            again = list[int]()
+            # What was done is not asked for again.
+            for at, reply in zip(left, replies, strict=True):
+                try:
+                    answers[at] = self._answer(name, reply, write=write)
+                except TokenOver:
+                    again.append(at)
+            if not again:
+                return answers
+            left = again
+            self._forget(token)
+        raise errors.Unavailable(
+            f"etcd at {self.access} refuses each token that it gives: its accounts change all the"
+            " time, or its members check tokens with different keys"
+        )
 
     def _exchange(
         self, name: str, bodies: Sequence[bytes], metadata: Sequence[tuple[str, str]],
@@ -177,7 +176,14 @@ class Client:
             self._distrust(member)
             kind = errors.Indeterminate if write and channel.asked else errors.Unavailable
             raise kind(f"{self._name(member)}: {error}") from error
-        self._checkin(member, channel)
+        if any(
+            reply.status and meaning(reply.status, reply.message) is Meaning.ELSEWHERE
+            for reply in replies
+        ):
+            channel.close()
+            self._distrust(member)
+        else:
+            self._checkin(member, channel)
         return replies
 
     def _ask_first(
@@ -219,41 +225,32 @@ class Client:
 
     def error(self, reply: Reply, *, write: bool) -> Exception:
         """Return the error that a reply stands for."""
-        native = NativeError(reply.status, reply.message)
-        status, text = reply.status, reply.message
-        made: Exception
-        if status == _NOT_FOUND and "lease not found" in text:
-            return LeaseGone()
-        if status == _OUT_OF_RANGE and "compacted" in text:
-            return Compacted()
-        if "invalid auth token" in text or "revision in header is old" in text:
-            return _TokenOver()
-        if (
-            status in (_DENIED, _UNAUTHENTICATED)
-            or "authentication failed" in text
-            or ("user name is empty" in text)
-        ):
-            made = errors.AccessDenied(f"etcd at {self.access} refused: {text}")
-        elif status in (_EXHAUSTED, _OUT_OF_RANGE) or "no leader" in text:
-            # Refused before it was proposed to the cluster. An exhausted quota is among them.
-            made = errors.Unavailable(f"etcd at {self.access}: {text}")
-        elif status in (_INVALID, _PRECONDITION):
-            made = errors.BackendError(f"etcd at {self.access} refused: {text}")
-        elif write:
-            made = errors.Indeterminate(f"etcd at {self.access}: {native}")
-        else:
-            made = errors.Unavailable(f"etcd at {self.access}: {native}")
-        made.__cause__ = native
-        return made
+        return self.meant(reply.status, reply.message, write=write)
+
+    def meant(self, status: int | None, text: str, *, write: bool = False) -> Exception:
+        """Return the error that a status and a text stand for."""
+        named = self.access.username is not None
+        return translate_error(status, text, f"etcd at {self.access}", write=write, named=named)
 
     # -- credentials -------------------------------------------------------------------------------
 
-    def _metadata(self, deadline: float, *, fresh: bool = False) -> list[tuple[str, str]]:
+    def _signed_in(self, deadline: float) -> str | None:
+        """Return the token to use; there may be none."""
         if self.access.username is None:
-            return [_LEADER]
-        if fresh or self._token is None:
-            self._token = self._authenticate(deadline)
-        return [_LEADER, ("token", self._token)] if self._token else [_LEADER]
+            return None
+        token = self._token
+        if token is None:
+            token = self._token = self._authenticate(deadline)
+        return token
+
+    def _forget(self, token: str | None) -> None:
+        """Have a new token asked for, unless another thread has done so."""
+        if self._token == token:
+            self._token = None
+
+    @staticmethod
+    def _metadata(token: str | None) -> list[tuple[str, str]]:
+        return [_LEADER, ("token", token)] if token else [_LEADER]
 
     def _authenticate(self, deadline: float) -> str:
         request = M["AuthenticateRequest"](
@@ -261,7 +258,7 @@ class Client:
         )
         body = request.SerializeToString()
         (reply,) = self._exchange("Authenticate", [body], [], deadline, write=False)
-        if reply.status == _PRECONDITION and "not enabled" in reply.message:
+        if reply.status and "authentication is not enabled" in reply.message:
             return ""  # nobody is asked for a password there
         answer = self._answer("Authenticate", reply, write=False)
         return str(answer.token)
@@ -342,7 +339,8 @@ class Client:
         Raises: ``Unavailable``, ``AccessDenied``, ``Closed``.
         """
         deadline = time.monotonic() + self.patience
-        metadata = self._metadata(deadline)
+        token = self._signed_in(deadline)
+        metadata = self._metadata(token)
         member, channel = self.connect(deadline)
         body = M["WatchRequest"](create_request=request).SerializeToString()
         try:
@@ -351,17 +349,20 @@ class Client:
             channel.close()
             self._distrust(member)
             raise errors.Unavailable(f"{self._name(member)}: {error}") from error
-        return Stream(self, member, channel, stream)
+        return Stream(self, member, channel, stream, token)
 
 
 class Stream:
     """A watch that is under way; used by one thread, closed by any."""
 
-    def __init__(self, client: Client, member: int, channel: Channel, stream: int) -> None:
+    def __init__(
+        self, client: Client, member: int, channel: Channel, stream: int, token: str | None
+    ) -> None:
         self._client = client
         self._member = member
         self._channel = channel
         self._stream = stream
+        self._token = token
 
     def take(self, timeout: float, within: float) -> list[Any]:
         """Return what came, waiting up to ``timeout`` for something.
@@ -385,20 +386,24 @@ class Stream:
         if reply.ended and not reply.messages:
             self.close()
             self._client._distrust(self._member)
-            said = self._client.error(reply, write=False)
-            if isinstance(said, _TokenOver):
-                self._client._token = None
-                raise errors.Unavailable("etcd wants a new token") from said
-            raise said
+            self._fail(reply.status, reply.message)
         responses = [M["WatchResponse"].FromString(message) for message in reply.messages]
         shown = max((response.header.revision for response in responses), default=0)
         self._client.revision = max(self._client.revision, shown)
+        for response in responses:
+            if response.canceled and not response.compact_revision:
+                self.close()
+                self._fail(None, f"ended the watch: {response.cancel_reason}")
         return responses
+
+    def _fail(self, status: int | None, text: str) -> NoReturn:
+        """Raise what an end of the watch means."""
+        said = self._client.meant(status, text)
+        if isinstance(said, TokenOver):
+            self._client._forget(self._token)
+            raise errors.Unavailable("etcd wants a new token of who watches") from said
+        raise said
 
     def close(self) -> None:
         """End it, from any thread."""
         self._channel.close()
-
-
-class _TokenOver(Exception):
-    """The token is no longer good; nothing was done."""

@@ -17,8 +17,9 @@ from typing import Any
 
 from multiboard import errors
 from multiboard.backends._etcd import layout, messages
-from multiboard.backends._etcd.client import Access, Client, LeaseGone
+from multiboard.backends._etcd.client import Access, Client
 from multiboard.backends._etcd.clock import Clock
+from multiboard.backends._etcd.errors import LeaseGone
 from multiboard.backends._etcd.layout import Keys
 from multiboard.backends._etcd.messages import M
 from multiboard.primitives import boottime

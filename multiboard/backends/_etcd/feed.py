@@ -196,9 +196,7 @@ class Feed:
                     compared = boottime()
                 for response in stream.take(PULSE, self._board.client.patience):
                     if response.canceled:
-                        if response.compact_revision:
-                            raise Compacted
-                        raise errors.Unavailable(f"etcd ended the watch: {response.cancel_reason}")
+                        raise Compacted  # any other end of a watch was raised
                     self._take_in(response.events)
                     with self.changed:
                         if self._trouble is not None:

@@ -160,10 +160,6 @@ class Board:
             raise errors.Unsupported(
                 f"{self.address}: Redis 6.2 or newer is needed, the server is {told}"
             )
-        if status == b"DENIED":
-            raise errors.AccessDenied(
-                f"{self.address}: the user has no right to {told} on the board's keys"
-            )
         if status == b"FORMAT":
             raise errors.Unsupported(
                 f"{self.address}: the board {self._namespace!r} has format {told!r}, this version"
@@ -278,9 +274,16 @@ class Board:
     ) -> Any:
         call = self._calls.get((name, self.version)) or self._call(name)
         try:
-            return connections.run(call, args, within=within, wakes=wakes)
+            reply = connections.run(call, args, within=within, wakes=wakes)
         except WrongType as error:
             raise self._named(connections, error) from error.__cause__
+        if reply[0] == b"DENIED":
+            command = reply[1].decode()
+            raise errors.AccessDenied(
+                f"{self.address}: the user has no right to {command} on the board's keys (ACL"
+                f" SETUSER ... +{command.lower()}); nothing was changed"
+            )
+        return reply
 
     def _call(self, name: str) -> Call:
         # A server reads flags in a script's first line from 7.0; one that hides its version is

@@ -23,6 +23,7 @@ from hiredis import pack_command
 from redis import exceptions as native
 
 from multiboard import errors
+from multiboard.backends._redis import rights
 from multiboard.backends._redis.finders import CHECKED_FOR, Finder
 from multiboard.backends._redis.marks import Mark
 from multiboard.backends._redis.server import (
@@ -70,17 +71,31 @@ def script(name: str, flags: bool) -> Script:
     found = re.search(r"^-- flags: (\S+)$", own, re.MULTILINE)
     read_only = found is not None and found.group(1) == "no-writes"
     parts = [_SCRIPTS / f"{part}.lua" for part in _parts(name, read_only)]
-    text = "\n".join(part.read_text("utf-8") for part in parts)
-    keys = tuple(" ".join(re.findall(r"^-- keys: (.+)$", text, re.MULTILINE)).split())
-    if name != "open":  # which is for servers of unknown age
-        names = ", ".join(key.upper().replace(":", "_") for key in keys)
-        text = f"local {names} = unpack(KEYS)\n{text}"
+    texts = [part.read_text("utf-8") for part in parts]
+    keys = tuple(" ".join(re.findall(r"^-- keys: (.+)$", "".join(texts), re.MULTILINE)).split())
+    names = ", ".join(key.upper().replace(":", "_") for key in keys)
+    if name == "open":  # which is for servers of unknown age, and checks for all scripts
+        commands = _commands()
+        at_first = [name for name in commands if name not in ("HSET", "HSETNX")]
+        texts[:0] = [rights.check(commands), rights.check_writes(at_first)]
+    else:
+        commands = rights.called("".join(texts))
+        # The first part finds out whether this is the board that was opened.
+        texts[:1] = [rights.check(commands), texts[0], rights.check_writes(commands)]
+    text = "\n".join([f"local {names} = unpack(KEYS)", *texts])
+    if name != "open":
         if flags:
             text = f"#!lua flags={found.group(1)}\n{text}" if found else f"#!lua\n{text}"
         elif found and not read_only:
             # Servers before 7 judge by a script's first write whether it needs memory.
-            text = f"redis.call('HDEL', KEYS[1], 'allow-oom')\n{text}"
+            text = f"redis.pcall('HDEL', KEYS[1], 'allow-oom')\n{text}"
     return Script(name, text, hashlib.sha1(text.encode()).hexdigest(), read_only, keys)
+
+
+def _commands() -> tuple[str, ...]:
+    """Return every command that a board's account needs."""
+    texts = [path.read_text("utf-8") for path in sorted(_SCRIPTS.glob("*.lua"))]
+    return tuple(dict.fromkeys((*rights.called("".join(texts)), *rights.BESIDES)))
 
 
 def _parts(name: str, read_only: bool) -> Iterator[str]:

@@ -37,7 +37,7 @@ _NAMELESS: dict[str, Any] = (
 _DENIED = (native.AuthenticationError, native.AuthorizationError, native.NoPermissionError)
 _DENIED_TEXT = re.compile(
     r"\b(NOPERM|NOAUTH|WRONGPASS|DENIED)\b|unauthenticated"
-    r"|can't run this command|can't access at least one"
+    r"|can't run this command|can't access at least one|ACL failure in script"
 )
 #: The server refused before it ran anything. Scripts tell the code in the midst of their message.
 _REFUSED = (

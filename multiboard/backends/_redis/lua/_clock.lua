@@ -1,6 +1,6 @@
 -- Licensed under the Apache License, Version 2.0; see the file LICENSE.
 -- Stands before every script of the board except open.lua, behind a line that names the keys of
--- which the script says "-- keys:". All share one hash tag.
+-- which the script says "-- keys:" and the check of the rights (rights.py). All share one hash tag.
 --
 -- ARGV[1]  the incarnation of the board that the caller opened, and the number of the last change
 --          that it knows of on this server

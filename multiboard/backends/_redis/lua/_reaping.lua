@@ -31,27 +31,20 @@ local function save()
   if serial then call('HSET', META, 'serial', int(serial)) end
 end
 
--- Let an unleased posting be handed out when it is due.
-local function offer(key, p, score)
-  if tonumber(p.due) > now then
-    call('ZADD', DELAYED, p.due, key)
-  else
-    call('ZADD', INDEX, score, key)
-  end
-end
-
 -- A foreign member of an index would be met again and again: put it last. It is not deleted.
 local function set_aside(index, member) call('ZADD', index, '+inf', member) end
 
 local function end_timed(key)
   local p, score = find(key)
-  if not p or p.session ~= '0' or p.ends == '0' then
+  if not p or p.session ~= '0' then
     set_aside(TIMED, key)
+  elseif p.ends == '0' then -- a lease, or its end, that failed in the middle
+    offer(key, p, score)
+    call('ZREM', TIMED, key)
   elseif tonumber(p.ends) > now then
     call('ZADD', TIMED, p.ends, key)
   else
-    expire(key, p)
-    offer(key, p, score)
+    expire(key, p, score)
   end
 end
 
@@ -66,7 +59,8 @@ local function end_session(session, left)
   for _, key in ipairs(call('ZRANGEBYSCORE', INDEX, number, number, 'LIMIT', 0, left)) do
     local p, score = find(key)
     if p and p.session == session then
-      expire(key, p)
+      expire(key, p, score)
+    elseif p and not leased(p) then -- as above
       offer(key, p, score)
     else
       set_aside(INDEX, key)

@@ -5,6 +5,11 @@
 -- must fail the script while nothing has changed, since Redis takes nothing back. A read of the
 -- key's own type is a touch, and the first write itself fails in time. reap() touches all.
 --
+-- What is added is written before what is removed: should a script fail in the middle all the same,
+-- a posting is in two places, and not in none. A posting that is given back gets its state first,
+-- one that is leased its place first: what meets the two at odds sees an unleased posting where a
+-- leased one stands, and offers it.
+--
 -- The scripts of a claim and a removal are, with their plain cases, most of what a server has to
 -- do. They touch their own keys, and do not reap: they judge the lease that they are asked about, and whoever waits for
 -- changes reaps. A script is compiled once, but its functions are made anew at every call: those
@@ -23,6 +28,7 @@ local function tell(kind, key, fence)
   local reply = redis.pcall('XADD', FEED, 'MAXLEN', '~', HISTORY, int(seq) .. '-' .. stamp,
     'k', kind, 'j', key, 't', fence)
   if type(reply) == 'table' and reply.err then
+    if not string.find(reply.err, ' ID', 1, true) then error(reply.err) end
     -- The number was lost, or somebody wrote here: go on behind that, and readers see a hole.
     local info = call('XINFO', 'STREAM', FEED)
     for i = 1, #info, 2 do
@@ -88,24 +94,43 @@ end
 
 local function current(p, fence) return p.token == fence and leased(p) and not over(p) end
 
-local function unlease(key, p)
-  local indexed = call('HLEN', CLAIMS) > 0 -- most are not: only acquire_next fills it
-  call('ZREM', p.session == '0' and TIMED or INDEX, key)
-  if indexed then call('HDEL', CLAIMS, p.claim) end
-  p.ends, p.session, p.claim, p.holder = '0', '0', '', ''
+-- Let an unleased posting be handed out when it is due.
+local function offer(key, p, score)
+  if tonumber(p.due) > now then
+    call('ZADD', DELAYED, p.due, key)
+    call('ZREM', INDEX, key)
+  else
+    call('ZADD', INDEX, score, key)
+  end
 end
 
--- End a lease that is over, as of when it was. The posting is then to be offered, or leased.
-local function expire(key, p)
+-- Returns the state without its lease, the set where the posting stands for it, and the claim id
+-- that has to be forgotten. Most are not kept: only acquire_next does.
+local function unlease(p)
+  local set, claim = p.session == '0' and TIMED or INDEX, call('HLEN', CLAIMS) > 0 and p.claim
+  p.ends, p.session, p.claim, p.holder = '0', '0', '', ''
+  return set, claim
+end
+
+-- Give a leased posting back.
+local function give_back(key, p, score)
+  local set, claim = unlease(p)
+  write(LIVE_STATE, key, p)
+  offer(key, p, score)
+  if set == TIMED then call('ZREM', TIMED, key) end
+  if claim then call('HDEL', CLAIMS, claim) end
+end
+
+-- End a lease that is over, as of when it was, and offer the posting.
+local function expire(key, p, score)
   local fence, ended = p.token, p.ends
   if p.session ~= '0' then
     local _, deadline = alive(p.session)
     ended = int(math.min(tonumber(deadline) or now, now))
   end
-  unlease(key, p)
   p.deaths = tonumber(p.deaths) + 1
   p.modified = ended
-  write(LIVE_STATE, key, p)
+  give_back(key, p, score)
   tell('expired', key, fence)
 end
 
@@ -120,16 +145,16 @@ local function lease(key, p, session, expires, claim, holder, index)
   p.attempts, p.modified = tonumber(p.attempts) + 1, stamp
   if session == '0' then
     p.ends = int(now + expires)
-    call('ZCARD', TIMED)
-    call('ZREM', INDEX, key)
+    call('ZCARD', INDEX)
     call('ZADD', TIMED, p.ends, key)
   else
     p.session = session
     call('ZADD', INDEX, '-' .. session, key)
   end
-  if delayed then call('ZREM', DELAYED, key) end
   if index then call('HSET', CLAIMS, claim, key) end
   local packed = write(LIVE_STATE, key, p)
+  if session == '0' then call('ZREM', INDEX, key) end
+  if delayed then call('ZREM', DELAYED, key) end
   tell('claimed', key, p.token)
   return packed
 end

@@ -16,7 +16,9 @@ if leased(p) then
   if over(p) then
     -- The feed must say so before it says CLAIMED.
     call('ZCARD', INDEX)
-    expire(key, p)
+    call('ZCARD', DELAYED)
+    call('ZCARD', TIMED)
+    expire(key, p, score)
   elseif p.claim == claim and p.session == session then
     return {seq, 'OK', now, p.token, p.ends}
   else

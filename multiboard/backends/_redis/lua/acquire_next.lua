@@ -12,10 +12,10 @@
 local settled = reap()
 local due = call('ZRANGEBYSCORE', DELAYED, '-inf', now, 'LIMIT', 0, BATCH)
 for _, key in ipairs(due) do
-  local score = call('ZSCORE', LIVE, key)
-  if score then
+  local p, score = find(key)
+  if p then
+    if not leased(p) then call('ZADD', INDEX, score, key) end
     call('ZREM', DELAYED, key)
-    call('ZADD', INDEX, score, key)
   else
     set_aside(DELAYED, key)
   end

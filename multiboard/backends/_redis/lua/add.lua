@@ -19,8 +19,7 @@ for i = 2, #ARGV, 5 do
         answer = {'EXISTS'}
       else
         if leased(p) and over(p) then
-          expire(key, p)
-          offer(key, p, score)
+          expire(key, p, score)
         end
         answer = {'OK', score, call('HGET', states, key)}
       end

@@ -1,8 +1,11 @@
 -- Licensed under the Apache License, Version 2.0; see the file LICENSE.
--- Find the board, or make it, and tell what server this is. Stands alone, and runs on every
--- server old enough to have scripts: which one it is is not known before.
+-- Find the board, or make it, and tell what server this is. Only the check of the rights that all
+-- scripts together need stands before it, and it names all keys, for the server to check. It runs
+-- on every server old enough to have scripts: which one it is is not known before.
 --
--- keys: meta feed gone
+-- keys: meta feed gone consumed sessions present timed index delayed claims
+-- keys: live live:state live:body trash trash:state trash:body
+-- keys: entities entities:state entities:body
 -- ARGV     1 the incarnation that a new board gets, 2 the format that the caller writes
 -- Replies  {number of the last change, ...}, and behind that:
 --          'OK', incarnation, version, aof: version '' and aof '' where INFO is refused
@@ -20,28 +23,25 @@ local version = redis.REDIS_VERSION or info('server', 'redis_version')
 local major, minor = string.match(version, '^(%d+)%.(%d+)')
 if major and tonumber(major) * 100 + tonumber(minor) < 602 then return {0, 'OLD', version} end
 
--- A right that is missing must show here, not half-way through a step.
-if redis.acl_check_cmd then
-  local s, h, z = KEYS[2], KEYS[1], KEYS[3]
-  for _, command in ipairs({
-    {'TIME'}, {'HGET', h, 'f'}, {'HMGET', h, 'f'}, {'HSET', h, 'f', 'v'}, {'HSETNX', h, 'f', 'v'},
-    {'HDEL', h, 'f'}, {'HLEN', h}, {'HSTRLEN', h, 'f'}, {'HKEYS', h}, {'HRANDFIELD', h},
-    {'DEL', s}, {'ZCARD', z},
-    {'ZADD', z, '1', 'm'}, {'ZREM', z, 'm'}, {'ZSCORE', z, 'm'}, {'ZMSCORE', z, 'm'},
-    {'ZRANGE', z, '0', '1'}, {'ZRANGEBYSCORE', z, '0', '1'}, {'ZCOUNT', z, '0', '1'},
-    {'XADD', s, '*', 'f', 'v'}, {'XRANGE', s, '-', '+'}, {'XREVRANGE', s, '+', '-'},
-    {'XINFO', 'STREAM', s}, {'XLEN', s}, {'XREAD', 'STREAMS', s, '0'},
-  }) do
-    if not redis.acl_check_cmd(unpack(command)) then return {0, 'DENIED', command[1]} end
-  end
-end
-
-local found = redis.call('HMGET', KEYS[1], 'incarnation', 'format', 'seq')
+local found = redis.call('HMGET', META, 'incarnation', 'format', 'seq')
 if found[1] and found[2] ~= ARGV[2] then return {0, 'FORMAT', found[2] or ''} end
-if not found[1] then
-  redis.call('HSET', KEYS[1], 'incarnation', ARGV[1], 'format', ARGV[2])
+-- Without acl_check_cmd these two rights are known only now.
+if not found[1] or not may then
+  local writes = {
+    {'HSETNX', META, 'incarnation', found[1] or ARGV[1]}, {'HSET', META, 'format', ARGV[2]},
+  }
   -- So that a backup of the board as it is now is known for one. What a stranger left stays.
-  redis.call('HSETNX', KEYS[1], 'seq', '0')
+  if not found[1] then writes[3] = {'HSETNX', META, 'seq', '0'} end
+  for _, write in ipairs(writes) do
+    local reply = redis.pcall(unpack(write))
+    if type(reply) == 'table' and reply.err then
+      local denied = string.find(reply.err, "can't run this command", 1, true)
+        or string.find(reply.err, 'NOPERM', 1, true)
+      if not found[1] then redis.call('HDEL', META, 'incarnation') end
+      if denied then return {0, 'DENIED', write[1]} end
+      if not found[1] then return reply end
+    end
+  end
 end
 return {tonumber(found[3]) or 0, 'OK', found[1] or ARGV[1], version,
   info('persistence', 'aof_enabled')}

@@ -14,11 +14,9 @@ local answer = {'OK'}
 if not (p and current(p, fence)) then
   if not remembered(mark) then answer = {p and 'LEASE' or 'GONE'} end
 else
-  unlease(key, p)
-  p.modified, p.due = int(now), int(now + ARGV[4])
-  write(LIVE_STATE, key, p)
-  offer(key, p, score)
   remember(mark)
+  p.modified, p.due = int(now), int(now + ARGV[4])
+  give_back(key, p, score)
   tell('released', key, fence)
 end
 table.insert(answer, 1, seq)

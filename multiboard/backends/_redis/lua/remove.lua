@@ -10,6 +10,7 @@
 local kind = ARGV[2]
 call('XLEN', FEED)
 call('ZCARD', INDEX)
+call('ZCARD', TIMED)
 if kind == 'trashed' then
   call('ZCARD', GONE)
   call('ZCARD', TRASH)
@@ -35,8 +36,7 @@ for i = 3, #ARGV, 2 do
   local p, score = find(key)
   local answer = 'OK'
   if p and current(p, fence) then
-    unlease(key, p)
-    call('ZREM', LIVE, key)
+    local set, claim = unlease(p)
     if kind == 'trashed' then
       p.modified, p.due = stamp, stamp
       write(TRASH_STATE, key, p)
@@ -47,12 +47,15 @@ for i = 3, #ARGV, 2 do
       count = count + call('HSET', CONSUMED, key, fence .. ' ' .. p.digest .. ' ' .. stamp)
       if count % 64 == 0 then forget() end
     end
+    call('ZREM', set, key)
+    if claim then call('HDEL', CLAIMS, claim) end
+    call('ZREM', LIVE, key)
     call('HDEL', LIVE_STATE, key)
     call('HDEL', LIVE_BODY, key)
     tell(kind, key, fence)
   elseif kind == 'trashed' then
     if not remembered('trashed ' .. fence .. ' ' .. key) then answer = p and 'LOST' or 'GONE' end
-  elseif consumed(key) ~= fence then
+  elseif p or consumed(key) ~= fence then
     answer = p and 'LOST' or 'GONE'
   end
   answers[#answers + 1] = answer

@@ -14,20 +14,19 @@ if not p then
     return {seq, 'GONE'}
   end
   local body = call('HGET', TRASH_BODY, key)
-  call('ZREM', TRASH, key)
-  call('HDEL', TRASH_STATE, key)
-  call('HDEL', TRASH_BODY, key)
   score = place(math.floor(tonumber(score) / SERIALS))
   p.modified, p.due = int(now), int(now)
   write(LIVE_STATE, key, p)
   call('HSET', LIVE_BODY, key, body)
   call('ZADD', LIVE, score, key)
   offer(key, p, score)
+  call('ZREM', TRASH, key)
+  call('HDEL', TRASH_STATE, key)
+  call('HDEL', TRASH_BODY, key)
   tell('restored', key, '')
   score = int(score)
 elseif leased(p) and over(p) then
-  expire(key, p)
-  offer(key, p, score)
+  expire(key, p, score)
 end
 save()
 return {seq, 'OK', now, score, call('HGET', LIVE_STATE, key), call('HGET', LIVE_BODY, key)}
