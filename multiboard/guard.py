@@ -94,8 +94,12 @@ class Guard(Backend):
         except Exception:
             LOG.warning("Closing the %s failed", type(self.backend).__name__, exc_info=True)
 
-    def keepalive(self) -> float:
-        return self._once(self.backend.keepalive)
+    @property
+    def session_time(self) -> float:
+        return self.backend.session_time
+
+    def keepalive(self, within: float | None = None) -> float:
+        return self._once(lambda: self.backend.keepalive(within))
 
     # -- directory ---------------------------------------------------------------------------
 

@@ -88,7 +88,9 @@ def test_a_stop_gives_the_job_under_way_back(persistence: Any) -> None:
         assert flows.runs == {"a": 1}
 
 
-def test_a_lost_claim_suspends_its_engine(persistence: Any) -> None:
+def test_a_lost_claim_suspends_its_engine(
+    persistence: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """The server is frozen until the session may have ended: nobody else has the job yet."""
     with (
         servers.redis_server() as server,
@@ -97,12 +99,12 @@ def test_a_lost_claim_suspends_its_engine(persistence: Any) -> None:
         ) as board,
     ):
         job = flows.post(board, persistence, flows.slow, "a")
-        with running(board, persistence) as conductor:
+        with running(board, persistence):
             assert flows.begun.wait(10)
             server.pause()
-            eventually(lambda: job in conductor._lost)
+            eventually(lambda: job.lease is None)
             flows.go_on.set()
-            eventually(lambda: job not in conductor._lost)
+            eventually(lambda: "suspending it" in caplog.text)
             server.resume()
             assert job.wait(30)  # its claim ended, and it was taken again from where it was
         assert flows.runs == {"a": 1}

@@ -24,11 +24,11 @@ class Store(MemoryBackend):
         self.away = False
         self.renewals = 0
 
-    def keepalive(self) -> float:
+    def keepalive(self, within: float | None = None) -> float:
         """Renew the session, if the store can be reached."""
         self._reach()
         self.renewals += 1
-        return super().keepalive()
+        return super().keepalive(within)
 
     def get(self, keys):  # type: ignore[no-untyped-def]
         """Read, if the store can be reached."""
@@ -130,7 +130,7 @@ def test_a_session_that_ended_costs_its_leases_once_each(kept: Kept) -> None:
 def test_entities_come_back_with_the_next_session(kept: Kept) -> None:
     entity = NewPosting("me", b"here")
     kept.store.add([entity], Shelf.ENTITIES)
-    kept.keeper.keep_entity(entity)
+    kept.keeper.keep_entity(entity, 0)
     board = kept.store._board
     assert board is not None
     with board.changed:
