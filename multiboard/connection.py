@@ -217,7 +217,7 @@ class Connection:
 
     def _forget_lost(self) -> None:
         for key, claim in list(self.claims.items())[: len(self.claims) // 2]:
-            if not self.keeper.keeps(claim.lease):
+            if not self.keeper.has(claim.lease):
                 self.claims.pop(key, None)
 
     def _lost(self, lease: Lease, why: str) -> None:

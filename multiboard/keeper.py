@@ -197,7 +197,7 @@ class Keeper:
 
     def keeps(self, lease: Lease) -> bool:
         """Return whether a lease is kept, and certain to stand at this instant."""
-        return self._has(lease) and not self.is_overdue(lease)
+        return self.has(lease) and not self.is_overdue(lease)
 
     def is_overdue(self, lease: Lease) -> bool:
         """Return whether a lease that is kept may have ended, reported or not."""
@@ -207,7 +207,8 @@ class Keeper:
         deadline = self._session.deadline if kept.lease.session else kept.deadline
         return deadline is None or boottime() >= deadline
 
-    def _has(self, lease: Lease) -> bool:
+    def has(self, lease: Lease) -> bool:
+        """Return whether a lease is kept and was not reported lost, overdue or not."""
         kept = self._kept.get(lease.key)
         return kept is not None and kept.lease.token == lease.token
 
@@ -266,7 +267,7 @@ class Keeper:
 
     def _drop(self, lease: Lease) -> None:
         """Stop keeping a lease unless the key has a newer one; called with the lock held."""
-        if self._has(lease):
+        if self.has(lease):
             del self._kept[lease.key]
             self._verify.discard(lease.key)
 
@@ -460,7 +461,7 @@ class Keeper:
             claims = self._doubts.due(now)
         if claims:
             found = leases_of(self._backend, claims)
-            for lease in [lease for lease in found if not self._has(lease)]:
+            for lease in [lease for lease in found if not self.has(lease)]:
                 LOG.warning("%s is given back: nobody heard that it was claimed", lease.key)
                 give_back(self._backend, lease)
             with self._lock:
