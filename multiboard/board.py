@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from taskflow import exceptions as excp
@@ -23,7 +23,7 @@ from multiboard import codec, errors, loading
 from multiboard.connection import Claim, Connection
 from multiboard.guard import Guard
 from multiboard.job import PRIORITIES, Job, JobIterator, JobSpec
-from multiboard.notifier import EVENTS, LEASE_LOST, BoardNotifier
+from multiboard.notifier import EVENTS, BoardNotifier
 from multiboard.primitives import (
     Backend,
     ChangeKind,
@@ -118,7 +118,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
             # A forked child has none of its parent's threads and none of its claims, and the
             # parent's locks may be held for ever.
             self._lock = threading.RLock()
-            self.notifier.forget_thread()
+            self.notifier.forget_threads()
             here = self._connection = self._connect(here.backend)
             self._on_register()
         return here
@@ -146,7 +146,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
             self.notifier.announce(event, {"job": job})
 
     def _tell_lost(self, claim: Claim, why: str) -> None:
-        self.notifier.announce(LEASE_LOST, {"job": claim.job, "lease": claim.lease, "reason": why})
+        self.notifier.announce_loss({"job": claim.job, "lease": claim.lease, "reason": why})
 
     # -- posting ---------------------------------------------------------------------------------
 
@@ -397,8 +397,12 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
     def lease_of(self, job: Job) -> Lease | None:
         """Return the lease with which this board claims a job; None where it does not."""
         here = self._connection
-        claim = None if here is None else here.claims.get(job.key)
-        return claim.lease if here and claim and here.keeper.keeps(claim.lease) else None
+        return None if here is None else here.lease_of(job.key)
+
+    def watch_claim(self, job: Job) -> Callable[[], str | None]:
+        """Return what tells, whenever it is called, why this board's present claim was lost."""
+        here = self._connection
+        return (lambda: None) if here is None else here.watch(job.key)
 
     def extend(self, job: Job, expiry: float) -> bool:
         """Do what :meth:`multiboard.job.Job.extend_expiry` promises."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import futurist
@@ -20,7 +20,6 @@ from taskflow.utils import threading_utils
 
 from multiboard.board import JobBoard
 from multiboard.job import Job
-from multiboard.notifier import LEASE_LOST
 from multiboard.primitives import boottime
 
 
@@ -52,21 +51,10 @@ class Conductor(impl_executor.ExecutorConductor):  # type: ignore[misc]
         self._expiry = kwargs.pop("expiry", None)
         wanted = kwargs.pop("max_simultaneous_jobs", None) or self.MAX_SIMULTANEOUS_JOBS
         super().__init__(name, jobboard, max_simultaneous_jobs=wanted, **kwargs)
-        #: The jobs whose engines run here, and those of them whose claims were lost.
-        self._running: set[Job] = set()
-        self._lost: set[Job] = set()
         self._free = threading.Semaphore(self._max_simultaneous_jobs)
 
     def _executor_factory(self) -> futurist.ThreadPoolExecutor:
         return futurist.ThreadPoolExecutor(max_workers=self._max_simultaneous_jobs)
-
-    def run(self, max_dispatches: int | None = None) -> None:
-        """Run jobs until :meth:`stop`, or until ``max_dispatches`` of them were dispatched."""
-        self._jobboard.notifier.register(LEASE_LOST, self._on_lease_lost)
-        try:
-            super().run(max_dispatches)
-        finally:
-            self._jobboard.notifier.deregister(LEASE_LOST, self._on_lease_lost)
 
     def _run_until_dead(
         self, executor: futurist.ThreadPoolExecutor, max_dispatches: int | None = None
@@ -99,32 +87,27 @@ class Conductor(impl_executor.ExecutorConductor):  # type: ignore[misc]
         return jobs[0] if jobs else None
 
     def _engine_from_job(self, job: Job) -> Any:
+        # Asked of the board: its notifier's events come at the pace of their listeners.
+        why_lost = self._jobboard.watch_claim(job)
         engine = super()._engine_from_job(job)
         run_iter = engine.run_iter
 
         def run_until_lost(timeout: float | None = None) -> Iterator[Any]:
             # From within, between two of its steps, as TaskFlow does on a stop: an engine holds
             # its storage's lock while a task runs, and whoever suspends it from outside waits.
+            suspended = False
             for state in run_iter(timeout=timeout):
-                if job in self._lost:
-                    self._lost.discard(job)
+                if not suspended and (why := why_lost()) is not None:
+                    suspended = True
+                    self._log.warning("The claim on %s was lost: %s; suspending it", job, why)
                     engine.suspend()
                 yield state
 
         engine.run_iter = run_until_lost
-        self._running.add(job)
         return engine
 
     def _on_job_done(self, job: Job, future: Any) -> None:
         try:
             super()._on_job_done(job, future)
         finally:
-            self._running.discard(job)
-            self._lost.discard(job)
             self._free.release()
-
-    def _on_lease_lost(self, _event: str, details: Mapping[str, Any]) -> None:
-        job = details["job"]
-        if job in self._running:
-            self._log.warning("The claim on %s was lost: %s; suspending it", job, details["reason"])
-            self._lost.add(job)

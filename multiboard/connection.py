@@ -11,7 +11,7 @@ import itertools
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,12 +34,14 @@ _looked_at: set[str] = set()
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claim:
     """A lease of this board, and the job that it is for."""
 
     lease: Lease
     job: Any
+    #: Why it ended, or may have, without being given back; None while it has not.
+    lost: str | None = None
 
 
 class Connection:
@@ -102,7 +104,7 @@ class Connection:
             "incarnation": self.incarnation,
             "feed_age": self.view.age,
             "jobs_seen": len(self.view) if self.view.started else None,
-            "claims": sum(self.keeper.keeps(claim.lease) for claim in list(self.claims.values())),
+            "claims": sum(self.lease_of(key) is not None for key in list(self.claims)),
             "session_seconds_left": self.keeper.seconds_left,
             "damaged": self.view.damage,
         }
@@ -152,10 +154,17 @@ class Connection:
         Raises: as :meth:`multiboard.primitives.LeaseLock.acquire`.
         """
         claim_id = self._claim_id()
-        asked_at, losses = boottime(), self.keeper.losses
-        lease = self.with_session(lambda: self.guard.acquire(job.key, who, claim_id, expiry))
-        self._hold(Claim(lease, job), asked_at, losses)
-        self.view.note_lease(lease)
+
+        def attempt() -> Lease:
+            asked_at, losses = boottime(), self.keeper.losses
+            lease = self.guard.acquire(job.key, who, claim_id, expiry)
+            won.append(lease)
+            self._hold(Claim(lease, job), asked_at, losses)
+            return lease
+
+        with self._claiming([claim_id], job.key) as won:
+            lease = self.with_session(attempt)
+            self.view.note_lease(lease)
         return lease
 
     def _claim_id(self) -> str:
@@ -172,13 +181,38 @@ class Connection:
                 return taken
             # The view may be behind; that there is nothing is for the store to say.
         claim_ids = [self._claim_id() for _ in range(limit)]
-        asked_at, losses = boottime(), self.keeper.losses
-        with self.view.asking() as tick:
-            won = self.with_session(lambda: self.guard.acquire_next(who, claim_ids, expiry))
-            jobs = [self._take_over(posting, lease, asked_at, losses) for posting, lease in won]
+
+        def attempt() -> list[Any]:
+            asked_at, losses = boottime(), self.keeper.losses
+            answer = self.guard.acquire_next(who, claim_ids, expiry)
+            won.extend(lease for _, lease in answer)
+            jobs = [self._take_over(posting, lease, asked_at, losses) for posting, lease in answer]
             if self.view.started:
-                self.view.note_present([posting for posting, _ in won], tick)
+                self.view.note_present([posting for posting, _ in answer], tick)
+            return jobs
+
+        with self.view.asking() as tick, self._claiming(claim_ids) as won:
+            jobs = self.with_session(attempt)
         return [job for job in jobs if job is not None]
+
+    @contextlib.contextmanager
+    def _claiming(self, claim_ids: Sequence[str], key: str | None = None) -> Iterator[list[Lease]]:
+        """Claim with these ids within the block, which adds what was answered to the list.
+
+        Where the block fails its caller does not learn what was leased: that is given back.
+        """
+        won: list[Lease] = []
+        with self.keeper.attempting(claim_ids):
+            try:
+                yield won
+            except BaseException as error:
+                for lease in won:
+                    claim = self.claims.get(lease.key)
+                    if claim is not None and claim.lease.token == lease.token:
+                        self._drop(lease.key)
+                if won or not isinstance(error, errors.MultiboardError):
+                    self.keeper.doubt(claim_ids, key)
+                raise
 
     def _take_over(self, posting: Posting, lease: Lease, asked_at: float, losses: int) -> Any:
         entry = self.view.find(posting.key)
@@ -188,10 +222,15 @@ class Connection:
             self.view.quarantine(posting.key, str(error))
             try:
                 self.guard.release(lease, QUARANTINE)
+            except (errors.LeaseLost, errors.PostingNotFound):
+                pass  # it has ended, which is all that is wanted
             except errors.BackendError:
                 self.keeper.give_back(lease)  # what else was won must not be lost with it
             return None
-        self._hold(Claim(lease, job), asked_at, losses)
+        try:
+            self._hold(Claim(lease, job), asked_at, losses)
+        except (errors.LeaseLost, errors.PostingNotFound):
+            return None  # it ended before the answer came
         return job
 
     def _take_from_view(self, who: str, limit: int, expiry: float | None) -> list[Any]:
@@ -203,34 +242,69 @@ class Connection:
             if entry.leased is None and entry.due_at <= boottime():
                 try:
                     self.acquire(entry.item, who, expiry)
-                except (errors.LeaseHeld, errors.PostingNotFound):
+                except (errors.LeaseHeld, errors.LeaseLost, errors.PostingNotFound):
                     continue  # somebody was faster, and the view will hear of it
+                except errors.BackendError:
+                    if taken:
+                        break  # the caller gets what was claimed before
+                    raise
                 taken.append(entry.item)
         return taken
 
     def with_session(self, operation: Callable[[], T]) -> T:
         """Do what needs a session; where that had ended, do it again in the next one."""
+        losses = self.keeper.losses
         try:
             return operation()
         except errors.SessionLost:
-            self.keeper.session_lost()
+            self.keeper.session_lost(losses)
             return operation()
 
     def _hold(self, claim: Claim, asked_at: float, losses: int) -> None:
         self.claims[claim.lease.key] = claim
-        self.keeper.keep(claim.lease, asked_at, losses)
+        try:
+            self.keeper.keep(claim.lease, asked_at, losses)
+        except BaseException:
+            self._drop(claim.lease.key)
+            raise
         if len(self.claims) > REMEMBERED:
             self._forget_lost()
 
     def _forget_lost(self) -> None:
         for key, claim in list(self.claims.items())[: len(self.claims) // 2]:
-            if not self.keeper.keeps(claim.lease):
+            if not self.keeper.has(claim.lease):
                 self.claims.pop(key, None)
 
     def _lost(self, lease: Lease, why: str) -> None:
         claim = self.claims.get(lease.key)
         if claim is not None and claim.lease.token == lease.token:
+            claim.lost = why
             self._on_lost(claim, why)
+
+    def lease_of(self, key: str) -> Lease | None:
+        """Return the lease with which this board claims a posting; None where it does not."""
+        claim = self.claims.get(key)
+        if claim is None or claim.lost is not None or not self.keeper.keeps(claim.lease):
+            return None
+        return claim.lease
+
+    def watch(self, key: str) -> Callable[[], str | None]:
+        """Return what tells, whenever it is called, why the claim on a posting was lost.
+
+        It answers None where it was not. It asks the clock: no thread has to have come round to
+        it, and neither the store nor a listener can hold it up.
+        """
+        claim = self.claims.get(key)
+
+        def why_lost() -> str | None:
+            if claim is None or claim.lost is not None:
+                return None if claim is None else claim.lost
+            current = self.claims.get(key)
+            if current is not None and current.lease.token != claim.lease.token:
+                return "it was claimed again"
+            return "it was not renewed in time" if self.keeper.is_overdue(claim.lease) else None
+
+        return why_lost
 
     # -- renewing and finishing ----------------------------------------------------------------
 
@@ -247,13 +321,19 @@ class Connection:
             lease = claim.lease
         if lease is None:
             return False
+        if claim is not None and claim.lost is not None:
+            return False  # its holder was told so, and another one may have it at any moment
         asked_at, losses = boottime(), self.keeper.losses
         try:
             renewed = self.guard.renew(lease, expiry)
         except (errors.LeaseLost, errors.PostingNotFound):
             return False
-        if claim is not None and self.keeper.keeps(lease):
-            self._hold(Claim(renewed, claim.job), asked_at, losses)
+        if claim is not None and renewed.session is None and self.claims.get(key) is claim:
+            try:
+                self.keeper.keep(renewed, asked_at, losses)
+            except (errors.LeaseLost, errors.PostingNotFound):
+                return False
+            claim.lease = renewed
         return True
 
     def remove(
@@ -346,10 +426,15 @@ class Connection:
 
         Raises: as :meth:`multiboard.primitives.PostingDirectory.add`.
         """
-        answer = self.with_session(lambda: self.guard.add([entity], Shelf.ENTITIES))[0]
-        if isinstance(answer, errors.MultiboardError):
-            raise answer
-        self.keeper.keep_entity(entity)
+
+        def attempt() -> None:
+            losses = self.keeper.losses
+            answer = self.guard.add([entity], Shelf.ENTITIES)[0]
+            if isinstance(answer, errors.MultiboardError):
+                raise answer
+            self.keeper.keep_entity(entity, losses)
+
+        self.with_session(attempt)
 
     def _wait_absent(self, key: str, timeout: float | None) -> bool:
         give_up = None if timeout is None else boottime() + timeout

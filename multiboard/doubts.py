@@ -38,6 +38,17 @@ class Doubts:
 
     def __init__(self) -> None:
         self._open: dict[str, _Doubt] = {}
+        #: Of the calls under way: whoever waits for their answers still may get them.
+        self._in_hand: set[str] = set()
+
+    def begin(self, claim_ids: Iterable[str]) -> None:
+        """Take attempts in hand: they are not looked for before :meth:`end`."""
+        self._in_hand.update(claim_ids)
+
+    def end(self, claim_ids: Iterable[str]) -> bool:
+        """Let go of attempts: what they leased is kept now, or nobody will; are any in doubt?"""
+        self._in_hand.difference_update(claim_ids)
+        return not self._open.keys().isdisjoint(claim_ids)
 
     def note(
         self, claim_ids: Iterable[str], key: str | None, now: float, *, late: bool = False
@@ -49,11 +60,16 @@ class Doubts:
     @property
     def next_look(self) -> float | None:
         """When to look next, by boottime; None where nothing is in doubt."""
-        return min((doubt.look_at for doubt in self._open.values()), default=None)
+        looks = (d.look_at for claim, d in self._open.items() if claim not in self._in_hand)
+        return min(looks, default=None)
 
     def due(self, now: float) -> dict[str, str | None]:
         """Return the claim ids to look for now, with the key of each."""
-        return {claim: d.key for claim, d in list(self._open.items()) if d.look_at <= now}
+        return {
+            claim: doubt.key
+            for claim, doubt in self._open.items()
+            if doubt.look_at <= now and claim not in self._in_hand
+        }
 
     def looked(self, claim_ids: Iterable[str], now: float) -> None:
         """Note that attempts were looked for, and that what was found of them was given back."""

@@ -94,8 +94,12 @@ class Guard(Backend):
         except Exception:
             LOG.warning("Closing the %s failed", type(self.backend).__name__, exc_info=True)
 
-    def keepalive(self) -> float:
-        return self._once(self.backend.keepalive)
+    @property
+    def session_time(self) -> float:
+        return self.backend.session_time
+
+    def keepalive(self, within: float | None = None) -> float:
+        return self._once(lambda: self.backend.keepalive(within))
 
     # -- directory ---------------------------------------------------------------------------
 
@@ -219,7 +223,12 @@ class Guard(Backend):
         for start in range(0, len(items), BATCH):
             part = items[start : start + BATCH]
             attempt = functools.partial(operation, part)
-            answers.extend(self._repeat(attempt, lost))
+            try:
+                answers.extend(self._repeat(attempt, lost))
+            except errors.BackendError as error:
+                if answers and lost is not None:  # what was leased before is answered to nobody
+                    lost.append(errors.Indeterminate(f"{error}; other parts were done"))
+                raise
         return answers
 
     def _once(self, operation: Callable[[], T]) -> T:

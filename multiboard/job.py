@@ -136,7 +136,12 @@ class Job(base.Job):  # type: ignore[misc]
 
     @property
     def lease(self) -> Lease | None:
-        """The lease with which this job's board claims it; None where it does not."""
+        """The lease with which this job's board claims it; None where it does not.
+
+        None, too, from the instant on in which the lease may have ended by itself, whether that
+        was reported yet or not. It is certain where it is told: neither the store is asked nor any
+        thread.
+        """
         return self._board.lease_of(self)  # type: ignore[no-any-return]
 
     def expires_in(self) -> float:
@@ -158,7 +163,8 @@ class Job(base.Job):  # type: ignore[misc]
 
         A claim that was made without an expiry lives by its owner's session and needs nothing;
         it is left as it is and True is returned. A board that claimed the job and lost it extends
-        nothing; a board that never claimed it extends the claim that stands.
+        nothing, not even in the last moments, in which the store might still allow it; a board that
+        never claimed it extends the claim that stands.
 
         Raises: ``ValueError`` for an expiry that is not above 0; ``JobFailure`` when the store
         can't be asked.

@@ -2,16 +2,21 @@
 """A board's notifier: a job's events in order, once each, on a thread that user code may block.
 
 What the board itself does it announces at once; the events of other jobs, which others did shortly
-before, may still be on their way then. It knows TaskFlow's notifier and no board.
+before, may still be on their way then. LEASE_LOST is a warning that must arrive before another
+owner does: each listener for it has a queue and a thread of its own, so that it overtakes the
+events that another listener holds up. It knows TaskFlow's notifier and no board.
 """
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from taskflow import logging
 from taskflow.jobs import base
 from taskflow.types import notifier
 
@@ -23,7 +28,12 @@ ABANDONED = "ABANDONED"
 EXPIRED = "EXPIRED"
 TRASHED = "TRASHED"
 #: A claim of this very board ended, or may have: ``details`` also hold ``lease`` and ``reason``.
+#: It waits for no other event and no other listener.
 LEASE_LOST = "LEASE_LOST"
+
+LOG = logging.getLogger(__name__)
+
+_LOSSES = "multiboard-lease-lost"
 
 #: What a change of the board's picture is called by its notifier.
 EVENTS: Mapping[ChangeKind, Sequence[str]] = {
@@ -36,6 +46,39 @@ EVENTS: Mapping[ChangeKind, Sequence[str]] = {
 }
 
 
+class _Lane:
+    """Calls, one after the other, on a thread that begins with the first."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()
+
+    def put(self, call: Callable[[], None]) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._calls,), name=self._name, daemon=True
+                )
+                self._thread.start()
+            self._calls.put(call)
+
+    def stop(self) -> threading.Thread | None:
+        """Let the thread end behind the calls so far, and return it; later calls begin another."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            calls, self._calls = self._calls, queue.SimpleQueue()
+        if thread is not None:
+            calls.put(None)
+        return thread
+
+    @staticmethod
+    def _run(calls: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+        while (call := calls.get()) is not None:
+            call()
+
+
 class BoardNotifier(notifier.Notifier):  # type: ignore[misc]
     """TaskFlow's notifier, with a thread of its own from the first event on.
 
@@ -46,8 +89,7 @@ class BoardNotifier(notifier.Notifier):  # type: ignore[misc]
     def __init__(self, on_register: Callable[[], None]) -> None:
         super().__init__()
         self._on_register = on_register
-        self._events: queue.SimpleQueue[tuple[str, Mapping[str, Any]] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self.forget_threads()
 
     def register(self, *args: Any, **kwargs: Any) -> None:
         """Register a callback; see :meth:`taskflow.types.notifier.Notifier.register`."""
@@ -56,31 +98,49 @@ class BoardNotifier(notifier.Notifier):  # type: ignore[misc]
 
     def announce(self, event: str, details: Mapping[str, Any]) -> None:
         """Call the callbacks of an event, later and on another thread. Does not block."""
-        if not len(self):
-            return
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._run, args=(self._events,), name="multiboard-notifier", daemon=True
-            )
-            self._thread.start()
-        self._events.put((event, details))
+        if len(self):
+            self._events.put(functools.partial(self.notify, event, details))
+
+    def announce_loss(self, details: Mapping[str, Any]) -> None:
+        """Call the callbacks of LEASE_LOST, each on a thread of its own. Does not block."""
+        told = [
+            listener
+            for event, listeners in list(self.listeners_iter())
+            for listener in list(listeners)
+            if event in (self.ANY, LEASE_LOST)
+        ]
+        for listener in told:
+            _, lane = self._losses.setdefault(id(listener), (listener, _Lane(_LOSSES)))
+            lane.put(functools.partial(self._call, listener, dict(details)))
+        for listener, lane in list(self._losses.values()):
+            if not any(listener is one for one in told):  # it was deregistered
+                self._losses.pop(id(listener), None)
+                lane.stop()
+
+    @staticmethod
+    def _call(listener: Callable[..., None], details: Mapping[str, Any]) -> None:
+        try:
+            listener(LEASE_LOST, details)
+        except Exception:
+            LOG.warning("Calling %s for %s failed", listener, LEASE_LOST, exc_info=True)
 
     def stop(self) -> None:
-        """Let the thread end once it has told what happened so far; a later event starts another.
+        """Let the threads end once they called what happened so far; a later event starts others.
 
         It waits a moment for that, unless a callback is the one who asks.
         """
-        thread, self._thread = self._thread, None
-        events, self._events = self._events, queue.SimpleQueue()
-        if thread is not None:
-            events.put(None)
-            if thread is not threading.current_thread():
-                thread.join(timeout=0.2)
+        threads = [lane.stop() for lane in (self._events, *self._lanes())]
+        give_up = time.monotonic() + 0.2
+        for thread in threads:
+            if thread is not None and thread is not threading.current_thread():
+                thread.join(timeout=max(0.0, give_up - time.monotonic()))
 
-    def forget_thread(self) -> None:
+    def forget_threads(self) -> None:
         """Begin anew in a forked child, which has no threads of its parent's."""
-        self._thread, self._events = None, queue.SimpleQueue()
+        self._events = _Lane("multiboard-notifier")
+        #: By the id of the listener, which is held as long as its lane is.
+        self._losses: dict[int, tuple[Any, _Lane]] = {}
 
-    def _run(self, events: queue.SimpleQueue[tuple[str, Mapping[str, Any]] | None]) -> None:
-        while (item := events.get()) is not None:
-            self.notify(*item)
+    def _lanes(self) -> Sequence[_Lane]:
+        losses, self._losses = self._losses, {}
+        return [lane for _, lane in losses.values()]

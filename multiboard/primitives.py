@@ -407,8 +407,11 @@ class Backend(PostingDirectory, LeaseLock, ChangeFeed):
         """
 
     @abc.abstractmethod
-    def keepalive(self) -> float:
+    def keepalive(self, within: float | None = None) -> float:
         """Renew the session and return the seconds that it lasts from now without another renewal.
+
+        Where ``within`` is given the call must end within so many seconds, if it would not end
+        sooner: an answer that comes later is of no use to the caller, who tries again.
 
         It begins a session where there is none. One call renews all session leases and entities
         of this backend. The caller takes the time before the call as the beginning of those
@@ -419,6 +422,14 @@ class Backend(PostingDirectory, LeaseLock, ChangeFeed):
         call begins a new one), ``Unavailable``, ``Indeterminate``, ``AccessDenied``,
         ``BoardLost``, ``Closed``.
         """
+
+    @property
+    def session_time(self) -> float:
+        """The seconds that the store grants a session, as far as is known; it asks nobody.
+
+        A store that may grant less than was asked for overrides it.
+        """
+        return self.settings.session_timeout
 
     def facts(self) -> Mapping[str, str]:
         """Return what an operator wants to know of the store: its name, version and warnings.

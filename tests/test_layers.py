@@ -30,6 +30,8 @@ DEPTH = {
     "picture": 3,
     "view": 4,
     "doubts": 3,
+    "deadlines": 3,
+    "timer": 3,
     "keeper": 4,
     "notifier": 4,
     "loading": 5,

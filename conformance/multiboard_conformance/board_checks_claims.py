@@ -6,6 +6,7 @@ Imports TaskFlow and the suite's own modules.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 from taskflow import exceptions as excp
 from taskflow import states
 
+from multiboard import errors
 from multiboard_conformance.board_promises import promise
 from multiboard_conformance.board_scene import (
     LOST,
@@ -292,3 +294,60 @@ def check_claim_with_an_expiry_whose_answer_was_lost(scene: Scene) -> None:
     """It is granted to who repeats it, or ends when due."""
     need_expiry(scene.board())
     _claim_with_lost_replies(scene, expiry=3)
+
+
+class _Unanswered:
+    """Before a backend: of a claim the first attempt has no answer, the second no session.
+
+    The third is answered only when the board had time to give back what it leased.
+    """
+
+    def __init__(self, settings: Any) -> None:
+        super().__init__(settings)  # type: ignore[call-arg] # it is mixed with a backend
+        self.attempts = 0
+        self.given_back = threading.Event()
+
+    def _attempt(self, claim: Callable[[], Any]) -> Any:
+        self.attempts += 1
+        if self.attempts == 1:
+            raise errors.Indeterminate("the answer was lost")
+        if self.attempts == 2:
+            raise errors.SessionLost("the session ended")
+        answer = claim()
+        self.given_back.wait(0.5)
+        return answer
+
+    def acquire(self, *arguments: Any) -> Any:
+        return self._attempt(lambda: super(_Unanswered, self).acquire(*arguments))  # type: ignore[misc]
+
+    def acquire_next(self, *arguments: Any) -> Any:
+        return self._attempt(lambda: super(_Unanswered, self).acquire_next(*arguments))  # type: ignore[misc]
+
+    def release(self, *arguments: Any) -> None:
+        super().release(*arguments)  # type: ignore[misc]
+        self.given_back.set()
+
+
+def _stays_claimed(scene: Scene, claim: Callable[[Any, Any], Any]) -> None:
+    board = scene.maker.mixed(scene.place, _Unanswered)
+    board.connect()
+    other = scene.board() if scene.maker.cross_process else board
+    job = board.post("a")
+    its = found(other, job)
+    claim(board, job)
+    for _ in range(5):  # now it may look for the attempts that had no answer
+        same("me", other.find_owner(its), "the owner of a job whose claim returned")
+        time.sleep(0.05)
+    board.consume(job, "me")
+
+
+@promise("BOARD-3")
+def check_claim_that_returned_is_not_given_back(scene: Scene) -> None:
+    """A claim that returned stays its claimer's, also where earlier attempts had no answer."""
+    _stays_claimed(scene, lambda board, job: board.claim(job, "me"))
+
+
+@promise("BOARD-3")
+def check_next_job_that_was_claimed_is_not_given_back(scene: Scene) -> None:
+    """So does a job that claim_next() returned."""
+    _stays_claimed(scene, lambda board, _: board.claim_next("me"))

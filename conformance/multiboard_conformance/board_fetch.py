@@ -20,6 +20,7 @@ from taskflow.jobs import backends
 
 from multiboard import loading
 from multiboard.primitives import NewPosting, Shelf
+from multiboard_conformance.board_promises import NotSupported
 from multiboard_conformance.boards import Store, address_settings
 
 #: What is written where a record should be.
@@ -53,6 +54,15 @@ class Maker(abc.ABC):
         """Make the board at a place; it is not connected."""
         conf = {"board": self.kind, **self.at(place, address), **more}
         return backends.fetch("board", conf)
+
+    def mixed(self, place: str, mixin: type) -> Any:
+        """Make the board at a place over a backend with ``mixin`` before it; it is not connected.
+
+        Raises: ``NotSupported`` where the board has no backend of multiboard's.
+        """
+        raise NotSupported(
+            "no backend of multiboard's under this board, whose answers could be lost"
+        )
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -241,6 +251,12 @@ class MultiboardMaker(Maker):
     @property
     def address(self) -> tuple[str, int] | None:
         return self._store.address()
+
+    def mixed(self, place: str, mixin: type) -> Any:
+        conf = self.at(place, None)
+        backend = loading.load(conf.pop("url"), **conf)
+        chosen = type(mixin.__name__, (mixin, type(backend)), {})
+        return backends.fetch("board", {"board": self.kind}, client=chosen(backend.settings))
 
     def store_version(self, board: Any) -> str:
         facts = self._store.facts()

@@ -37,7 +37,7 @@ class Delegate(primitives.Backend):
     def close(self) -> None:
         self.do("close", {})
 
-    def keepalive(self) -> float:
+    def keepalive(self, within: float | None = None) -> float:
         answer: float = self.do("keepalive", {})
         return answer
 

@@ -339,7 +339,7 @@ class MemoryBackend(primitives.Backend):
 
     # -- session -----------------------------------------------------------------------------
 
-    def keepalive(self) -> float:
+    def keepalive(self, within: float | None = None) -> float:
         board = self._opened()
         with board.changed:
             self._reap(board)

@@ -245,8 +245,8 @@ class RedisBackend(primitives.Backend):
     def release(self, lease: Lease, delay: float = 0.0) -> None:
         self._leased(lease, "release", values.micro(delay))
 
-    def keepalive(self) -> float:
-        self._attended("keepalive", ())
+    def keepalive(self, within: float | None = None) -> float:
+        self._attended("keepalive", (), within=within)
         return self.settings.session_timeout
 
     # -- feed --------------------------------------------------------------------------------
@@ -289,9 +289,11 @@ class RedisBackend(primitives.Backend):
 
     # -- sessions and leases -----------------------------------------------------------------
 
-    def _attended(self, name: str, args: Sequence[Any], plain: bool = False) -> tuple[Any, str]:
+    def _attended(
+        self, name: str, args: Sequence[Any], plain: bool = False, within: float | None = None
+    ) -> tuple[Any, str]:
         timeout = values.micro(self.settings.session_timeout)
-        return self._board.attended(name, timeout, args, plain)
+        return self._board.attended(name, timeout, args, plain, within)
 
     def _leasing(
         self, name: str, args: Sequence[Any], expires_in: float | None, plain: bool = False

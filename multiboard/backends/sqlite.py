@@ -432,8 +432,8 @@ class SQLiteBackend(primitives.Backend):
 
     # -- session -----------------------------------------------------------------------------
 
-    def keepalive(self) -> float:
-        with self._step(self._opened()) as step:
+    def keepalive(self, within: float | None = None) -> float:
+        with writing(self._opened(), self.settings.busy_timeout, within) as step:
             step.reap()
             step.session()
         return self.settings.session_timeout

@@ -140,10 +140,15 @@ class ZooKeeperBackend(Shelves):
         self._board.close()
         self._wake()
 
-    def keepalive(self) -> float:
-        link = self._board.session()
+    @property
+    def session_time(self) -> float:
+        return self._board.granted or self.settings.session_timeout
+
+    def keepalive(self, within: float | None = None) -> float:
+        give_up = None if within is None else boottime() + within
+        link = self._board.session(within)
         try:
-            self._board.confirm(link)
+            self._board.confirm(link, give_up)
         except errors.Unavailable:
             self._board.session_over(link)
             raise

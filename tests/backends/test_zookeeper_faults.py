@@ -331,6 +331,7 @@ def test_unreachable_and_closed() -> None:
 
 def test_the_granted_time_out_counts(make: Any) -> None:
     board = make(session_timeout=600.0)
+    assert board.session_time == pytest.approx(20 * TICK)
     assert board.keepalive() == pytest.approx(20 * TICK)
 
 

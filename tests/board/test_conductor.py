@@ -20,6 +20,7 @@ from waiting import eventually
 import multiboard
 from multiboard.board import JobBoard
 from multiboard.conductor import Conductor
+from multiboard.notifier import LEASE_LOST
 
 
 @pytest.fixture(autouse=True)
@@ -88,21 +89,28 @@ def test_a_stop_gives_the_job_under_way_back(persistence: Any) -> None:
         assert flows.runs == {"a": 1}
 
 
-def test_a_lost_claim_suspends_its_engine(persistence: Any) -> None:
+def test_a_lost_claim_suspends_its_engine(
+    persistence: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """The server is frozen until the session may have ended: nobody else has the job yet."""
+    suspended = threading.Event()
     with (
         servers.redis_server() as server,
         multiboard.backend(
             "b", f"{server.url}?session_timeout=2&operation_timeout=0.5", persistence=persistence
         ) as board,
     ):
+        # A listener that does not return holds up no suspension.
+        board.notifier.register(board.notifier.ANY, lambda *_, **__: flows.go_on.wait(30))
+        board.notifier.register(LEASE_LOST, lambda *_, **__: suspended.wait(30))
         job = flows.post(board, persistence, flows.slow, "a")
-        with running(board, persistence) as conductor:
+        with running(board, persistence):
             assert flows.begun.wait(10)
             server.pause()
-            eventually(lambda: job in conductor._lost)
+            eventually(lambda: job.lease is None)
             flows.go_on.set()
-            eventually(lambda: job not in conductor._lost)
+            eventually(lambda: "suspending it" in caplog.text)
+            suspended.set()
             server.resume()
             assert job.wait(30)  # its claim ended, and it was taken again from where it was
         assert flows.runs == {"a": 1}

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pathlib
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -13,9 +15,10 @@ from waiting import eventually
 
 import multiboard
 from multiboard import doubts, errors
+from multiboard.backends.memory import MemoryBackend
 from multiboard.backends.sqlite import SQLiteBackend
 from multiboard.board import JobBoard
-from multiboard.primitives import Lease, Posting
+from multiboard.primitives import Lease, NewPosting, Posting, Traits
 
 
 class Unheard(SQLiteBackend):
@@ -113,3 +116,82 @@ def test_a_claim_whose_repeat_was_answered_is_kept(
     with pytest.raises(AssertionError, match="in time"):  # not even when it was looked for
         eventually(lambda: other.find_owner(job) is None, 1.0)
     board.consume(job, "me")
+
+
+class Failing(MemoryBackend):
+    """A backend whose claims are made one by one, from the view, and fail from some on."""
+
+    #: How many claims are answered; None for all.
+    answered: int | None = None
+
+    @property
+    def traits(self) -> Traits:
+        return dataclasses.replace(super().traits, native_claim_next=False)
+
+    def acquire(
+        self, key: str, holder: str, claim_id: str, expires_in: float | None = None
+    ) -> Lease:
+        """Lease, as long as claims are answered."""
+        if self.answered is not None:
+            if not self.answered:
+                raise errors.Unavailable("away")
+            self.answered -= 1
+        return super().acquire(key, holder, claim_id, expires_in)
+
+
+@pytest.fixture
+def failing() -> Iterator[JobBoard]:
+    """A board whose claims can fail."""
+    url = f"{__name__}:Failing?name={uuid.uuid4().hex}&operation_timeout=0.1"
+    with multiboard.backend("b", url) as board:
+        yield board
+
+
+def test_jobs_that_were_claimed_before_a_failure_are_returned(failing: JobBoard) -> None:
+    jobs = [failing.post(str(number)) for number in range(3)]
+    assert len(list(failing.iterjobs())) == 3
+    backend = failing._here.backend
+    assert isinstance(backend, Failing)
+    backend.answered = 2
+    assert failing.claim_next("me", limit=3) == jobs[:2]
+    with pytest.raises(excp.JobFailure, match="away"):
+        failing.claim_next("me")
+
+
+class Interrupted(KeyboardInterrupt):
+    """What a signal handler raises."""
+
+
+def test_a_claim_that_is_interrupted_behind_its_answer_is_given_back(
+    failing: JobBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = failing.post("job")
+
+    def interrupt(_: Lease) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(failing._here.view, "note_lease", interrupt)
+        with pytest.raises(Interrupted):
+            failing.claim(job, "me")
+    eventually(lambda: failing.find_owner(job) is None)
+    assert job.lease is None
+
+
+def test_a_posting_that_can_not_be_read_costs_no_other_claim(tmp_path: pathlib.Path) -> None:
+    """Not even where the lease on it has ended by the time that it is given back."""
+    url = f"sqlite://{tmp_path / 'board.db'}"
+    with multiboard.backend("b", url) as board:
+        backend = board._here.backend
+        backend.add([NewPosting("rubbish", b"\xff", rank=0)])
+        job = board.post("job")
+        release = backend.release
+
+        def lose(lease: Lease, delay: float = 0.0) -> None:
+            release(lease, delay)
+            raise errors.LeaseLost(lease.key, lease.token)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(backend, "release", lose)
+            assert board.claim_next("me", limit=2) == [job]
+        assert board.find_owner(job) == "me"

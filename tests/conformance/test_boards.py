@@ -136,6 +136,33 @@ for outcome in board_run.run_checks(checks, maker, 3):
     ], done.stderr
 
 
+def test_board_that_looks_for_attempts_in_hand_is_found() -> None:
+    """A mutant of our board: it gives back what a claim that is under way has leased."""
+    program = """
+from multiboard import doubts
+from multiboard_conformance import board_fetch, board_promises, board_run
+
+doubts.Doubts.begin = lambda *_: None
+checks = [each for each in board_promises.checks() if each.name.endswith("_is_not_given_back")]
+maker = board_fetch.make("multiboard", {"url": "memory://"})
+for outcome in board_run.run_checks(checks, maker, 2):
+    print(outcome.check.name, outcome.verdict, outcome.why)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    why = "failed the owner of a job whose claim returned: expected 'me', found None"
+    assert sorted(done.stdout.splitlines()) == [
+        f"check_claim_that_returned_is_not_given_back {why}",
+        f"check_next_job_that_was_claimed_is_not_given_back {why}",
+    ], done.stderr
+
+
 # -- what is committed -------------------------------------------------------------------------
 
 

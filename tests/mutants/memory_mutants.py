@@ -175,8 +175,8 @@ class RemovalIsNotRepeatable(memory.MemoryBackend):
 class ReaperFreesTheLiving(memory.MemoryBackend):
     """Ends a session at two thirds of the time that keepalive promised."""
 
-    def keepalive(self) -> float:
-        granted = super().keepalive()
+    def keepalive(self, within: float | None = None) -> float:
+        granted = super().keepalive(within)
         self._opened().sessions[str(self._session)] = boottime() + granted * 0.66
         return granted
 
@@ -190,8 +190,8 @@ class SessionsNeverEnd(memory.MemoryBackend):
         board.sessions[session] = boottime() + 1000.0
         return session
 
-    def keepalive(self) -> float:
-        granted = super().keepalive()
+    def keepalive(self, within: float | None = None) -> float:
+        granted = super().keepalive(within)
         self._opened().sessions[str(self._session)] = boottime() + 1000.0
         return granted
 

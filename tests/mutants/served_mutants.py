@@ -183,7 +183,7 @@ class ReadsOfAnyBoard(served.ServedBackend):
 class KeepaliveIsAHope(served.ServedBackend):
     """Answers what it asked for, and asks nobody."""
 
-    def keepalive(self) -> float:
+    def keepalive(self, within: float | None = None) -> float:
         _ = self.incarnation
         return self.settings.session_timeout
 

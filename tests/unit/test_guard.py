@@ -166,3 +166,24 @@ def test_a_bad_argument_is_refused_before_anything_is_sent(
     never_opened = Guard(Faulty())  # would raise Closed if it were asked anything
     with pytest.raises(errors.InvalidArgument, match=complaint):
         call(never_opened)
+
+
+def test_claims_of_which_only_a_part_was_answered_are_in_doubt(
+    backend: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "BATCH", 2)
+    backend.add([new(f"k{number}") for number in range(4)])
+    doubts: list[tuple[Any, ...]] = []
+    guarded = Guard(backend, patience=0, on_doubt=lambda *told: doubts.append(told))
+    native = backend.acquire_next
+
+    def acquire_next(holder: str, claim_ids: Any, expires_in: float | None = None) -> Any:
+        if "c2" in claim_ids:
+            raise errors.Unavailable("away")
+        return native(holder, claim_ids, expires_in)
+
+    monkeypatch.setattr(backend, "acquire_next", acquire_next)
+    claim_ids = [f"c{number}" for number in range(4)]
+    with pytest.raises(errors.Unavailable, match="away"):
+        guarded.acquire_next("me", claim_ids)
+    assert doubts == [(claim_ids, None, False)]

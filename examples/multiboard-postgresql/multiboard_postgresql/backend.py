@@ -189,8 +189,11 @@ class PostgreSQLBackend(Backend):
                 pass  # then it ends by its time-out
         here.pool.close()
 
-    def keepalive(self) -> float:
-        self._ask_in_session("keepalive")
+    def keepalive(self, within: float | None = None) -> float:
+        at_most = self.settings.operation_timeout
+        self._ask_in_session(
+            "keepalive", timeout=at_most if within is None else min(within, at_most)
+        )
         return self.settings.session_timeout
 
     def facts(self) -> Mapping[str, str]:
@@ -210,9 +213,10 @@ class PostgreSQLBackend(Backend):
             raise errors.Closed("the backend is not open")
         return self._incarnation
 
-    def _ask(self, verb: str, *arguments: Any) -> Sequence[Row]:
+    def _ask(self, verb: str, *arguments: Any, timeout: float | None = None) -> Sequence[Row]:
         known = self._known()
-        return self._here().pool.ask(verb, self.settings.namespace, known, *arguments)
+        pool = self._here().pool
+        return pool.ask(verb, self.settings.namespace, known, *arguments, timeout=timeout)
 
     def _read(self, verb: str, *arguments: Any) -> Sequence[Row]:
         try:
@@ -220,7 +224,9 @@ class PostgreSQLBackend(Backend):
         except errors.Indeterminate as error:
             raise wire.reading(error) from error
 
-    def _ask_in_session(self, verb: str, *arguments: Any) -> tuple[str, Sequence[Row]]:
+    def _ask_in_session(
+        self, verb: str, *arguments: Any, timeout: float | None = None
+    ) -> tuple[str, Sequence[Row]]:
         """Call a verb that may begin or renew the session; return the session and the rows."""
         self._known()
         here = self._here()
@@ -228,7 +234,12 @@ class PostgreSQLBackend(Backend):
         begun, session.begun = session.begun, session.begun or False
         try:
             rows = self._ask(
-                verb, session.id, bool(begun), self.settings.session_timeout, *arguments
+                verb,
+                session.id,
+                bool(begun),
+                self.settings.session_timeout,
+                *arguments,
+                timeout=timeout,
             )
         except errors.SessionLost:
             if here.session is session:

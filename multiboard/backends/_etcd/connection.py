@@ -12,7 +12,7 @@ import os
 import threading
 import uuid
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from multiboard import errors
@@ -199,20 +199,23 @@ class Connection:
         self.keepalive()
         return self._session
 
-    def keepalive(self) -> float:
+    def keepalive(self, within: float | None = None) -> float:
         """Renew the session, or begin one; return the seconds that it lasts."""
         client = self.client
-        with self._lock:
+        patience = self._patience if within is None else min(within, self._patience)
+        give_up = boottime() + patience
+        with self._locked(-1 if within is None else patience):
             owed, self._owed = self._owed, False
             if owed:
                 raise errors.SessionLost(f"the session with etcd at {self.access} ended")
             sent = boottime()
             try:
                 if self._session:
-                    sent, granted = self._prolonged()
+                    sent, granted = self._prolonged(give_up)
                 else:
                     request = M["LeaseGrantRequest"](TTL=self._asked)
-                    answer = client.call("LeaseGrant", request, write=True)
+                    left = _left(give_up)
+                    answer = client.call("LeaseGrant", request, write=True, patience=left)
                     self._session, granted = answer.ID, answer.TTL
             except LeaseGone:
                 granted = 0
@@ -225,7 +228,18 @@ class Connection:
             self._renewed, self._granted = sent, float(granted)
             return self._granted
 
-    def _prolonged(self) -> tuple[float, int]:
+    @contextlib.contextmanager
+    def _locked(self, patience: float) -> Iterator[None]:
+        """Hold the session's lock, which another renewal may hold while it waits for etcd."""
+        lock = self._lock
+        if not lock.acquire(timeout=patience):
+            raise errors.Unavailable(f"etcd at {self.access}: another renewal is under way")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _prolonged(self, give_up: float) -> tuple[float, int]:
         """Renew the session; return when that was asked (boottime), and the seconds granted.
 
         A leader that was frozen and replaced answers a renewal by itself when it wakes: it does
@@ -235,11 +249,12 @@ class Connection:
         for _ in range(TERMS):
             sent = boottime()
             request = M["LeaseKeepAliveRequest"](ID=self._session)
-            answer = self.client.call("LeaseKeepAlive", request, write=False)
+            left = _left(give_up)
+            answer = self.client.call("LeaseKeepAlive", request, write=False, patience=left)
             before = answer.header
             if answer.TTL <= 0:
                 return sent, 0
-            after = self.ask([messages.read(self.keys.news)]).header
+            after = self.ask([messages.read(self.keys.news)], _left(give_up)).header
             if (before.member_id, before.raft_term) == (after.member_id, after.raft_term):
                 return sent, answer.TTL
         raise errors.Unavailable(f"etcd at {self.access} changes its leader too often")
@@ -270,14 +285,20 @@ class Connection:
         """Return the condition that this is the board that was opened."""
         return messages.holds(self.keys.meta, layout.encode_meta(self.incarnation))
 
-    def ask(self, operations: Sequence[Any]) -> Any:
+    def ask(self, operations: Sequence[Any], patience: float | None = None) -> Any:
         """Read as of one revision, that of this call or a later one; return the answer.
 
         Raises: ``Unavailable``, ``AccessDenied``, ``BoardLost``, ``Closed``, ``Compacted``.
         """
-        return self.ask_many([operations])[0]
+        return self.ask_many([operations], patience)[0]
 
-    def ask_many(self, parts: Sequence[Sequence[Any]], *, agreed: bool = True) -> list[Any]:
+    def ask_many(
+        self,
+        parts: Sequence[Sequence[Any]],
+        patience: float | None = None,
+        *,
+        agreed: bool = True,
+    ) -> list[Any]:
         """Read parts, each as of one revision, in one round trip.
 
         Without ``agreed`` they are read from one member, which may be behind the others.
@@ -285,12 +306,16 @@ class Connection:
         requests = [messages.transaction([self.same_board()], part) for part in parts]
         client = self.client
         known = client.revision
-        answers = client.call_many("Txn", requests, write=False)
+        answers = client.call_many("Txn", requests, write=False, patience=patience)
         for answer in answers if agreed else ():
             client.judge(answer.header.revision, known)
         if not all(answer.succeeded for answer in answers):
             raise self.lose()
         return answers
+
+
+def _left(give_up: float) -> float:
+    return max(0.001, give_up - boottime())
 
 
 _boards: weakref.WeakSet[Connection] = weakref.WeakSet()

@@ -278,8 +278,8 @@ class Leases(primitives.Backend):
             raise errors.LeaseLost(lease.key, lease.token)
         return seen.held
 
-    def keepalive(self) -> float:
-        return self._board.keepalive()
+    def keepalive(self, within: float | None = None) -> float:
+        return self._board.keepalive(within)
 
     # -- ending ----------------------------------------------------------------------------------
 

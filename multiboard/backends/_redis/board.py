@@ -178,10 +178,18 @@ class Board:
                 self._checked(process.connections, "close", args, within=FAREWELL)
         process.connections.close()
 
-    def run(self, name: str, *args: Any, wakes: bool = False, plain: bool = False) -> Any:
+    def run(
+        self,
+        name: str,
+        *args: Any,
+        wakes: bool = False,
+        plain: bool = False,
+        within: float | None = None,
+    ) -> Any:
         """Run a script on the board that was opened; return its whole reply.
 
         With ``plain``, it is most likely the plain case, for which there is a cheaper script.
+        ``within`` so many seconds, where that is sooner than a call is given up anyway.
 
         Raises: what :meth:`Connections.run` raises, ``BoardLost``.
         """
@@ -193,8 +201,10 @@ class Board:
         if self._lost is not None:
             raise errors.BoardLost(self._lost)
         connections = self._process().connections
+        within = None if within is None else min(within, connections.patience)
         try:
-            reply = self._checked(connections, name, (incarnation, *args), wakes=wakes)
+            args = (incarnation, *args)
+            reply = self._checked(connections, name, args, within=within, wakes=wakes)
         except errors.BackendError as error:
             if wakes and connections.closed:
                 raise errors.Closed("the redis board was closed") from error
@@ -214,7 +224,12 @@ class Board:
         return reply
 
     def attended(
-        self, name: str, timeout: int, args: Sequence[Any], plain: bool = False
+        self,
+        name: str,
+        timeout: int,
+        args: Sequence[Any],
+        plain: bool = False,
+        within: float | None = None,
     ) -> tuple[Any, str]:
         """Run a script under the session, begun where there is none; return its number too.
 
@@ -224,7 +239,7 @@ class Board:
         session = process.attend()
         plain = plain and session.begun
         begin = int(not session.begun)
-        reply = self.run(name, session.number, begin, timeout, *args, plain=plain)
+        reply = self.run(name, session.number, begin, timeout, *args, plain=plain, within=within)
         if reply[0] == b"SESSION":
             process.lose(session)
             raise errors.SessionLost("the session ended: it was not renewed in time")

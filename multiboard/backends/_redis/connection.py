@@ -184,8 +184,10 @@ class Connections:
         ``WrongType``, ``Closed``.
         """
         redirections = 0
+        give_up = None if within is None else time.monotonic() + within
         while True:
-            line = self._take(self.patience if within is None else within, wakes)
+            left = self.patience if give_up is None else give_up - time.monotonic()
+            line = self._take(max(0.001, left), wakes)
             try:
                 return self._ran(line, call, args)
             except Elsewhere as error:  # which has not run it

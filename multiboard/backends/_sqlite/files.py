@@ -199,6 +199,21 @@ class Link:
 
     def __enter__(self) -> sqlite3.Connection:
         self._lock.acquire()
+        return self._ready()
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[sqlite3.Connection]:
+        """Be let in within so many seconds: other threads may wait for the file in there."""
+        lock = self._lock
+        if not lock.acquire(timeout=seconds):
+            raise errors.Unavailable(f"{self._path} is busy: other threads wait for it")
+        connection = self._ready()
+        try:
+            yield connection
+        finally:
+            lock.release()
+
+    def _ready(self) -> sqlite3.Connection:
         try:
             if self._retired:
                 raise errors.Closed("the SQLite board was closed")

@@ -408,8 +408,11 @@ class Step:
 
 
 @contextlib.contextmanager
-def writing(opening: Opening, patience: float) -> Iterator[Step]:
+def writing(opening: Opening, patience: float, within: float | None = None) -> Iterator[Step]:
     """Give a writing transaction, which is committed at the end of the block.
+
+    Whoever else writes is waited for with ``patience``, other threads in the line before us too:
+    for all of that together ``within`` so many seconds, where that is given.
 
     It is committed, too, where the block raises one of our errors: a verb that refuses has changed
     nothing, but what it found to be over is worth keeping.
@@ -417,10 +420,13 @@ def writing(opening: Opening, patience: float) -> Iterator[Step]:
     path, locks = opening.path, opening.locks
     step, committed, unknown = None, False, False
     try:
-        with opening.link as connection:
+        give_up = boottime() + (math.inf if within is None else within)
+        with opening.link if within is None else opening.link.within(within) as connection:
+            patience = max(0.0, min(patience, give_up - boottime()))
             if not opening.hub.writing.acquire(timeout=patience):
                 raise errors.Unavailable(f"{path} is busy: other threads are writing to it")
             try:
+                patience = max(0.0, min(patience, give_up - boottime()))
                 files.patiently(connection, "BEGIN IMMEDIATE", (), patience)
                 step = Step(connection, opening)
                 refusal = None

@@ -242,13 +242,19 @@ class Board:
         finally:
             probe.close()
 
-    def session(self) -> client.Link:
+    @property
+    def granted(self) -> float | None:
+        """The seconds that the session lasts, where one was begun."""
+        link = self._link
+        return link.granted if link is not None and link.epoch else None
+
+    def session(self, wait: float | None = None) -> client.Link:
         """Return a link whose session something is going to live by.
 
         Raises: ``SessionLost``, once for each session that ended and was relied on; and as
         :meth:`link`.
         """
-        link = self.link()
+        link = self.link(wait)
         with self._lock:
             owed, self._owed = self._owed, False
         if owed:
@@ -264,17 +270,19 @@ class Board:
                 self._owed = False
             raise errors.SessionLost(f"the session with {self._name} ended")
 
-    def confirm(self, link: client.Link) -> None:
+    def confirm(self, link: client.Link, give_up: float | None = None) -> None:
         """Raise ``BoardLost`` where the board is gone: what is absent then means nothing."""
-        self.truth(link, ())
+        self.truth(link, (), give_up)
 
-    def truth(self, link: client.Link, requests: Iterable[Any]) -> list[Any]:
+    def truth(
+        self, link: client.Link, requests: Iterable[Any], give_up: float | None = None
+    ) -> list[Any]:
         """Ask what must be answered with all that was acknowledged to anyone before.
 
         Raises: ``BoardLost`` where the board is gone; as :meth:`Link.ask`.
         """
         try:
-            return link.truth(requests)
+            return link.truth(requests, give_up)
         except client.Vanished:
             self.lose()
 

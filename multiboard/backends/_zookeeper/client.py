@@ -260,10 +260,10 @@ class Link:
         self._client._call(request, result)
         return result
 
-    def _settle(self, result: Any) -> tuple[Any, Exception | None]:
-        """Wait for an answer: its value, or what went wrong."""
-        looked = boottime()
-        give_up = looked + self.patience
+    def _settle(self, result: Any, until: float | None = None) -> tuple[Any, Exception | None]:
+        """Wait for an answer, ``until`` then (boottime) at most: its value, or what went wrong."""
+        begun = looked = boottime()
+        give_up = min(looked + self.patience, until or float("inf"))
         while not result.wait(0.05):
             if self.closing:
                 return None, kz.ConnectionLoss("the connection was closed")
@@ -271,7 +271,7 @@ class Link:
             if looked - last > FROZEN:  # what came meanwhile is about to be read
                 give_up = max(give_up, looked + FROZEN)
             if looked >= give_up:
-                return None, KazooTimeoutError(f"no answer within {self.patience} s")
+                return None, KazooTimeoutError(f"no answer within {looked - begun:.3g} s")
         return (result.value, None) if result.successful() else (None, result.exception)
 
     def _explain(self, error: Exception, *, write: bool) -> errors.MultiboardError:
@@ -298,25 +298,27 @@ class Link:
         mapped.__cause__ = error
         return mapped
 
-    def value(self, result: Any) -> Any:
+    def value(self, result: Any, give_up: float | None = None) -> Any:
         """Wait for the answer to a read; an answer about nodes is returned, not raised."""
-        value, error = self._settle(result)
+        value, error = self._settle(result, give_up)
         if error is None or isinstance(error, ABOUT_NODES):
             return value if error is None else error
         raise self._explain(error, write=False)
 
-    def ask(self, requests: Iterable[Any], window: int = READ_WINDOW) -> list[Any]:
+    def ask(
+        self, requests: Iterable[Any], window: int = READ_WINDOW, give_up: float | None = None
+    ) -> list[Any]:
         """Send reads in a pipeline and return their answers in order."""
         waiting: collections.deque[Any] = collections.deque()
         answers: list[Any] = []
         for request in requests:
             waiting.append(self.submit(request))
             if len(waiting) >= window:
-                answers.append(self.value(waiting.popleft()))
-        answers.extend(self.value(result) for result in waiting)
+                answers.append(self.value(waiting.popleft(), give_up))
+        answers.extend(self.value(result, give_up) for result in waiting)
         return answers
 
-    def truth(self, requests: Iterable[Any]) -> list[Any]:
+    def truth(self, requests: Iterable[Any], give_up: float | None = None) -> list[Any]:
         """Send reads, and return answers as new as what was acknowledged to anyone before.
 
         Before them goes a write that changes nothing. ``sync`` would not do: a leader that was
@@ -326,7 +328,7 @@ class Link:
 
         Raises: ``Vanished`` where the board is gone.
         """
-        fence, *answers = self.ask([self._fence(), *requests])
+        fence, *answers = self.ask([self._fence(), *requests], give_up=give_up)
         self.passed(fence)
         return answers
 
