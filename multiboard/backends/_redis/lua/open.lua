@@ -35,8 +35,7 @@ if not found[1] or not may then
   for _, write in ipairs(writes) do
     local reply = redis.pcall(unpack(write))
     if type(reply) == 'table' and reply.err then
-      local denied = string.find(reply.err, "can't run this command", 1, true)
-        or string.find(reply.err, 'NOPERM', 1, true)
+      local denied = string.find(reply.err, ' run th[ie]s? ') -- as in rights.py
       if not found[1] then redis.call('HDEL', META, 'incarnation') end
       if denied then return {0, 'DENIED', write[1]} end
       if not found[1] then return reply end

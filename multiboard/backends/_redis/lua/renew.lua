@@ -18,10 +18,13 @@ else
   if p.session == '0' then
     local before = tonumber(p.ends)
     p.ends = int(now + ARGV[4])
+    local shorter = tonumber(p.ends) < before
+    -- What is reaped too early is looked at again; too late it would be nobody's until then.
+    if shorter then call('ZADD', TIMED, p.ends, key) end
     write(LIVE_STATE, key, p)
-    call('ZADD', TIMED, p.ends, key)
+    if not shorter then call('ZADD', TIMED, p.ends, key) end
     -- Whoever waits for the end that was first now has an earlier one to wait for.
-    if tonumber(p.ends) < before then tell('nudge', '', '') end
+    if shorter then tell('nudge', '', '') end
   end
   answer = {'OK', now, p.ends}
 end
