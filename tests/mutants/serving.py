@@ -29,6 +29,8 @@ class Boards:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._clients: dict[tuple[str, str], Any] = {}
+        #: How many answers each client lost, as its latest request says.
+        self.losses: defaultdict[str, int] = defaultdict(int)
         #: Held by clients of a mutant, from one request to a later one.
         self.held: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
@@ -99,6 +101,9 @@ class Conversation(socketserver.StreamRequestHandler):
             client.open()
         if request.get("forgets"):
             client._opened().consumed.clear()
+        boards.losses[request["who"]] = max(boards.losses[request["who"]], request["losses"])
+        if request["losses"] < boards.losses[request["who"]]:
+            raise errors.Unavailable("the client gave this request up, and asked again since")
         return apply(client, verb, request["args"])
 
 

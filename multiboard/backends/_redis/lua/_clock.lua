@@ -2,8 +2,10 @@
 -- Stands before every script of the board except open.lua, behind a line that names the keys of
 -- which the script says "-- keys:". All share one hash tag.
 --
--- ARGV[1]  the incarnation of the board that the caller opened
--- Replies  {'LOST'} where the store holds another board or none; otherwise as the script says
+-- ARGV[1]  16 characters that name the calling process, 9 digits that count the answers it lost,
+--          and the incarnation of the board that it opened
+-- Replies  {'LOST'} where the store holds another board or none, {'LATE'} where the caller gave
+--          this request up and was answered since; otherwise as the script says
 --
 -- Times are microseconds since the epoch by this server's clock, read once for the whole script.
 -- A place (rank, serial) is kept as one score: rank * 2^46 + serial, exact in a double. Scores
@@ -11,8 +13,10 @@
 
 local call = redis.call
 -- The number of the last change told, with the incarnation: a claim pays for each question.
-local meta = call('HMGET', META, 'incarnation', 'seq')
-if meta[1] ~= ARGV[1] then return {'LOST'} end
+local caller, losses = string.sub(ARGV[1], 1, 16), string.sub(ARGV[1], 17, 25)
+local meta = call('HMGET', META, 'incarnation', 'seq', caller)
+if meta[1] ~= string.sub(ARGV[1], 26) then return {'LOST'} end
+if meta[3] and string.sub(meta[3], 1, 9) > losses then return {'LATE'} end
 local seq = tonumber(meta[2]) or 0
 
 local SERIALS = 70368744177664 -- 2^46: a place is rank * SERIALS + serial
