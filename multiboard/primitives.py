@@ -2,7 +2,8 @@
 """The primitives that a backend implements: directory, lock, feed, and the backend that joins them.
 
 This module speaks to the author of a backend, who needs no other: the values and the settings are
-here by name too. It imports the standard library, the errors, the values and the settings.
+here by name too. It imports the standard library, the errors, the values, the settings and the
+waiting for sockets.
 ``must`` binds the implementer, ``is guaranteed`` binds the caller (:mod:`multiboard.guard` stands
 before every backend and checks arguments once for all).
 
@@ -48,6 +49,7 @@ from typing import Any, ClassVar
 
 from multiboard import errors
 from multiboard.settings import Settings, Url, setting
+from multiboard.sockets import wait_for
 from multiboard.values import (
     Change,
     ChangeKind,
@@ -81,6 +83,7 @@ __all__ = [
     "Url",
     "boottime",
     "setting",
+    "wait_for",
 ]
 
 
