@@ -2,7 +2,8 @@
 """The primitives that a backend implements: directory, lock, feed, and the backend that joins them.
 
 This module speaks to the author of a backend, who needs no other: the values and the settings are
-here by name too. It imports the standard library, the errors, the values and the settings.
+here by name too. It imports the standard library, the errors, the values, the settings and the
+waiting for sockets.
 ``must`` binds the implementer, ``is guaranteed`` binds the caller (:mod:`multiboard.guard` stands
 before every backend and checks arguments once for all).
 
@@ -12,6 +13,12 @@ death of the caller as a whole or not at all.
 
 **Every verb may be repeated.** A caller that did not hear the answer calls again with the very
 same arguments, and must find the effect there once. Each verb says what a repeat does.
+
+**What arrives late is void.** A request may reach the store long after its caller gave it up: a
+network or a server that stood still goes on. Once a repeat of it was answered it must change
+nothing, whatever was done since. Where a request says itself what it is for (the token of a lease,
+the revision of a record) the store refuses it by that; where it does not, it carries what lets
+the store tell: the session's connection, or how many answers its sender had lost by then.
 
 **A backend never retries.** It raises :class:`~multiboard.errors.Unavailable` when the operation
 was surely not applied and :class:`~multiboard.errors.Indeterminate` when it may have been, with the
@@ -53,6 +60,7 @@ from typing import Any, ClassVar
 
 from multiboard import errors
 from multiboard.settings import Settings, Url, setting
+from multiboard.sockets import wait_for
 from multiboard.values import (
     Change,
     ChangeKind,
@@ -81,10 +89,12 @@ __all__ = [
     "PostingDirectory",
     "Settings",
     "Shelf",
+    "SpentClaims",
     "Traits",
     "Url",
     "boottime",
     "setting",
+    "wait_for",
 ]
 
 
@@ -92,6 +102,30 @@ def boottime() -> float:
     """Return the seconds of this machine's clock that never jumps and counts suspended time."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+class SpentClaims:
+    """The claim ids whose leases a backend has released or removed by, for a minute or two.
+
+    It has no lock: a forked child may use it, whatever other threads did in that instant.
+    """
+
+    _SPAN = 60.0
+
+    def __init__(self) -> None:
+        #: Hashes by the minute, since busy workers end thousands of leases in a second.
+        self._by_minute: dict[int, set[int]] = {}
+
+    def note(self, claim_id: str) -> None:
+        """Remember a claim id."""
+        minute = int(boottime() // self._SPAN)
+        self._by_minute.setdefault(minute, set()).add(hash(claim_id))
+        if len(self._by_minute) > 2:
+            for old in [known for known in tuple(self._by_minute) if known < minute - 1]:
+                self._by_minute.pop(old, None)
+
+    def __contains__(self, claim_id: str) -> bool:
+        return any(hash(claim_id) in known for known in tuple(self._by_minute.values()))
 
 
 class PostingDirectory(abc.ABC):
@@ -114,10 +148,11 @@ class PostingDirectory(abc.ABC):
         and it lives as long as this backend's session; the feed says nothing.
 
         A repeat finds the posting and answers with it. Where the same backend adds the same
-        posting again after it was consumed, the answer must be the posting as it was added or
-        :class:`~multiboard.errors.PostingNotFound`, and the posting must not come back, for at
-        least 60 seconds or, where the store has no memory of what is gone, the life of the
+        posting again after it was consumed or purged, the answer must be the posting as it was
+        added or :class:`~multiboard.errors.PostingNotFound`, and the posting must not come back,
+        for at least 60 seconds or, where the store has no memory of what is gone, the life of the
         session. With another rank or body such a key is ``PostingExists``, where it is remembered.
+        Where it is not remembered it is a new posting, with higher tokens.
 
         Errors as values: ``PostingExists`` (the key is on the live or trash shelf with another
         rank or body; nothing changed).
@@ -199,7 +234,8 @@ class PostingDirectory(abc.ABC):
         """Delete postings from the trash, or entries from the entities, for good.
 
         Answers True where this call deleted one, False where there was none. ``shelf`` is TRASH
-        or ENTITIES. A repeat deletes nothing more.
+        or ENTITIES. A repeat deletes nothing more. A purged posting is as finished as a consumed
+        one: :meth:`add` says what becomes of its key.
 
         Raises: ``Unavailable``, ``Indeterminate``, ``AccessDenied``, ``BoardLost``, ``Closed``.
         """
@@ -233,10 +269,13 @@ class LeaseLock(abc.ABC):
         changes nothing, ``expires_in`` included; a session lease is only found again within the
         same session. A ``claim_id`` is guaranteed to be unique to one attempt at one posting.
 
+        A claim id is good for one lease. Where this backend has released or removed the posting by
+        that lease, a repeat leases nothing, for at least 60 seconds (:class:`SpentClaims`).
+
         Raises: ``LeaseHeld`` (leased by another claim; nothing changed, that lease's end
-        included), ``PostingNotFound``, ``SessionLost`` (a session lease was asked for and the
-        session has ended; nothing changed), ``Unavailable``, ``Indeterminate``,
-        ``AccessDenied``, ``BoardLost``, ``Closed``.
+        included), ``LeaseLost`` (the claim id is spent; nothing changed), ``PostingNotFound``,
+        ``SessionLost`` (a session lease was asked for and the session has ended; nothing
+        changed), ``Unavailable``, ``Indeterminate``, ``AccessDenied``, ``BoardLost``, ``Closed``.
         """
 
     def acquire_next(
@@ -248,7 +287,8 @@ class LeaseLock(abc.ABC):
         are no more. The posting answered shows the lease. Callers that ask together get different
         postings, and none is left out.
 
-        A repeat with the same claim ids answers first with the postings that they hold.
+        A repeat with the same claim ids answers first with the postings that they hold. A claim
+        id whose lease has ended as :meth:`acquire` says leases nothing more: it is passed over.
 
         This fallback lists the shelf and acquires one by one: correct on every store, and as
         slow as the board is long. A store with an index overrides it and declares
@@ -271,12 +311,17 @@ class LeaseLock(abc.ABC):
                 break
             if posting.lease is not None or posting.due_in > 0:
                 continue
-            try:
-                lease = self.acquire(posting.key, holder, wanted[0], expires_in)
-            except (errors.LeaseHeld, errors.PostingNotFound):
-                continue
-            wanted.pop(0)
-            won.append((posting, lease))
+            while wanted:
+                try:
+                    lease = self.acquire(posting.key, holder, wanted[0], expires_in)
+                except (errors.LeaseHeld, errors.PostingNotFound):
+                    break
+                except errors.LeaseLost:  # the claim id is spent, the posting may be free
+                    wanted.pop(0)
+                    continue
+                wanted.pop(0)
+                won.append((posting, lease))
+                break
         seen = self.get([posting.key for posting, _ in won])
         return [
             (now if now is not None and now.lease == lease else posting, lease)

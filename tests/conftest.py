@@ -30,6 +30,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # interrupt would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# futurist imports eventlet where it is installed, and eventlet says on standard error, in every
+# process, that it is deprecated.
+os.environ.setdefault("EVENTLET_TESTS", "1")
+
 # How long it takes to draw an example, or to try it, is the machine's business.
 hypothesis.settings.register_profile(
     "busy machine",

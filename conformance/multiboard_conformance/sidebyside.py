@@ -133,7 +133,7 @@ class SideBySide:
         self.claims = 0
         #: The last step that may be repeated as it was: its name, and the calls on both.
         self.last: tuple[str, Callable[[_Side], Any]] | None = None
-        #: Keys that were consumed: a store may remember them, and need not.
+        #: Keys that were consumed or purged: a store may remember them, and need not.
         self.consumed: set[str] = set()
         #: Leases, by their number, that were used up: what a store says of one later is its own.
         self.spent: set[int] = set()
@@ -425,9 +425,11 @@ class Purge(Step):
 
     def do(self, both: SideBySide) -> None:
         shelf = Shelf.ENTITIES if self.entities else Shelf.TRASH
-        both.both(
+        answer = both.both(
             str(self), lambda side: side.actors[self.actor].purge(self.keys, shelf), again=False
         )
+        if not self.entities:
+            both.consumed.update(key for key, gone in zip(self.keys, answer, strict=True) if gone)
 
 
 @dataclass(frozen=True)

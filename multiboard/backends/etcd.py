@@ -153,6 +153,7 @@ class EtcdBackend(Leases):
     def _start_over(self) -> None:
         self._forget()
         self._added = Recent()
+        self._entry_in_doubt = False
 
     def close(self) -> None:
         self._board.close()
@@ -287,6 +288,13 @@ class EtcdBackend(Leases):
 
     def _enter(self, postings: Sequence[NewPosting]) -> list[Posting | errors.MultiboardError]:
         board, now = self._board, wall()
+        if self._entry_in_doubt:
+            self._entry_in_doubt = False
+            try:
+                board.close_fence()  # what was sent and not answered is there by now, or never
+            except BaseException:
+                self._entry_in_doubt = True
+                raise
         session = board.session()
         steps, heads = [], []
         for place, new in enumerate(postings):
@@ -296,10 +304,15 @@ class EtcdBackend(Leases):
             steps.append(
                 Step([], [messages.put(raw, layout.encode_entity(head, new.body), session)])
             )
+        outcomes: list[Outcome] = []
         try:
-            outcomes = board.commit(steps)
+            while len(outcomes) < len(steps):  # another thread may have closed the fence
+                outcomes += board.commit(steps[len(outcomes) :], fence=True)
         except LeaseGone:
             raise board.session_over(session) from None
+        except errors.Indeterminate:
+            self._entry_in_doubt = True
+            raise
         return [
             head.posting(new.key, outcome.revision * PLACES + head.place, new.body)
             for new, head, outcome in zip(postings, heads, outcomes, strict=True)

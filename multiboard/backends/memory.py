@@ -62,11 +62,13 @@ class _Board:
     tokens: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     log: deque[Change] = field(default_factory=lambda: deque(maxlen=HISTORY))
     told: int = 0
-    #: What leases ended by, and what was consumed, for REPEAT_WINDOW: (when, value).
+    #: What leases ended by, what was consumed or purged, and the claim ids that were used up, for
+    #: REPEAT_WINDOW: (when, value).
     ended: OrderedDict[tuple[str, int], tuple[float, ChangeKind]] = field(
         default_factory=OrderedDict
     )
     consumed: OrderedDict[str, tuple[float, Posting]] = field(default_factory=OrderedDict)
+    spent: OrderedDict[str, tuple[float, int]] = field(default_factory=OrderedDict)
 
 
 _boards: dict[tuple[str, str], _Board] = {}
@@ -217,6 +219,7 @@ class MemoryBackend(primitives.Backend):
             record.due_at = boottime()
             board.trash[lease.key] = record
         board.ended[lease.key, lease.token] = (boottime(), kind)
+        board.spent[lease.claim_id] = (boottime(), lease.token)
         self._tell(board, kind, lease.key, lease.token)
         return None
 
@@ -241,8 +244,11 @@ class MemoryBackend(primitives.Backend):
         board = self._opened()
         with board.changed:
             self._reap(board)
-            entries: dict[str, Any] = board.trash if shelf is Shelf.TRASH else board.entities
-            return [entries.pop(key, None) is not None for key in keys]
+            if shelf is Shelf.ENTITIES:
+                return [board.entities.pop(key, None) is not None for key in keys]
+            gone = [board.trash.pop(key, None) for key in keys]
+            board.consumed.update((r.posting.key, (boottime(), r.posting)) for r in gone if r)
+            return [record is not None for record in gone]
 
     # -- lock --------------------------------------------------------------------------------
 
@@ -273,7 +279,7 @@ class MemoryBackend(primitives.Backend):
                 if lease is not None and lease.claim_id in wanted and lease.session == session:
                     wanted.discard(lease.claim_id)
                     won.append((self._shown(record), lease))
-            unused = [claim_id for claim_id in claim_ids if claim_id in wanted]
+            unused = [c for c in claim_ids if c in wanted and c not in board.spent]
             due = (r for r in in_order if r.posting.lease is None and r.due_at <= boottime())
             for claim_id, record in zip(unused, due, strict=False):
                 lease = self._lease(board, record, holder, claim_id, session, expires_in)
@@ -301,6 +307,7 @@ class MemoryBackend(primitives.Backend):
             record = self._leased(board, lease)
             record.due_at = boottime() + delay
             self._end_lease(board, record, ChangeKind.RELEASED)
+            board.spent[lease.claim_id] = (boottime(), lease.token)
 
     # -- feed --------------------------------------------------------------------------------
 
@@ -385,6 +392,8 @@ class MemoryBackend(primitives.Backend):
                 assert found is not None
                 return found
             raise errors.LeaseHeld(posting.key, posting.lease.holder)
+        if claim_id in board.spent:
+            raise errors.LeaseLost(posting.key, board.spent[claim_id][1])
         # The board counts, not the posting: a key that was purged and added again goes on rising.
         token = next(board.tokens)
         lease = Lease(posting.key, holder, claim_id, token, session, expires_in)
@@ -451,7 +460,7 @@ class MemoryBackend(primitives.Backend):
                 self._end_lease(board, record, ChangeKind.EXPIRED)
         for key in [k for k, (_, owner) in board.entities.items() if owner not in board.sessions]:
             del board.entities[key]
-        for memory in (board.ended, board.consumed):
+        for memory in (board.ended, board.consumed, board.spent):
             while memory and next(iter(memory.values()))[0] < now - REPEAT_WINDOW:
                 memory.popitem(last=False)
 

@@ -59,6 +59,7 @@ class RedisBackend(primitives.Backend):
         self._board = board.Board(find, keys, settings.namespace, patience, replicas(settings))
         #: By boottime: when a reader last ended what was over.
         self._reaped_at = 0.0
+        self._spent = primitives.SpentClaims()
 
     @classmethod
     def from_url(cls, url: Url) -> Mapping[str, Any]:
@@ -180,6 +181,7 @@ class RedisBackend(primitives.Backend):
             reply = self._board.run("remove", kind.value, *args, plain=plain)
             for lease, told in zip(chunk, reply[1], strict=True):
                 if told == b"OK":
+                    self._spent.note(lease.claim_id)
                     answers.append(None)
                 elif told == b"LOST":
                     answers.append(errors.LeaseLost(lease.key, lease.token))
@@ -205,6 +207,8 @@ class RedisBackend(primitives.Backend):
     def acquire(
         self, key: str, holder: str, claim_id: str, expires_in: float | None = None
     ) -> Lease:
+        if claim_id in self._spent:
+            raise errors.LeaseLost(key, 0, f"claim id {claim_id!r} had its lease")
         labels = (values.encoded(holder), values.encoded(claim_id))
         args = (key, *labels, values.micro(expires_in or 0.0))
         reply, session = self._leasing("acquire", args, expires_in, plain=True)
@@ -221,7 +225,7 @@ class RedisBackend(primitives.Backend):
     ) -> Sequence[tuple[Posting, Lease]]:
         kept: list[Posting] = []
         won: list[Posting] = []
-        for chunk in values.chunks(claim_ids):
+        for chunk in values.chunks([one for one in claim_ids if one not in self._spent]):
             wanted, more = dict.fromkeys(chunk), 1
             while wanted and more:
                 span = values.micro(expires_in or 0.0)
@@ -244,6 +248,7 @@ class RedisBackend(primitives.Backend):
 
     def release(self, lease: Lease, delay: float = 0.0) -> None:
         self._leased(lease, "release", values.micro(delay))
+        self._spent.note(lease.claim_id)
 
     def keepalive(self, within: float | None = None) -> float:
         self._attended("keepalive", (), within=within)

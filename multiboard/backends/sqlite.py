@@ -76,6 +76,7 @@ class SQLiteBackend(primitives.Backend):
     def __init__(self, settings: primitives.Settings) -> None:
         super().__init__(settings)
         self._opening: Opening | None = None
+        self._spent = primitives.SpentClaims()
 
     @classmethod
     def from_url(cls, url: Url) -> Mapping[str, Any]:
@@ -262,6 +263,7 @@ class SQLiteBackend(primitives.Backend):
             for lease in leases:
                 try:
                     step.remove(lease, to)
+                    self._spent.note(lease.claim_id)
                     answers.append(None)
                 except (errors.PostingNotFound, errors.LeaseLost) as error:
                     repeated = (
@@ -316,6 +318,8 @@ class SQLiteBackend(primitives.Backend):
                 if held.claim_id == claim_id and held.session == session:
                     return held
                 raise errors.LeaseHeld(key, held.holder)
+            if claim_id in self._spent:
+                raise errors.LeaseLost(key, row[11], f"claim id {claim_id!r} had its lease")
             if row[13] is not None:  # a lease that is over and that nobody has taken down
                 step.expire(row)
             leased = step.grant(row[0], posting, holder, claim_id, session, expires_in)
@@ -333,7 +337,7 @@ class SQLiteBackend(primitives.Backend):
             for claim_id in claim_ids:
                 held = step.held(claim_id, session)
                 won += held
-                if not held:
+                if not held and claim_id not in self._spent:
                     unused.append(claim_id)
             won.sort(key=lambda pair: pair[0].place)
             if not unused:
@@ -366,6 +370,7 @@ class SQLiteBackend(primitives.Backend):
             step.reap()
             try:
                 step.release(lease, float(delay))
+                self._spent.note(lease.claim_id)
             except (errors.PostingNotFound, errors.LeaseLost):
                 if not step.has_ended(lease, ChangeKind.RELEASED):
                     raise

@@ -247,6 +247,37 @@ def test_what_is_gone_is_forgotten_after_a_while_and_tokens_rise_all_the_same(
     assert sorted(raw.hkeys(consumed)) == sorted([b"a", *(key.encode() for key in others)])
 
 
+def test_a_purged_key_that_is_forgotten_is_new_and_its_tokens_rise(
+    board: RedisBackend, raw: Any
+) -> None:
+    board.add([NewPosting("a", b"1")])
+    last = board.acquire("a", "me", "c1")
+    board.remove([last], Shelf.TRASH)
+    assert board.purge(["a"]) == [True]
+    assert isinstance(board.add([NewPosting("a", b"1")])[0], errors.PostingNotFound)
+    assert isinstance(board.add([NewPosting("a", b"2")])[0], errors.PostingExists)
+    raw.delete(key_of(board, "consumed"))
+    [again] = board.add([NewPosting("a", b"2")])
+    assert (again.body, again.attempts) == (b"2", 0)
+    assert board.acquire("a", "me", "c2").token > last.token
+    assert [type(error) for error in board.remove([last])] == [errors.LeaseLost]
+
+
+def test_callers_that_lost_answers_are_forgotten_after_a_while(
+    board: RedisBackend, raw: Any
+) -> None:
+    meta = key_of(board, "meta")
+    old = {f"w{number:015x}": f"000000001{(time.time() - 301) * 1e6:.0f}" for number in range(40)}
+    raw.hset(meta, mapping=old)
+    process = board._board._process()
+    for _ in range(40):
+        process.lost_answer(process.mark)
+        board.add([NewPosting("a", b"1")])
+        raw.hincrby(meta, f"filler{raw.hlen(meta)}", 1)
+    callers = [name for name in raw.hkeys(meta) if name.startswith(b"w")]
+    assert callers == [process.mark[:16].encode()]
+
+
 def test_bodies_of_the_largest_size_are_read_in_parts(board: RedisBackend) -> None:
     large = os.urandom(board.traits.max_body)
     board.add([NewPosting(f"a{number}", large) for number in range(3)])

@@ -387,6 +387,21 @@ def test_two_processes_hammering(board: SQLiteBackend, child: Callable[..., Chil
     assert board.count() == 0
 
 
+def test_a_purged_key_that_is_forgotten_is_new_and_its_tokens_rise(
+    make: Callable[..., SQLiteBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = make()
+    post(board, "a")
+    last = board.acquire("a", "h", "c1")
+    board.remove([last], Shelf.TRASH)
+    assert board.purge(["a"]) == [True]
+    assert isinstance(board.add([NewPosting("a", b"another")])[0], errors.PostingExists)
+    monkeypatch.setattr("multiboard.backends._sqlite.step.REPEAT_WINDOW", 0.0)
+    board.add([NewPosting("a", b"another")])
+    assert [(p.body, p.attempts) for p in board.list().postings] == [(b"another", 0)]
+    assert board.acquire("a", "h", "c2").token > last.token
+
+
 def test_what_is_over_is_tidied_up(
     make: Callable[..., SQLiteBackend], path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -356,3 +356,38 @@ class PageSkipsOne(memory.MemoryBackend):
         if after is not None:
             after = (after[0], after[1] + 1)
         return super().list(shelf, after=after, limit=limit)
+
+
+# -- what comes again ------------------------------------------------------------------------
+
+
+@caught_by("DIR-2", also="DIR-1")
+class PurgedComesBack(memory.MemoryBackend):
+    """Forgets at once what was purged."""
+
+    def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
+        answers = super().purge(keys, shelf)
+        for key in keys:
+            self._opened().consumed.pop(key, None)
+        return answers
+
+
+@caught_by("LEASE-2", "ERR-2", also="LEASE-1")
+class PurgedWasRemoved(memory.MemoryBackend):
+    """Takes a purged posting for one that its last lease removed."""
+
+    def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
+        answers = super().purge(keys, shelf)
+        ended = self._opened().ended
+        for place in [place for place in ended if place[0] in keys]:
+            ended[place] = (ended[place][0], ChangeKind.REMOVED)
+        return answers
+
+
+@caught_by("LEASE-6", "LEASE-1")
+class ClaimIdLeasesAgain(memory.MemoryBackend):
+    """Leases again by a claim id whose lease was given back or used up."""
+
+    def _reap(self, board: Any) -> None:
+        super()._reap(board)
+        board.spent.clear()

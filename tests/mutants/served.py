@@ -56,6 +56,8 @@ class ServedBackend(Delegate):
 
     def _begin(self) -> None:
         self.who = uuid.uuid4().hex
+        #: How many answers were lost: what was sent before the last loss is late.
+        self.losses = 0
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._idle: list[socket.socket] = []
@@ -145,6 +147,7 @@ class ServedBackend(Delegate):
             "verb": verb,
             "args": dict(args),
             "who": self.who,
+            "losses": self.losses,
             "namespace": self.settings.namespace,
             "session_timeout": self.settings.session_timeout,
             "known": self.known,
@@ -193,6 +196,7 @@ class ServedBackend(Delegate):
         """Return the error of a request whose answer did not come."""
         if verb in READS:
             return errors.Unavailable(f"no answer: {error}")
+        self.losses += 1
         return errors.Indeterminate(f"no answer: {error}")
 
     def _take(self) -> socket.socket:

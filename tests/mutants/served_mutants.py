@@ -194,3 +194,12 @@ class SessionOfItsParent(served.ServedBackend):
 
     def after_fork(self) -> None:
         self._pid = os.getpid()
+
+
+@caught_by("ERR-2", "LEASE-2", "DIR-2")
+class LateIsInTime(served.ServedBackend):
+    """Does not tell its server which requests it gave up."""
+
+    def ask(self, verb: str, args: Mapping[str, Any], waits: float = 0.0) -> Any:
+        self.losses = 0
+        return super().ask(verb, args, waits)

@@ -31,6 +31,8 @@ class Boards:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._clients: dict[tuple[str, str], Any] = {}
+        #: How many answers each client lost, as its latest request says.
+        self.losses: defaultdict[str, int] = defaultdict(int)
         #: Held by clients of a mutant, from one request to a later one.
         self.held: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._kept: dict[str, dict[str, Any]] = {}
@@ -136,6 +138,9 @@ class Conversation(socketserver.StreamRequestHandler):
             raise errors.BoardLost(PUT_BACK)
         if request.get("forgets"):
             client._opened().consumed.clear()
+        boards.losses[request["who"]] = max(boards.losses[request["who"]], request["losses"])
+        if request["losses"] < boards.losses[request["who"]]:
+            raise errors.Unavailable("the client gave this request up, and asked again since")
         return apply(client, verb, request["args"])
 
 

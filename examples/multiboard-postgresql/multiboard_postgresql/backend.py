@@ -28,6 +28,7 @@ from multiboard.primitives import (
     Posting,
     Settings,
     Shelf,
+    SpentClaims,
     Traits,
     Url,
     setting,
@@ -91,6 +92,9 @@ class _Here:
         self.pool = wire.Pool(words, settings.connect_timeout, settings.operation_timeout)
         self.ear = Ear(self.pool.dial, settings.namespace, settings.operation_timeout / 2)
         self.session = _Session(uuid.uuid4().hex)
+        self.name = uuid.uuid4().hex
+        #: How many answers were lost: with the next request, what was sent before is void.
+        self.losses = 0
 
 
 class PostgreSQLBackend(Backend):
@@ -104,6 +108,7 @@ class PostgreSQLBackend(Backend):
         self._incarnation: str | None = None
         # By process id. What was inherited over a fork stays here: it is neither used nor closed.
         self._parts: dict[int, _Here] = {}
+        self._spent = SpentClaims()
 
     @classmethod
     def from_url(cls, url: Url) -> Mapping[str, Any]:
@@ -182,6 +187,7 @@ class PostgreSQLBackend(Backend):
         if here.session.begun is not None:
             try:
                 at_most = min(1.0, self.settings.operation_timeout)
+                known = f"{known} {here.name} {here.losses}"
                 here.pool.ask(
                     "leave", self.settings.namespace, known, here.session.id, timeout=at_most
                 )
@@ -214,9 +220,13 @@ class PostgreSQLBackend(Backend):
         return self._incarnation
 
     def _ask(self, verb: str, *arguments: Any, timeout: float | None = None) -> Sequence[Row]:
-        known = self._known()
-        pool = self._here().pool
-        return pool.ask(verb, self.settings.namespace, known, *arguments, timeout=timeout)
+        here, losses = self._here(), self._here().losses
+        known = f"{self._known()} {here.name} {losses}"
+        try:
+            return here.pool.ask(verb, self.settings.namespace, known, *arguments, timeout=timeout)
+        except errors.Indeterminate:
+            here.losses = losses + 1
+            raise
 
     def _read(self, verb: str, *arguments: Any) -> Sequence[Row]:
         try:
@@ -306,7 +316,10 @@ class PostgreSQLBackend(Backend):
         for part in in_parts(leases):
             keys, tokens = [lease.key for lease in part], [lease.token for lease in part]
             rows = self._ask("remove", keys, tokens, to is Shelf.TRASH)
-            answers += [failure_of(lease, row) for lease, row in zip(part, rows, strict=True)]
+            for lease, row in zip(part, rows, strict=True):
+                answers.append(failure_of(lease, row))
+                if answers[-1] is None:
+                    self._spent.note(lease.claim_id)
         return answers
 
     def restore(self, key: str) -> Posting:
@@ -340,6 +353,8 @@ class PostgreSQLBackend(Backend):
     def acquire(
         self, key: str, holder: str, claim_id: str, expires_in: float | None = None
     ) -> Lease:
+        if claim_id in self._spent:
+            raise errors.LeaseLost(key, 0, f"claim id {claim_id!r} had its lease")
         session, rows = self._ask_in_session("acquire", key, holder, claim_id, expires_in)
         if not rows:
             raise errors.PostingNotFound(key)
@@ -352,7 +367,8 @@ class PostgreSQLBackend(Backend):
     def acquire_next(
         self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
     ) -> Sequence[tuple[Posting, Lease]]:
-        _, rows = self._ask_in_session("acquire_next", holder, list(claim_ids), expires_in)
+        unspent = [claim_id for claim_id in claim_ids if claim_id not in self._spent]
+        _, rows = self._ask_in_session("acquire_next", holder, unspent, expires_in)
         won = self._whole(rows)
         return [(posting, posting.lease) for posting in won if posting.lease is not None]
 
@@ -365,6 +381,7 @@ class PostgreSQLBackend(Backend):
     def release(self, lease: Lease, delay: float = 0.0) -> None:
         (row,) = self._ask("release", lease.key, lease.token, float(delay))
         raise_any(failure_of(lease, row))
+        self._spent.note(lease.claim_id)
 
     # -- the feed --------------------------------------------------------------------------------
 

@@ -68,20 +68,33 @@ BEGIN
     WHERE namespace = board;
     DELETE FROM multiboard.events WHERE namespace = board AND id <= newest;
     DELETE FROM multiboard.past WHERE namespace = board AND done_on <= t - interval '2 minutes';
+    DELETE FROM multiboard.callers WHERE namespace = board AND noted_on <= t - interval '2 minutes';
 END $$;
 
 -- How every verb that writes begins: lock the board, be sure that it is the one that was opened, and
 -- put an end to what has ended. Returns the instant of the verb, which is one after the lock.
+--
+-- "known" is the board's incarnation, a name of the calling process, and how many answers it has lost. A
+-- request that its caller gave up and repeated may reach us long after: it says that fewer were lost.
 CREATE FUNCTION multiboard.enter(board text, known text)
 RETURNS timestamptz LANGUAGE plpgsql AS $$
 DECLARE
     t timestamptz;
     swept timestamptz;
+    caller text := split_part(known, ' ', 2);
+    lost bigint := coalesce(nullif(split_part(known, ' ', 3), '')::bigint, 0);
 BEGIN
     SELECT swept_on INTO swept FROM multiboard.boards
-    WHERE namespace = board AND incarnation = known FOR UPDATE;
+    WHERE namespace = board AND incarnation = split_part(known, ' ', 1) FOR UPDATE;
     IF NOT FOUND THEN RAISE EXCEPTION 'another board, or none' USING ERRCODE = 'MB001'; END IF;
     t := clock_timestamp();
+    IF EXISTS (SELECT FROM multiboard.callers
+        WHERE namespace = board AND name = caller AND losses > lost)
+    THEN RAISE EXCEPTION 'the caller gave this up and asked again' USING ERRCODE = 'MB003'; END IF;
+    IF lost > 0 THEN
+        INSERT INTO multiboard.callers VALUES (board, caller, lost, t)
+        ON CONFLICT (namespace, name) DO UPDATE SET losses = lost, noted_on = t;
+    END IF;
     PERFORM multiboard.reap(board, t);
     IF swept < t - interval '1 minute' THEN PERFORM multiboard.sweep(board, t); END IF;
     RETURN t;
@@ -92,7 +105,8 @@ CREATE FUNCTION multiboard.check_board(board text, known text)
 RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
 BEGIN
     IF NOT EXISTS (
-        SELECT FROM multiboard.boards WHERE namespace = board AND incarnation = known
+        SELECT FROM multiboard.boards
+        WHERE namespace = board AND incarnation = split_part(known, ' ', 1)
     ) THEN RAISE EXCEPTION 'another board, or none' USING ERRCODE = 'MB001'; END IF;
     RETURN clock_timestamp();
 END $$;

@@ -70,18 +70,27 @@ CREATE INDEX ON multiboard.postings (namespace) WHERE entity;
 CREATE INDEX ON multiboard.postings (namespace) WHERE NOT sound;
 
 -- What leases did, for two minutes: a release or a removal that is repeated finds itself here, and so
--- does the repeated add of a posting that was consumed meanwhile.
+-- does the repeated add of a posting that was consumed or purged meanwhile.
 CREATE TABLE multiboard.past (
     namespace text COLLATE "C" NOT NULL,
     key       text COLLATE "C" NOT NULL,
     token     bigint NOT NULL,
-    deed      text NOT NULL,  -- released, removed, trashed
+    deed      text NOT NULL,  -- released, removed, trashed; purged, by a number that is no lease's
     rank      integer,
     digest    bytea,
     done_on   timestamptz NOT NULL,
     PRIMARY KEY (namespace, key, token)
 );
 CREATE INDEX ON multiboard.past (namespace, done_on);
+
+-- Who lost answers, and how many: what they sent before the last of them comes too late, if it comes.
+CREATE TABLE multiboard.callers (
+    namespace text COLLATE "C" NOT NULL,
+    name      text COLLATE "C" NOT NULL,
+    losses    bigint NOT NULL,
+    noted_on  timestamptz NOT NULL,
+    PRIMARY KEY (namespace, name)
+);
 
 CREATE TABLE multiboard.events (
     namespace text COLLATE "C" NOT NULL,

@@ -59,7 +59,8 @@ BEGIN
         ELSE
             SELECT CASE WHEN rank = ranks[i] AND digest = sha256(bodies[i])
                    THEN 'gone' ELSE 'exists' END INTO answer.flaw
-            FROM multiboard.past WHERE namespace = board AND key = keys[i] AND deed = 'removed'
+            FROM multiboard.past
+            WHERE namespace = board AND key = keys[i] AND deed IN ('removed', 'purged')
             ORDER BY token DESC LIMIT 1;
             IF NOT FOUND THEN
                 INSERT INTO multiboard.postings
@@ -184,12 +185,19 @@ END $$;
 
 CREATE FUNCTION multiboard.purge(board text, known text, keys text[], on_shelf text)
 RETURNS SETOF boolean LANGUAGE plpgsql AS $$
+DECLARE
+    t timestamptz := multiboard.enter(board, known);
+    old record;
 BEGIN
-    PERFORM multiboard.enter(board, known);
     FOR i IN 1 .. cardinality(keys) LOOP
         DELETE FROM multiboard.postings
-        WHERE namespace = board AND shelf = on_shelf AND key = keys[i] AND sound;
+        WHERE namespace = board AND shelf = on_shelf AND key = keys[i] AND sound
+        RETURNING entity, rank, sha256(body) AS digest INTO old;
         RETURN NEXT FOUND;
+        IF FOUND AND NOT old.entity THEN
+            INSERT INTO multiboard.past VALUES (
+                board, keys[i], nextval('multiboard.numbers'), 'purged', old.rank, old.digest, t);
+        END IF;
     END LOOP;
 END $$;
 

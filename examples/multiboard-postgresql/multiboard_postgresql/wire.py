@@ -26,6 +26,7 @@ KEPT = 4
 
 #: What our functions raise (see ``verbs.sql``), and what the server says when they are gone.
 SESSION_LOST = "MB002"
+LATE = "MB003"
 BOARD_LOST = {"MB001", "3F000", "42P01", "42883", "42704"}
 #: Classes of SQLSTATE after which the same statement may be tried again: connection, rollback,
 #: resources, operator intervention, system error, lock not available.
@@ -180,7 +181,9 @@ def _translated(error: BaseException, lost: bool) -> errors.MultiboardError:
         return errors.BoardLost(f"PostgreSQL: {said}")
     if state.startswith(NO_RIGHT):
         return errors.AccessDenied(f"PostgreSQL: {said}")
-    if state.startswith(MAY_PASS):  # the server answered: the statement was rolled back
+    if state == LATE or state.startswith(
+        MAY_PASS
+    ):  # the server answered: the statement was rolled back
         return errors.Unavailable(f"PostgreSQL: {said}")
     detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
     return errors.BackendError(f"PostgreSQL: {said}{detail}")

@@ -3,13 +3,12 @@
 
 It has no thread and is used by one thread at a time. It knows what was sent and what was not, and
 a forked child that leaves it alone does no harm: neither can be had of a gRPC library. It imports
-``h2`` and the standard library.
+``h2``, the primitives and the standard library.
 """
 
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import ssl
 import struct
@@ -24,6 +23,8 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
+
+from multiboard import primitives
 
 #: Bytes that a member may send before it hears that they were taken.
 WINDOW = 64 * 1024 * 1024
@@ -231,9 +232,7 @@ class Channel:
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             return True
         try:
-            poller = select.poll()
-            poller.register(self._socket, select.POLLIN)
-            return bool(poller.poll(timeout * 1000))
+            return bool(primitives.wait_for([self._socket], [], timeout)[0])
         except (OSError, ValueError) as error:  # closed by another thread
             raise Broken("the connection was closed") from error
 
@@ -253,10 +252,8 @@ class Channel:
             try:
                 data = data[self._socket.send(data) :]
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                poller = select.poll()
-                poller.register(self._socket, select.POLLOUT)
                 left = deadline - time.monotonic()
-                if left <= 0 or not poller.poll(left * 1000):
+                if left <= 0 or not primitives.wait_for([], [self._socket], left)[1]:
                     self._gone = True
                     raise Broken("the member took no data in time") from None
             except (OSError, ValueError) as error:

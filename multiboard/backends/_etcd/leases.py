@@ -56,12 +56,15 @@ class Leases(primitives.Backend):
         self._given = Recent()
         self._asked_for = Recent()
         self._in_doubt = False
+        self._spent = primitives.SpentClaims()
 
     # -- leasing ---------------------------------------------------------------------------------
 
     def acquire(
         self, key: str, holder: str, claim_id: str, expires_in: float | None = None
     ) -> Lease:
+        if claim_id in self._spent:
+            raise errors.LeaseLost(key, 0, f"claim id {claim_id!r} had its lease")
         board = self._board
         session = board.session() if expires_in is None else 0
         seen: Seen | Damage | None = self._known.pop(key, None)
@@ -144,7 +147,7 @@ class Leases(primitives.Backend):
         feed.ensure(patience)
         feed.wait_for(self._warden.settle(), patience)
         won: list[tuple[Posting, Lease]] = []
-        wanted = list(claim_ids)
+        wanted = [claim_id for claim_id in claim_ids if claim_id not in self._spent]
         if self._in_doubt or any(claim_id in self._asked_for for claim_id in wanted):
             won = self._won_before(wanted, session)
             wanted = [c for c in wanted if c not in {lease.claim_id for _, lease in won}]
@@ -323,6 +326,7 @@ class Leases(primitives.Backend):
             for index, outcome in zip(steps, outcomes, strict=True):
                 if outcome.done:
                     self._warden.drop(leases[index].key)
+                    self._spent.note(leases[index].claim_id)
                     answers[index] = None
                 else:
                     left.append(index)

@@ -76,6 +76,19 @@ class _Process:
         self.connections = connections
         self.lock = threading.Lock()
         self.session: _Session | None = None
+        self._name = f"w{secrets.token_hex(8)[1:]}"
+        self._losses = 0
+        #: What every request says of the process: its name, and how many answers it lost.
+        self.mark = f"{self._name}{0:09}"
+        #: The mark that the store is known to have, so that what was sent before is late.
+        self.noted = self.mark
+
+    def lost_answer(self, mark: str) -> None:
+        """Let what was sent with this mark be void once the store has the next one."""
+        with self.lock:
+            if mark == self.mark:
+                self._losses += 1
+                self.mark = f"{self._name}{self._losses:09}"
 
     def attend(self) -> _Session:
         with self.lock:
@@ -173,7 +186,7 @@ class Board:
         if process is None:
             return
         if process.session is not None:
-            args = (incarnation, process.session.number)
+            args = (f"{process.mark}{incarnation}", process.session.number)
             with contextlib.suppress(errors.MultiboardError):  # then it ends by its time-out
                 self._checked(process.connections, "close", args, within=FAREWELL)
         process.connections.close()
@@ -193,22 +206,15 @@ class Board:
 
         Raises: what :meth:`Connections.run` raises, ``BoardLost``.
         """
-        if plain:
+        incarnation, process = self.incarnation, self._process()
+        # A plain script does not note that an answer was lost.
+        if plain and process.mark == process.noted:
             reply = self.run(name + PLAIN, *args, wakes=wakes)
             if reply[0] != b"OTHER":
                 return reply
-        incarnation = self.incarnation
         if self._lost is not None:
             raise errors.BoardLost(self._lost)
-        connections = self._process().connections
-        within = None if within is None else min(within, connections.patience)
-        try:
-            args = (incarnation, *args)
-            reply = self._checked(connections, name, args, within=within, wakes=wakes)
-        except errors.BackendError as error:
-            if wakes and connections.closed:
-                raise errors.Closed("the redis board was closed") from error
-            raise
+        reply = self._sent(process, name, incarnation, args, within, wakes)
         if reply[0] == b"LOST":
             raise errors.BoardLost(
                 f"{self.address}: the board {self._namespace!r} that was opened is gone: the store"
@@ -222,6 +228,39 @@ class Board:
             )
             raise errors.BoardLost(self._lost)
         return reply
+
+    def _sent(
+        self,
+        process: _Process,
+        name: str,
+        incarnation: str,
+        args: Sequence[Any],
+        within: float | None,
+        wakes: bool,
+    ) -> Any:
+        """Run a script under the mark of a process; ask again where that was an old one."""
+        patience = process.connections.patience
+        within = None if within is None else min(within, patience)
+        while True:
+            mark = process.mark
+            try:
+                marked = (mark + incarnation, *args)
+                reply = self._checked(process.connections, name, marked, within=within, wakes=wakes)
+            except errors.MultiboardError as error:
+                if isinstance(error, errors.Indeterminate) and name not in UNAWAITED:
+                    process.lost_answer(mark)
+                if isinstance(error, errors.BackendError) and wakes and process.connections.closed:
+                    raise errors.Closed("the redis board was closed") from error
+                raise
+            except BaseException:  # whoever waited for the answer was interrupted
+                process.lost_answer(mark)
+                raise
+            if reply[0] != b"LATE":
+                if not name.endswith(PLAIN) and not self._call(name).script.read_only:
+                    process.noted = mark
+                return reply
+            if mark == process.mark:
+                raise errors.Unavailable(f"{self.address}: took a request for one given up before")
 
     def attended(
         self,
@@ -287,7 +326,7 @@ class Board:
         within: float | None = None,
         wakes: bool = False,
     ) -> Any:
-        call = self._calls.get((name, self.version)) or self._call(name)
+        call = self._call(name)
         try:
             reply = connections.run(call, args, within=within, wakes=wakes)
         except WrongType as error:
@@ -301,12 +340,17 @@ class Board:
         return reply
 
     def _call(self, name: str) -> Call:
+        return self._calls.get((name, self.version)) or self._made(name)
+
+    def _made(self, name: str) -> Call:
         # A server reads flags in a script's first line from 7.0; one that hides its version is
         # older, since from then on scripts know it.
         flags = int(self.version.partition(".")[0] or 0) >= 7
         what, touch = script(name, flags), None
         if self.replicas and not what.read_only and name not in UNAWAITED:
-            touch = self._call_of(script("touch", flags)).in_full((f"{self.incarnation} 0",))
+            # What is known of how far the board has come is added where it is sent.
+            mark = f"{'-':16}{0:09}{self.incarnation} 0"
+            touch = self._call_of(script("touch", flags)).in_full((mark,))
         call = self._calls[name, self.version] = self._call_of(what, touch)
         return call
 

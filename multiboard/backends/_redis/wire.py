@@ -8,7 +8,6 @@ costs as much as the call's own work. It knows no boards and no errors of ours.
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import struct
 import sys
@@ -17,6 +16,8 @@ from typing import Any
 
 import hiredis
 from redis import exceptions as native
+
+from multiboard import primitives
 
 _RECEIVE = 65536
 _NOTHING_YET = object()
@@ -109,18 +110,23 @@ class Wire:
 
     def usable(self) -> bool:
         """Return whether the connection is open, with nothing left to read in it."""
+        sock = self.sock
+        if sock is None:  # dropped
+            return False
         try:
-            poll = select.poll()
-            poll.register(self.sock, select.POLLIN)
-            return not poll.poll(0)
-        except (OSError, ValueError, TypeError):  # closed, or dropped
+            return not primitives.wait_for([sock], [], 0.0)[0]
+        except (OSError, ValueError):  # closed meanwhile
             return False
 
     def interrupt(self) -> None:
         """Wake whoever waits in :meth:`ask`, who sees the connection closed."""
         # Only the system call: the reader owns the connection and all that is above it.
         with contextlib.suppress(OSError, TypeError):
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+            if hasattr(socket.socket, "shutdown"):
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+            else:  # eventlet's sockets have one inside them, or are that one
+                native = getattr(self.sock, "fd", self.sock)
+                socket.SocketType.shutdown(native, socket.SHUT_RDWR)
 
     @property
     def dropped(self) -> bool:

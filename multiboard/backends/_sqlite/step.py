@@ -289,14 +289,18 @@ class Step:
         return Posting(new.key, new.rank, serial, new.body, 0, 0, self.wall, self.wall)
 
     def purge(self, key: str) -> bool:
-        """Delete a trashed posting."""
+        """Delete a trashed posting; its row stays for a while, as that of a consumed one."""
         found = self.execute(
             "SELECT id FROM multiboard_postings WHERE board = ? AND key = ? AND shelf = 'trash'",
             (self._board, key),
         ).fetchone()
         if found is not None:
             self.execute("DELETE FROM multiboard_bodies WHERE posting = ?", found)
-            self.execute("DELETE FROM multiboard_postings WHERE id = ?", found)
+            # No lease has the token 0: it is gone, and none removed it.
+            self.execute(
+                "UPDATE multiboard_postings SET shelf = NULL, gone_at = ?, token = 0 WHERE id = ?",
+                (self.now, *found),
+            )
         return found is not None
 
     def held(self, claim_id: str, session: str | None) -> list[tuple[Posting, Lease]]:

@@ -410,3 +410,15 @@ def loses_transactions(version: str) -> bool:
 def is_fresh(posting: primitives.Posting) -> bool:
     """Tell whether nobody ever claimed the posting."""
     return posting.attempts == 0 and posting.lease is None
+
+
+def given_back(lease: Lease, seen: Any) -> bool:
+    """Tell whether the state shows that this very lease was given back."""
+    state = seen.state if isinstance(seen, Seen) else None
+    return state is not None and state.token == lease.token and state.lease is None
+
+
+def died(lease: Lease, seen: Any) -> bool:
+    """Tell whether the state shows that this very lease ended by itself."""
+    state = seen.state if isinstance(seen, Seen) else None
+    return state is not None and state.token == lease.token and state.lease is not None

@@ -46,6 +46,7 @@ class Leases(primitives.Backend):
         #: The serials of postings that nobody ever claimed.
         self._fresh: dict[str, int] = {}
         self._states: dict[str, layout.State] = {}
+        self._spent = primitives.SpentClaims()
 
     def _note_fresh(self, postings: Iterable[Posting]) -> None:
         """Remember that nobody ever claimed these: a claim of one needs no look before."""
@@ -87,6 +88,8 @@ class Leases(primitives.Backend):
     def acquire(
         self, key: str, holder: str, claim_id: str, expires_in: float | None = None
     ) -> Lease:
+        if claim_id in self._spent:
+            raise errors.LeaseLost(key, 0, f"claim id {claim_id!r} had its lease")
         link = self._board.session() if expires_in is None else self._board.link()
         return self._acquire(link, key, layout.Hold(holder, claim_id, expires_in))
 
@@ -187,7 +190,7 @@ class Leases(primitives.Backend):
             raise errors.Unavailable("the connection to ZooKeeper was lost meanwhile")
         feed.look_after(link, board.now, wait=True)
         session = link.id if expires_in is None else None
-        wanted = list(claim_ids)
+        wanted = [claim_id for claim_id in claim_ids if claim_id not in self._spent]
         won: list[tuple[Posting, Lease]] = []
         mine = feed.claimed_as({layout.claim_mark(claim_id) for claim_id in wanted})
         for posting in self.get(mine) if mine else ():
@@ -330,6 +333,7 @@ class Leases(primitives.Backend):
             applied = bool(memory.done(what)) or memory.resolve(what, link)
             if applied:
                 memory.note(what)
+                self._spent.note(lease.claim_id)
                 answers[index] = None
             elif applied is None:
                 unknown.add(index)
@@ -350,7 +354,7 @@ class Leases(primitives.Backend):
         for index, outcome in zip(writes, link.commit(writes.values()), strict=True):
             what = (how, layout.lease_name(leases[index]))
             if outcome.stat is not None:
-                self._ended(what)
+                self._ended(what, leases[index])
                 answers[index] = None
             elif outcome.refused is not None:
                 again.append(index)
@@ -362,8 +366,9 @@ class Leases(primitives.Backend):
             answers[index] = self._end_again(link, leases[index], how, delay, known=known)
         return [answers[index] for index in range(len(leases))]
 
-    def _ended(self, what: tuple[str, str]) -> None:
+    def _ended(self, what: tuple[str, str], lease: Lease) -> None:
         self._board.memory.note(what)
+        self._spent.note(lease.claim_id)
         self._states.pop(what[1], None)
 
     def _look_where_needed(
@@ -412,10 +417,10 @@ class Leases(primitives.Backend):
             now = board.time_for(link, [seen])
             lost = self._lost(lease, seen, now)
             if lost is not None:
-                if not known and how == "release" and self._released(lease, seen):
-                    self._ended(what)
+                if not known and how == "release" and layout.given_back(lease, seen):
+                    self._ended(what, lease)
                     return None
-                if not known and not self._died(lease, seen):
+                if not known and not layout.died(lease, seen):
                     raise errors.Indeterminate(
                         f"whether the {how} of posting {lease.key!r} was applied can't be known "
                         "any more: the session that would tell has ended"
@@ -425,7 +430,7 @@ class Leases(primitives.Backend):
             evidence = board.memory.evidence(how, lease.key)
             outcome = link.commit([(operations, evidence)])[0]
             if outcome.stat is not None:
-                self._ended(what)
+                self._ended(what, lease)
                 return None
             if outcome.refused is None:
                 troubles: list[errors.MultiboardError] = []
@@ -434,18 +439,6 @@ class Leases(primitives.Backend):
             elif isinstance(outcome.refused[1], NodeExists):
                 return errors.PostingExists(lease.key, "the trash holds something of that name")
         raise errors.Unavailable(f"the lease on {lease.key!r} changes too fast")
-
-    @staticmethod
-    def _released(lease: Lease, seen: Any) -> bool:
-        """Tell whether the state shows that this very lease was given back."""
-        state = seen.state if isinstance(seen, Seen) else None
-        return state is not None and state.token == lease.token and state.lease is None
-
-    @staticmethod
-    def _died(lease: Lease, seen: Any) -> bool:
-        """Tell whether the state shows that this very lease ended by itself."""
-        state = seen.state if isinstance(seen, Seen) else None
-        return state is not None and state.token == lease.token and state.lease is not None
 
     def _end_operations(
         self, link: Link, lease: Lease, how: str, delay: float, found: Any

@@ -7,14 +7,14 @@
 - A server that answers nothing is left, also by a client that goes on asking.
 - No threads but the connection's own, no epoll for each wait, no requests in the log.
 
-It imports kazoo only; what it tells, it tells the ``link`` that a client is made with.
+It imports kazoo and the primitives; what it tells, it tells the ``link`` that a client is made
+with.
 """
 
 from __future__ import annotations
 
 import collections
 import logging
-import select
 import ssl
 import time
 from collections.abc import Sequence
@@ -25,6 +25,8 @@ from kazoo.client import KazooClient
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol import serialization as wire
 from kazoo.protocol.connection import ConnectionHandler
+
+from multiboard import primitives
 
 LOG = logging.getLogger(__name__)
 
@@ -115,8 +117,6 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]
         super().__init__()
         self.dial_timeout = dial_timeout
         self.failure: BaseException | None = None
-        self._poll = select.poll()
-        self._polled: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     def start(self) -> None:
         """Start nothing."""
@@ -140,29 +140,8 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]
     def select(
         self, readers: Sequence[Any], writers: Sequence[Any], _errors: Any, timeout: Any = None
     ) -> tuple[list[Any], list[Any], list[Any]]:
-        """Wait by a poll made once: kazoo makes and closes an epoll for each wait."""
-        wanted = (tuple(r.fileno() for r in readers), tuple(w.fileno() for w in writers))
-        if wanted != self._polled:
-            self._poll, self._polled = select.poll(), wanted
-            for descriptor in wanted[0]:
-                self._poll.register(descriptor, select.POLLIN)
-            for descriptor in wanted[1]:
-                self._poll.register(descriptor, select.POLLOUT)
-        found = self._poll.poll(None if timeout is None else max(0.0, timeout) * 1000)
-        ready = {descriptor for descriptor, _ in found}
-        return (
-            [
-                one
-                for one, descriptor in zip(readers, wanted[0], strict=True)
-                if descriptor in ready
-            ],
-            [
-                one
-                for one, descriptor in zip(writers, wanted[1], strict=True)
-                if descriptor in ready
-            ],
-            [],
-        )
+        """Wait without the epoll that kazoo makes and closes for each wait."""
+        return (*primitives.wait_for(readers, writers, timeout), [])
 
 
 class _Connection(ConnectionHandler):  # type: ignore[misc]

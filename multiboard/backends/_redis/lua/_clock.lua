@@ -2,11 +2,13 @@
 -- Stands before every script of the board except open.lua, behind a line that names the keys of
 -- which the script says "-- keys:" and the check of the rights (rights.py). All share one hash tag.
 --
--- ARGV[1]  the incarnation of the board that the caller opened, and the number of the last change
---          that it knows of on this server
+-- ARGV[1]  16 characters that name the calling process, 9 digits that count the answers it lost,
+--          the incarnation of the board that it opened, and the number of the last change that it
+--          knows of on this server
 -- Replies  {number of the last change, ...}, and behind that: 'LOST' where the store holds another
---          board or none, 'BACK' where it holds an earlier state of it, and nothing was changed;
---          otherwise as the script says
+--          board or none, 'BACK' where it holds an earlier state of it, 'LATE' where the caller
+--          gave this request up and was answered since, and nothing was changed; otherwise as the
+--          script says
 --
 -- Times are microseconds since the epoch by this server's clock, read once for the whole script.
 -- A place (rank, serial) is kept as one score: rank * 2^46 + serial, exact in a double. Scores
@@ -14,12 +16,14 @@
 
 local call = redis.call
 -- The number of the last change told, with the incarnation: a claim pays for each question.
-local meta = call('HMGET', META, 'incarnation', 'seq')
-local opened, known = string.match(ARGV[1], '^(.*) (%d+)$')
+local caller, losses = string.sub(ARGV[1], 1, 16), string.sub(ARGV[1], 17, 25)
+local opened, known = string.match(string.sub(ARGV[1], 26), '^(.*) (%d+)$')
+local meta = call('HMGET', META, 'incarnation', 'seq', caller)
 if meta[1] ~= opened then return {0, 'LOST'} end
 local seq = tonumber(meta[2]) or 0
 -- A number that is missing was deleted by a stranger: that is damage, and tells nothing.
 if meta[2] and seq < tonumber(known) then return {seq, 'BACK'} end
+if meta[3] and string.sub(meta[3], 1, 9) > losses then return {seq, 'LATE'} end
 
 local SERIALS = 70368744177664 -- 2^46: a place is rank * SERIALS + serial
 local HISTORY = '50000' -- changes that a slow reader may be behind before it hears a reset

@@ -20,6 +20,19 @@ local REPEAT_WINDOW = 300 * 1000000 -- how long a repeat is told from something 
 local REPEAT_COUNT = 250000 -- where more than this are remembered, ...
 local REPEAT_LEAST = 60 * 1000000 -- ... no longer than was promised
 
+-- A caller that lost an answer says so in its next request, and what it sent before is late from
+-- then on. The caller's field is kept for as long as a repeat is told from something new.
+if losses ~= '000000000' and not (meta[3] and string.sub(meta[3], 1, 9) == losses) then
+  call('HSET', META, caller, losses .. stamp)
+  if call('HLEN', META) % 16 == 0 then
+    local old = int(now - REPEAT_WINDOW)
+    for _, name in ipairs(call('HKEYS', META)) do
+      local noted = string.match(name, '^w%x+$') and call('HGET', META, name)
+      if noted and string.sub(noted, 10) < old then call('HDEL', META, name) end
+    end
+  end
+end
+
 -- Tell of a change. Ids are gap-free in their first part, so that a reader sees every hole; the
 -- second part is the time, so that a rewritten history does not look like the one that was read.
 local function tell(kind, key, fence)
@@ -181,6 +194,22 @@ end
 local function consumed(key)
   local fence, digest, when = string.match(call('HGET', CONSUMED, key) or '', '^(%d+) (%x+) (%d+)$')
   if when and tonumber(when) >= now - REPEAT_WINDOW then return fence, digest end
+end
+
+-- Remember that a posting is gone, and which lease removed it ('0': none, it was purged). Returns how
+-- many are remembered, of whom there were count. The old ones among some, taken at random, are
+-- forgotten, two for each that is remembered: in the long run no more than every other one is old,
+-- and no removal has to keep them in order.
+local function note_consumed(key, fence, digest, count)
+  count = count + call('HSET', CONSUMED, key, fence .. ' ' .. digest .. ' ' .. stamp)
+  if count % 64 ~= 0 then return count end
+  local before = now - (count < REPEAT_COUNT and REPEAT_WINDOW or REPEAT_LEAST)
+  local some = call('HRANDFIELD', CONSUMED, 128, 'WITHVALUES')
+  for i = 1, #some, 2 do
+    local when = string.match(some[i + 1], '^%d+ %x+ (%d+)$')
+    if when and tonumber(when) < before then call('HDEL', CONSUMED, some[i]) end
+  end
+  return count
 end
 
 -- Whether the caller's session lives; begins it where it never was and begin is '1'. What is to

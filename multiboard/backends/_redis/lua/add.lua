@@ -4,7 +4,7 @@
 -- ARGV     from 2, for each posting: key, rank, delay, digest of rank and body, body
 -- Replies  {'OK', now, {answer, ...}} with, for each posting,
 --          {'OK', score, state} where it was added or found, {'EXISTS'} where the key is taken,
---          {'GONE'} where this posting was consumed
+--          {'GONE'} where this posting was consumed or purged
 
 reap()
 local answers = {}

@@ -19,6 +19,8 @@ for i = 3, #ARGV do
       call('ZREM', PRESENT, key)
       -- Its session is dead and not yet reaped: it was not there any more.
       if p and not alive(p.session) then found = 0 end
+    elseif p then
+      note_consumed(key, '0', p.digest, call('HLEN', CONSUMED))
     end
   end
   answers[#answers + 1] = found

@@ -20,17 +20,6 @@ end
 local count = call('HLEN', CONSUMED)
 local answers = {}
 
--- Forget the old ones among some of the consumed, taken at random, two for each removal: in the
--- long run no more than every other one is old, and no removal has to keep them in order.
-local function forget()
-  local before = now - (count < REPEAT_COUNT and REPEAT_WINDOW or REPEAT_LEAST)
-  local some = call('HRANDFIELD', CONSUMED, 128, 'WITHVALUES')
-  for i = 1, #some, 2 do
-    local when = string.match(some[i + 1], '^%d+ %x+ (%d+)$')
-    if when and tonumber(when) < before then call('HDEL', CONSUMED, some[i]) end
-  end
-end
-
 for i = 3, #ARGV, 2 do
   local key, fence = ARGV[i], ARGV[i + 1]
   local p, score = find(key)
@@ -44,8 +33,7 @@ for i = 3, #ARGV, 2 do
       call('ZADD', TRASH, score, key)
       remember('trashed ' .. fence .. ' ' .. key)
     else
-      count = count + call('HSET', CONSUMED, key, fence .. ' ' .. p.digest .. ' ' .. stamp)
-      if count % 64 == 0 then forget() end
+      count = note_consumed(key, fence, p.digest, count)
     end
     call('ZREM', set, key)
     if claim then call('HDEL', CLAIMS, claim) end
