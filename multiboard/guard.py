@@ -40,6 +40,7 @@ BATCH = 500
 LONGEST = 100 * 365 * 86400.0
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9._/-]{1,200}")
 _CLAIM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 T = TypeVar("T")
@@ -85,7 +86,18 @@ class Guard(Backend):
         return self._once(self.backend.facts)
 
     def open(self) -> None:
-        self._once(self.backend.open)
+        try:
+            self._once(self.backend.open)
+        except errors.BoardNotFound as error:
+            if error.boards is not None:
+                raise
+            with contextlib.suppress(errors.MultiboardError):  # then they are not named
+                error = errors.BoardNotFound(error.namespace, error.place, self.boards())
+            raise error from error.__cause__
+
+    def boards(self) -> Sequence[str]:
+        # What else is there was not made by us, and may be anything.
+        return [name for name in self._once(self.backend.boards) if _NAMESPACE.fullmatch(name)]
 
     def close(self) -> None:
         self._closing.set()

@@ -370,12 +370,28 @@ class Backend(PostingDirectory, LeaseLock, ChangeFeed):
     def open(self) -> None:
         """Connect to the store, within ``connect_timeout``, and make the board if there is none.
 
+        With ``settings.create`` off nothing is made, not even what the first of all boards needs
+        (a file, a folder, a schema, a key): where there is no board, ``BoardNotFound`` is raised.
+
         It starts no thread and no session that the store does not force on it: a board is opened
         for a single posting.
 
         Raises: ``Unavailable`` (naming host and cause, never a password), ``AccessDenied``,
-        ``Unsupported`` (the server is too old; the message names the version needed).
+        ``Unsupported`` (the server is too old; the message names the version needed),
+        ``BoardNotFound`` (its ``boards`` may be left None).
         """
+
+    def boards(self) -> Sequence[str]:
+        """Return the namespaces of the boards that these settings lead to, sorted.
+
+        They are those of the same file, root or prefix, whatever ``settings.namespace`` is. It may
+        be called before :meth:`open`, makes nothing, and takes ``connect_timeout`` at the most.
+
+        This default is for a store that can't list them.
+
+        Raises: ``Unsupported``; ``Unavailable``, ``AccessDenied``.
+        """
+        raise errors.Unsupported(f"{type(self).__name__} can't list the boards of its store")
 
     @abc.abstractmethod
     def close(self) -> None:

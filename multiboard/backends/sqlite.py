@@ -108,10 +108,10 @@ class SQLiteBackend(primitives.Backend):
         if self._opening is not None:
             return
         files.check_process()
-        path = files.locate(self.settings.path)
         settings = self.settings
+        path = files.locate(settings.path, settings.create)
         board, incarnation, identity = schema.open_board(
-            path, settings.namespace, settings.connect_timeout
+            path, settings.namespace, settings.connect_timeout, settings.create
         )
         self._opening = Opening(
             path,
@@ -123,6 +123,10 @@ class SQLiteBackend(primitives.Backend):
             files.hub_of(identity),
             self._link(path, identity),
         )
+
+    def boards(self) -> Sequence[str]:
+        files.check_process()
+        return schema.boards(files.locate(self.settings.path, create=False))
 
     def _link(self, path: str, identity: tuple[int, int]) -> files.Link:
         settings = self.settings

@@ -3,8 +3,10 @@
 -- server old enough to have scripts: which one it is is not known before.
 --
 -- keys: meta feed gone
--- ARGV     1 the incarnation that a new board gets, 2 the format that the caller writes
+-- ARGV     1 the incarnation that a new board gets, or '' where none is to be made,
+--          2 the format that the caller writes
 -- Replies  {'OK', incarnation, version, aof}: version '' and aof '' where INFO is refused
+--          {'NONE', ''} where there is no board and none is to be made
 --          {'FORMAT', format} where the board is of another format; nothing changed
 --          {'OLD', version} where the server is older than 6.2; nothing changed
 --          {'DENIED', command} where the user may not do what the other scripts do
@@ -37,6 +39,7 @@ end
 
 local found = redis.call('HMGET', KEYS[1], 'incarnation', 'format')
 if found[1] and found[2] ~= ARGV[2] then return {'FORMAT', found[2] or ''} end
+if not found[1] and ARGV[1] == '' then return {'NONE', ''} end
 if not found[1] then
   redis.call('HSET', KEYS[1], 'incarnation', ARGV[1], 'format', ARGV[2])
 end
