@@ -24,6 +24,7 @@ from multiboard import errors
 from multiboard.primitives import (
     Backend,
     Changes,
+    FailureLog,
     Lease,
     NewPosting,
     Page,
@@ -73,6 +74,7 @@ class Guard(Backend):
         self._on_doubt = on_doubt
         self._patience = backend.settings.operation_timeout if patience is None else patience
         self._closing = threading.Event()
+        self._failures = FailureLog(LOG, f"Trying again for up to {self._patience:g} s")
 
     @property
     def traits(self) -> Traits:
@@ -254,15 +256,18 @@ class Guard(Backend):
         """
         doubts: MutableSequence[errors.Indeterminate] = [] if lost is None else lost
         try:
-            return self._once(operation)  # no machinery on the way that nearly every call takes
+            done = self._once(operation)  # no machinery on the way that nearly every call takes
         except (errors.Unavailable, errors.Indeterminate) as error:
             if isinstance(error, errors.Indeterminate):
                 doubts.append(error)
             # One that was closed meanwhile is not worth another word: nobody waits for it.
             if not self._patience or self._closing.is_set():
                 raise
-            first = error
-        LOG.warning("%s; trying again for up to %g s", first, self._patience)
+            self._failures.failed(error)
+        else:
+            if self._failures.failing:
+                self._failures.succeeded()
+            return done
 
         def note(state: tenacity.RetryCallState) -> None:
             outcome = state.outcome
@@ -289,6 +294,7 @@ class Guard(Backend):
             if doubts:
                 raise errors.Indeterminate(f"{error}; an earlier attempt got no answer") from error
             raise
+        self._failures.succeeded()
         return answer
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from multiboard import errors
 from multiboard.doubts import Doubts, give_back, leases_of
-from multiboard.primitives import Backend, Lease, NewPosting, Shelf, boottime
+from multiboard.primitives import Backend, FailureLog, Lease, NewPosting, Shelf, boottime
 
 LOG = logging.getLogger(__name__)
 
@@ -61,7 +61,9 @@ class Keeper:
         self._session_deadline: float | None = None
         self._verify: set[str] = set()
         self._enter_again = False
-        self._troubled = False
+        self._failures = FailureLog(
+            LOG, "The leases can't be kept, trying again", "The leases are kept again"
+        )
         #: By boottime, while the thread sleeps; 0 while it is at work, and looks round after.
         self._sleeps_until = 0.0
         self._losses = 0
@@ -204,19 +206,16 @@ class Keeper:
                 if self._returns:
                     self._give_back_all()
                 self._settle_doubts()
-                if self._troubled and (session_due or to_check):
-                    self._troubled = False
-                    LOG.info("The leases are kept again")
+                if session_due or to_check:
+                    self._failures.succeeded()
             except errors.Closed:
                 return
             except errors.MultiboardError as error:
-                # Once an outage: this comes round several times a second.
-                level = logging.DEBUG if self._troubled else logging.WARNING
-                LOG.log(level, "The leases can't be kept, trying again: %s", error)
-                self._troubled = True
+                self._failures.failed(error)
                 self._pause()
-            except Exception:
-                LOG.exception("Keeping the leases failed, trying again")
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                # Whatever it is: without this thread every lease ends.
+                self._failures.failed(error, logging.ERROR, trace=True)
                 self._pause()
             self._give_up_on_session()
 

@@ -1,8 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The primitives that a backend implements: directory, lock, feed, and the backend that joins them.
 
-This module speaks to the author of a backend, who needs no other: the values and the settings are
-here by name too. It imports the standard library, the errors, the values and the settings.
+This module speaks to the author of a backend, who needs no other: the values, the settings and
+:class:`FailureLog`, for a thread that logs what fails, are here by name too. It imports the
+standard library, the errors and those.
 ``must`` binds the implementer, ``is guaranteed`` binds the caller (:mod:`multiboard.guard` stands
 before every backend and checks arguments once for all).
 
@@ -41,6 +42,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from multiboard import errors
+from multiboard.failures import FailureLog
 from multiboard.settings import Settings, Url, setting
 from multiboard.values import (
     Change,
@@ -62,6 +64,7 @@ __all__ = [
     "ChangeKind",
     "Changes",
     "Damage",
+    "FailureLog",
     "Lease",
     "LeaseLock",
     "NewPosting",
