@@ -4,6 +4,7 @@
 ::
 
     MultiboardError
+    ├── BoardNotFound            the store has no such board, and none was to be made
     ├── PostingNotFound          no such posting on the shelf; nothing changed
     ├── PostingExists            another posting has that key; nothing changed
     ├── PostingTooLarge          body over ``max_body``; nothing was sent
@@ -26,9 +27,33 @@ of the project.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+#: Names of boards that an error lists; of more it tells the number.
+LISTED = 20
+
 
 class MultiboardError(Exception):
     """Base of every error raised by multiboard."""
+
+
+class BoardNotFound(MultiboardError):
+    """The store has no board of this name and ``create`` is off; nothing was made.
+
+    ``place`` is the store for people to read, without credentials. ``boards`` are the boards that
+    are there; None where that is not known.
+    """
+
+    def __init__(self, namespace: str, place: str, boards: Sequence[str] | None = None) -> None:
+        text = f"no board {namespace!r} at {place}"
+        if boards is not None:
+            more = len(boards) - LISTED
+            names = [*boards[:LISTED], *([f"and {more} more"] if more > 0 else [])]
+            text += f"; there are: {', '.join(names)}" if names else "; there are none"
+        super().__init__(text)
+        self.namespace = namespace
+        self.place = place
+        self.boards = boards
 
 
 class PostingNotFound(MultiboardError):

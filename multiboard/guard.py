@@ -24,6 +24,7 @@ from multiboard import errors
 from multiboard.primitives import (
     Backend,
     Changes,
+    FailureLog,
     Lease,
     NewPosting,
     Page,
@@ -40,6 +41,7 @@ BATCH = 500
 LONGEST = 100 * 365 * 86400.0
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9._/-]{1,200}")
 _CLAIM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 T = TypeVar("T")
@@ -72,6 +74,7 @@ class Guard(Backend):
         self._on_doubt = on_doubt
         self._patience = backend.settings.operation_timeout if patience is None else patience
         self._closing = threading.Event()
+        self._failures = FailureLog(LOG, f"Trying again for up to {self._patience:g} s")
 
     @property
     def traits(self) -> Traits:
@@ -85,7 +88,18 @@ class Guard(Backend):
         return self._once(self.backend.facts)
 
     def open(self) -> None:
-        self._once(self.backend.open)
+        try:
+            self._once(self.backend.open)
+        except errors.BoardNotFound as error:
+            if error.boards is not None:
+                raise
+            with contextlib.suppress(errors.MultiboardError):  # then they are not named
+                error = errors.BoardNotFound(error.namespace, error.place, self.boards())
+            raise error from error.__cause__
+
+    def boards(self) -> Sequence[str]:
+        # What else is there was not made by us, and may be anything.
+        return [name for name in self._once(self.backend.boards) if _NAMESPACE.fullmatch(name)]
 
     def close(self) -> None:
         self._closing.set()
@@ -251,15 +265,18 @@ class Guard(Backend):
         """
         doubts: MutableSequence[errors.Indeterminate] = [] if lost is None else lost
         try:
-            return self._once(operation)  # no machinery on the way that nearly every call takes
+            done = self._once(operation)  # no machinery on the way that nearly every call takes
         except (errors.Unavailable, errors.Indeterminate) as error:
             if isinstance(error, errors.Indeterminate):
                 doubts.append(error)
             # One that was closed meanwhile is not worth another word: nobody waits for it.
             if not self._patience or self._closing.is_set():
                 raise
-            first = error
-        LOG.warning("%s; trying again for up to %g s", first, self._patience)
+            self._failures.failed(error)
+        else:
+            if self._failures.failing:
+                self._failures.succeeded()
+            return done
 
         def note(state: tenacity.RetryCallState) -> None:
             outcome = state.outcome
@@ -286,6 +303,7 @@ class Guard(Backend):
             if doubts:
                 raise errors.Indeterminate(f"{error}; an earlier attempt got no answer") from error
             raise
+        self._failures.succeeded()
         return answer
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiboard import errors
 from multiboard.deadlines import RENEW, SAFE, Kept, Session
 from multiboard.doubts import Doubts, give_back, leases_of
-from multiboard.primitives import Backend, Lease, NewPosting, Shelf, boottime
+from multiboard.primitives import Backend, FailureLog, Lease, NewPosting, Shelf, boottime
 from multiboard.timer import Timer
 
 LOG = logging.getLogger(__name__)
@@ -58,8 +58,11 @@ class Keeper:
         self._session = Session()
         self._verify: set[str] = set()
         self._enter_again = False
-        #: The threads that failed last time.
-        self._troubled: set[Timer] = set()
+        again = "The leases are kept again"
+        self._failures = {
+            timer: FailureLog(LOG, "The leases can't be kept, trying again", again)
+            for timer in (self._renewer, self._errands)
+        }
         self._losses = 0
 
     # -- what is kept ----------------------------------------------------------------------------
@@ -277,7 +280,7 @@ class Keeper:
         for lease, why in lost:
             try:
                 self._on_lost(lease, why)
-            except Exception:
+            except (Exception, SystemExit, KeyboardInterrupt):
                 LOG.exception("Reporting the loss of %s failed", lease.key)
         for lease, why in lost:  # after all reports: a log may be slow
             LOG.warning(
@@ -376,21 +379,19 @@ class Keeper:
 
     def _attempt(self, work: Callable[[], None], timer: Timer) -> bool:
         """Do what calls the store; where that fails, pause. Return whether to go on."""
+        failures = self._failures[timer]
         try:
             work()
-            if timer in self._troubled:
-                self._troubled.discard(timer)
-                LOG.info("The leases are kept again")
-            return True
         except errors.Closed:
             return False
         except errors.MultiboardError as error:
-            # Once an outage: this comes round several times a second.
-            level = logging.DEBUG if timer in self._troubled else logging.WARNING
-            LOG.log(level, "The leases can't be kept, trying again: %s", error)
-            self._troubled.add(timer)
-        except Exception:
-            LOG.exception("Keeping the leases failed, trying again")
+            failures.failed(error)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            # Whatever it is: without this thread every lease ends.
+            failures.failed(error, logging.ERROR, trace=True)
+        else:
+            failures.succeeded()
+            return True
         left = self.seconds_left
         timer.pause(0.2 if left is None else max(0.02, min(0.2, left / 10)))
         return True

@@ -1,6 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """A board's notifier: a job's events in order, once each, on a thread that user code may block.
 
+A listener may also raise what it likes, ``SystemExit`` included: it is logged, the other listeners
+are called, and the thread goes on. Of TaskFlow's private names this module uses ``_topics``.
+
 What the board itself does it announces at once; the events of other jobs, which others did shortly
 before, may still be on their way then. LEASE_LOST is a warning that must arrive before another
 owner does: each listener for it has a queue and a thread of its own, so that it overtakes the
@@ -10,17 +13,17 @@ events that another listener holds up. It knows TaskFlow's notifier and no board
 from __future__ import annotations
 
 import functools
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from taskflow import logging
 from taskflow.jobs import base
 from taskflow.types import notifier
 
-from multiboard.primitives import ChangeKind
+from multiboard.primitives import ChangeKind, FailureLog
 
 #: Notifier events beyond TaskFlow's POSTED and REMOVAL; ``details`` hold the ``job``.
 CLAIMED = "CLAIMED"
@@ -89,12 +92,46 @@ class BoardNotifier(notifier.Notifier):  # type: ignore[misc]
     def __init__(self, on_register: Callable[[], None]) -> None:
         super().__init__()
         self._on_register = on_register
+        #: The listeners that raised when they were called last.
+        self._failing: list[tuple[Any, FailureLog]] = []
         self.forget_threads()
 
     def register(self, *args: Any, **kwargs: Any) -> None:
         """Register a callback; see :meth:`taskflow.types.notifier.Notifier.register`."""
         super().register(*args, **kwargs)
         self._on_register()
+
+    def notify(self, event_type: str, details: Mapping[str, Any] | None) -> None:
+        """Call the callbacks of an event, all of them whatever any of them raises."""
+        # TaskFlow's lets through what is no Exception: the listener that calls sys.exit() would
+        # end the thread of all others.
+        if not self.can_trigger_notification(event_type):
+            return
+        found = (self._topics.get(topic, ()) for topic in (self.ANY, event_type))
+        for listener in [one for listeners in found for one in listeners]:
+            self._call(listener, event_type, details or {})
+
+    def _call(self, listener: Any, event: str, details: Mapping[str, Any]) -> None:
+        try:
+            listener(event, dict(details))
+        except BaseException as error:
+            main = threading.current_thread() is threading.main_thread()
+            if main and not isinstance(error, Exception):
+                raise  # somebody else's call, and an interrupt of it
+            self._log_of(listener).failed(error, trace=True)
+        else:
+            if self._failing:
+                self._failing = [pair for pair in self._failing if pair[0] is not listener]
+
+    def _log_of(self, listener: Any) -> FailureLog:
+        for known, log in self._failing:
+            if known is listener:
+                return log
+        log = FailureLog(LOG, f"The listener {listener.callback!r} failed")
+        registered = [one for listeners in list(self._topics.values()) for one in listeners]
+        still = [pair for pair in self._failing if any(pair[0] is one for one in registered)]
+        self._failing = [*still, (listener, log)]
+        return log
 
     def announce(self, event: str, details: Mapping[str, Any]) -> None:
         """Call the callbacks of an event, later and on another thread. Does not block."""
@@ -111,18 +148,11 @@ class BoardNotifier(notifier.Notifier):  # type: ignore[misc]
         ]
         for listener in told:
             _, lane = self._losses.setdefault(id(listener), (listener, _Lane(_LOSSES)))
-            lane.put(functools.partial(self._call, listener, dict(details)))
+            lane.put(functools.partial(self._call, listener, LEASE_LOST, dict(details)))
         for listener, lane in list(self._losses.values()):
             if not any(listener is one for one in told):  # it was deregistered
                 self._losses.pop(id(listener), None)
                 lane.stop()
-
-    @staticmethod
-    def _call(listener: Callable[..., None], details: Mapping[str, Any]) -> None:
-        try:
-            listener(LEASE_LOST, details)
-        except Exception:
-            LOG.warning("Calling %s for %s failed", listener, LEASE_LOST, exc_info=True)
 
     def stop(self) -> None:
         """Let the threads end once they called what happened so far; a later event starts others.

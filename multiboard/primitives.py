@@ -1,9 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The primitives that a backend implements: directory, lock, feed, and the backend that joins them.
 
-This module speaks to the author of a backend, who needs no other: the values and the settings are
-here by name too. It imports the standard library, the errors, the values, the settings and the
-waiting for sockets.
+This module speaks to the author of a backend, who needs no other: the values, the settings,
+:class:`FailureLog`, for a thread that logs what fails, and the waiting for sockets are here by name
+too. It imports the standard library, the errors and those.
 ``must`` binds the implementer, ``is guaranteed`` binds the caller (:mod:`multiboard.guard` stands
 before every backend and checks arguments once for all).
 
@@ -59,6 +59,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from multiboard import errors
+from multiboard.failures import FailureLog
 from multiboard.settings import Settings, Url, setting
 from multiboard.sockets import wait_for
 from multiboard.values import (
@@ -81,6 +82,7 @@ __all__ = [
     "ChangeKind",
     "Changes",
     "Damage",
+    "FailureLog",
     "Lease",
     "LeaseLock",
     "NewPosting",
@@ -435,12 +437,28 @@ class Backend(PostingDirectory, LeaseLock, ChangeFeed):
     def open(self) -> None:
         """Connect to the store, within ``connect_timeout``, and make the board if there is none.
 
+        With ``settings.create`` off nothing is made, not even what the first of all boards needs
+        (a file, a folder, a schema, a key): where there is no board, ``BoardNotFound`` is raised.
+
         It starts no thread and no session that the store does not force on it: a board is opened
         for a single posting.
 
         Raises: ``Unavailable`` (naming host and cause, never a password), ``AccessDenied``,
-        ``Unsupported`` (the server is too old; the message names the version needed).
+        ``Unsupported`` (the server is too old; the message names the version needed),
+        ``BoardNotFound`` (its ``boards`` may be left None).
         """
+
+    def boards(self) -> Sequence[str]:
+        """Return the namespaces of the boards that these settings lead to, sorted.
+
+        They are those of the same file, root or prefix, whatever ``settings.namespace`` is. It may
+        be called before :meth:`open`, makes nothing, and takes ``connect_timeout`` at the most.
+
+        This default is for a store that can't list them.
+
+        Raises: ``Unsupported``; ``Unavailable``, ``AccessDenied``.
+        """
+        raise errors.Unsupported(f"{type(self).__name__} can't list the boards of its store")
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -52,6 +52,11 @@ class Settings:
         help="The board's name in the store: segments of letters, digits, '.', '_' and '-', "
         "joined by '/'. Boards of different names share nothing.",
     )
+    create: bool = setting(
+        True,
+        help="Whether to make the board where there is none. Without it, connecting to a board "
+        "that is not there fails, and makes nothing.",
+    )
     session_timeout: float = setting(
         10.0,
         help="Seconds without a sign of life after which the store ends a session and frees its "

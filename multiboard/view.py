@@ -20,6 +20,7 @@ from multiboard.primitives import (
     Backend,
     Change,
     ChangeKind,
+    FailureLog,
     Lease,
     Posting,
     Shelf,
@@ -300,6 +301,11 @@ class View:
     def _follow(self) -> None:
         cursor: str | None = None
         pause = FIRST_PAUSE
+        failures = FailureLog(
+            LOG,
+            "The change feed is interrupted, trying again",
+            "The change feed is followed again",
+        )
         #: By boottime: when to list the board once more.
         again_at = float("inf")
         while not self._closed:
@@ -314,8 +320,7 @@ class View:
                     unsettled = answer.reset and self._loaded
                     again_at = boottime() + SETTLE if unsettled else float("inf")
                     self._loaded = True
-                if pause > FIRST_PAUSE:
-                    LOG.info("The change feed is followed again")
+                failures.succeeded()
                 cursor = self._cursor = answer.cursor
                 pause = FIRST_PAUSE
                 self._heard_at = boottime()
@@ -330,15 +335,13 @@ class View:
                     self._changed.notify_all()
                 return
             except errors.MultiboardError as error:
-                # Once an outage: this comes round every second.
-                level = logging.DEBUG if pause > FIRST_PAUSE else logging.WARNING
-                LOG.log(level, "The change feed is interrupted, trying again: %s", error)
+                failures.failed(error)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, pause)
                 pause = min(2 * pause, 1.0)
-            except Exception:
-                # A defect must not end the feed for good in silence: start anew from a listing.
-                LOG.exception("Following the change feed failed, starting anew")
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                # Nothing must end the feed for good in silence: start anew from a listing.
+                failures.failed(error, logging.ERROR, trace=True)
                 cursor = None
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, 1.0)

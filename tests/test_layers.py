@@ -22,6 +22,7 @@ SUITE = ROOT / "conformance" / "multiboard_conformance"
 #: A part imports only parts with a lower number. Backends and the suite have rules of their own.
 DEPTH = {
     "errors": 0,
+    "failures": 0,
     "values": 1,
     "settings": 1,
     "sockets": 1,

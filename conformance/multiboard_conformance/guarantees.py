@@ -55,6 +55,13 @@ _ALL = (
         "can't read.",
     ),
     Guarantee(
+        "DIR-6",
+        "Where create is off nothing is made: a board that is not there is BoardNotFound, before "
+        "and after.",
+        "Whoever looks at a board under a mistyped name must not find an empty one, and take it "
+        "for theirs.",
+    ),
+    Guarantee(
         "LEASE-1",
         "Acquire succeeds if and only if the posting is live and unleased: of any number of "
         "racers one wins.",

@@ -34,6 +34,10 @@ class Delegate(primitives.Backend):
     def open(self) -> None:
         self.do("open", {})
 
+    def boards(self) -> Sequence[str]:
+        answer: Sequence[str] = self.do("boards", {})
+        return answer
+
     def close(self) -> None:
         self.do("close", {})
 

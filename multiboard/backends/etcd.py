@@ -147,8 +147,11 @@ class EtcdBackend(Leases):
         return self._board.position
 
     def open(self) -> None:
-        self._board.open()
+        self._board.open(self.settings.create)
         self._start_over()
+
+    def boards(self) -> Sequence[str]:
+        return self._board.namespaces(self.settings.connect_timeout)
 
     def _start_over(self) -> None:
         self._forget()

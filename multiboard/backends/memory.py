@@ -114,7 +114,13 @@ class MemoryBackend(primitives.Backend):
     def open(self) -> None:
         with _boards_lock:
             place = (self.settings.name, self.settings.namespace)
+            if not self.settings.create and place not in _boards:
+                raise errors.BoardNotFound(self.settings.namespace, f"memory://{place[0]}")
             self._board = _boards.setdefault(place, _Board())
+
+    def boards(self) -> Sequence[str]:
+        with _boards_lock:
+            return sorted(namespace for name, namespace in _boards if name == self.settings.name)
 
     def close(self) -> None:
         board, self._board = self._board, None

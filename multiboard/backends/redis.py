@@ -87,7 +87,10 @@ class RedisBackend(primitives.Backend):
         return self._board.mark.position
 
     def open(self) -> None:
-        self._board.open(self.settings.connect_timeout)
+        self._board.open(self.settings.connect_timeout, self.settings.create)
+
+    def boards(self) -> Sequence[str]:
+        return self._board.namespaces(self.settings.prefix, self.settings.connect_timeout)
 
     def close(self) -> None:
         self._board.close()

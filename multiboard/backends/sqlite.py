@@ -114,9 +114,11 @@ class SQLiteBackend(primitives.Backend):
         if self._opening is not None:
             return
         files.check_process()
-        path = files.locate(self.settings.path)
         settings = self.settings
-        found, identity = schema.open_board(path, settings.namespace, settings.connect_timeout)
+        path = files.locate(settings.path, settings.create)
+        found, identity = schema.open_board(
+            path, settings.namespace, settings.connect_timeout, settings.create
+        )
         self._opening = Opening(
             path,
             identity,
@@ -128,6 +130,10 @@ class SQLiteBackend(primitives.Backend):
             self._link(path, identity),
             seen=found.told,
         )
+
+    def boards(self) -> Sequence[str]:
+        files.check_process()
+        return schema.boards(files.locate(self.settings.path, create=False))
 
     def _link(self, path: str, identity: tuple[int, int]) -> files.Link:
         settings = self.settings

@@ -8,7 +8,7 @@ primitives, the errors and its own siblings.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,8 +127,11 @@ class ZooKeeperBackend(Shelves):
         return self._board.position
 
     def open(self) -> None:
-        self._board.open()
+        self._board.open(self.settings.create)
         self._start_over()
+
+    def boards(self) -> Sequence[str]:
+        return self._board.namespaces(self.settings.connect_timeout)
 
     def _start_over(self) -> None:
         """Begin without anything known of the postings, and with nothing that another may lock."""

@@ -81,14 +81,14 @@ def _is_uuid(word: str) -> bool:
 
 @contextlib.contextmanager
 def opened(url: str | None) -> Iterator[Guard]:
-    """Connect to the board that a URL, or the environment, names.
+    """Connect to the board that a URL, or the environment, names; to look must not make one.
 
-    Raises: ``ConfigError``; as :meth:`multiboard.primitives.Backend.open`.
+    Raises: ``ConfigError``, ``BoardNotFound``; as :meth:`multiboard.primitives.Backend.open`.
     """
     spec = url or os.environ.get(URL_VARIABLE)
     if not spec:
         raise errors.ConfigError(f"name the store by its URL, or in ${URL_VARIABLE}")
-    guard = Guard(loading.load(spec))
+    guard = Guard(loading.load(spec, create=False))
     guard.open()
     try:
         yield guard

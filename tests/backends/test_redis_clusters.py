@@ -35,7 +35,7 @@ from servers import clusters
 from servers.clusters.redis_member import RedisMember, ask
 from waiting import eventually
 
-from multiboard import errors
+from multiboard import errors, loading
 from multiboard.backends._redis.connection import FRESH
 from multiboard.backends.redis import RedisBackend
 from multiboard.guard import Guard
@@ -291,6 +291,18 @@ def test_more_replicas_than_there_are_is_warned_of(
 
 
 # -- a cluster's slots ----------------------------------------------------------------------------
+
+
+def test_boards_are_named_whichever_node_has_them(
+    cluster: clusters.Cluster, make: Callable[..., RedisBackend]
+) -> None:
+    prefix, names = f"look-{time.time_ns()}", [f"board-{number}" for number in range(9)]
+    for name in names:
+        make(prefix=prefix, namespace=name)
+    looking = loading.load(cluster.url, prefix=prefix, namespace="typo", create=False)
+    with pytest.raises(errors.BoardNotFound) as raised:
+        Guard(looking).open()
+    assert raised.value.boards == names
 
 
 def test_a_node_of_a_cluster_says_which_url_finds_the_board(nodes: clusters.RedisCluster) -> None:

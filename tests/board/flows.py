@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from taskflow import engines, task
@@ -36,6 +37,20 @@ class Slow(task.Task):  # type: ignore[misc]
         """Wait."""
         begun.set()
         assert go_on.wait(20)
+
+
+class Exits(task.Task):  # type: ignore[misc]
+    """Raises what is no Exception, when it is told to go on."""
+
+    def __init__(self, name: str, error: Callable[[], BaseException]) -> None:
+        super().__init__(name)
+        self._error = error
+
+    def execute(self) -> None:
+        """Wait, and raise."""
+        begun.set()
+        assert go_on.wait(20)
+        raise self._error()
 
 
 def quick() -> Any:

@@ -4,23 +4,35 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
+import pathlib
+import sys
 import threading
+import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import flows
 import pytest
 import servers
+from taskflow import exceptions as excp
 from taskflow import states
 from taskflow.conductors import backends as conductors
 from taskflow.persistence.backends import impl_memory
 from waiting import eventually
 
 import multiboard
+from multiboard import errors, loading
 from multiboard.board import JobBoard
 from multiboard.conductor import Conductor
 from multiboard.notifier import LEASE_LOST
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "conformance"))
+
+import harnesses
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +126,84 @@ def test_a_lost_claim_suspends_its_engine(
             server.resume()
             assert job.wait(30)  # its claim ended, and it was taken again from where it was
         assert flows.runs == {"a": 1}
+
+
+def wiped(url: str) -> None:
+    """Let a store lose a board, as its conformance harness does."""
+    scheme = url.partition(":")[0]
+    harness = {
+        "redis": harnesses.RedisHarness,
+        "sqlite": harnesses.SQLiteHarness,
+        "zookeeper": harnesses.ZooKeeperHarness,
+        "etcd": harnesses.EtcdHarness,
+    }[scheme](url)
+    with contextlib.closing(harness):
+        harness.wipe(loading.load(url).settings)
+
+
+@pytest.mark.parametrize("store_url", ["sqlite", "redis", "zookeeper", "etcd"], indirect=True)
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_a_conductor_ends_with_one_error_where_its_board_is_lost(
+    store_url: str, persistence: Any, busy: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"{store_url}&session_timeout=2"
+    ended: list[BaseException] = []
+    with multiboard.backend("b", url, persistence=persistence) as board:
+        conductor = Conductor("tester", board, persistence=persistence, max_simultaneous_jobs=2)
+
+        def run() -> None:
+            try:
+                conductor.run()
+            except BaseException as error:
+                ended.append(error)
+
+        if busy:
+            flows.post(board, persistence, flows.slow, "a")
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        eventually(lambda: flows.begun.is_set() if busy else board.entities() != [])
+        wiped(url)
+        eventually(lambda: conductor._board_lost)
+        flows.go_on.set()
+        thread.join(20)
+        [error] = ended
+        assert isinstance(error, excp.JobFailure)
+        assert isinstance(error.__cause__, errors.BoardLost)
+        assert not conductor.dispatching
+        assert flows.runs == {}  # it was suspended before its second task
+    said = [
+        record
+        for record in caplog.records
+        if record.levelno >= logging.WARNING and "onsum" not in record.getMessage()
+    ]
+    assert [r.getMessage() for r in said if "this conductor ends" in r.getMessage()] != []
+    assert [record for record in said if record.exc_info and "abandon" not in record.msg] == []
+    assert len(said) < 12, [record.getMessage() for record in said]
+
+
+def test_an_outage_is_logged_at_growing_pauses(
+    persistence: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = "session_timeout=2&operation_timeout=0.1&connect_timeout=0.1"
+    with (
+        servers.redis_server() as server,
+        multiboard.backend("b", f"{server.url}?{options}", persistence=persistence) as board,
+        running(board, persistence),
+    ):
+        eventually(lambda: board.entities() != [])
+        server.kill()
+        began = time.monotonic()
+        eventually(lambda: time.monotonic() > began + 5)
+        records = [r for r in caplog.records if r.levelno >= logging.WARNING]
+        seconds = time.monotonic() - began
+        server.restart()
+        job = flows.post(board, persistence, flows.quick, "a")
+        assert job.wait(20)
+    logs = Counter(record.name for record in records)
+    # At 0, 1, 3, 7, 15, 31, 63 s, for each of two classes of errors; a session is lost once.
+    most = 2 * (2 + math.log2(seconds + 1)) + 1
+    assert {name: times for name, times in logs.items() if times > most} == {}
+    assert [record for record in records if record.exc_info] == []
 
 
 def test_only_our_boards() -> None:

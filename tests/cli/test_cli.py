@@ -240,6 +240,8 @@ def test_watch_prints_events_as_they_happen(cli: Cli, board: Any, store_url: str
 def test_watch_goes_on_after_an_outage(cli: Cli) -> None:
     out = io.StringIO()
     with servers.redis_server() as redis:
+        with multiboard.backend("cli", redis.url):
+            pass
         words = ("watch", f"{redis.url}?operation_timeout=1&connect_timeout=1", "--for", "12")
         watching = threading.Thread(target=cli, args=words, kwargs={"out": out})
         watching.start()
@@ -257,6 +259,8 @@ def test_watch_goes_on_after_an_outage(cli: Cli) -> None:
 
 
 def test_watch_ends_at_ctrl_c(tmp_path: pathlib.Path) -> None:
+    with multiboard.backend("cli", f"sqlite://{tmp_path}/b.db"):
+        pass
     command = [sys.executable, "-m", "multiboard.cli.main", "watch", f"sqlite://{tmp_path}/b.db"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -280,6 +284,7 @@ BAD = [
     (["jobs", f"redis://:{SECRET}#x@127.0.0.1:1/0"], "the URL"),
     (["jobs", "memory://x?namspace=y"], "did you mean 'namespace'"),
     (["show", "memory://x", NOBODY], NOBODY),
+    (["jobs", "memory://x?namespace=typo"], "no board 'typo' at memory://x; there are: default"),
     (["show", "memory://x"], "name a job by its UUID"),
     (["show", "memory://x", "12"], "'12' is not a UUID"),
     (["restore", "12"], "'12' is not a UUID"),
@@ -291,6 +296,14 @@ BAD = [
 ]
 
 
+@pytest.fixture
+def _x() -> Iterator[None]:
+    """The board ``memory://x``."""
+    with multiboard.backend("cli", "memory://x"):
+        yield
+
+
+@pytest.mark.usefixtures("_x")
 @pytest.mark.parametrize(("words", "says"), BAD, ids=[" ".join(w)[:40] for w, _ in BAD])
 def test_an_error_is_one_line_without_secrets(cli: Cli, words: list[str], says: str) -> None:
     answer = cli(*words)
@@ -301,6 +314,7 @@ def test_an_error_is_one_line_without_secrets(cli: Cli, words: list[str], says: 
     assert SECRET not in answer.err
 
 
+@pytest.mark.usefixtures("_x")
 @pytest.mark.parametrize(("words", "says"), BAD, ids=[" ".join(w)[:40] for w, _ in BAD])
 def test_debug_tells_where_but_no_secrets(cli: Cli, words: list[str], says: str) -> None:
     answer = cli("--debug", "-v", "-v", *words)

@@ -202,7 +202,7 @@ class FirstOfAllIsTwo(memory.MemoryBackend):
 
     def open(self) -> None:
         place = (self.settings.name, self.settings.namespace)
-        if place not in memory._boards:
+        if self.settings.create and place not in memory._boards:
             time.sleep(0.005)
             memory._boards[place] = memory._Board()
         super().open()

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from mutants import caught_by
 
-from multiboard import primitives
+from multiboard import errors, primitives
 from multiboard.backends import memory
 from multiboard.primitives import Lease, Posting, boottime
 
@@ -99,6 +99,36 @@ class SlackOfAMinute(memory.MemoryBackend):
     @property
     def traits(self) -> primitives.Traits:
         return dataclasses.replace(super().traits, lease_slack=60.0)
+
+
+# -- looking ---------------------------------------------------------------------------------
+
+
+@caught_by("DIR-6")
+class LookingMakes(memory.MemoryBackend):
+    """Says that there is no board, and makes one all the same: the second look finds it."""
+
+    def open(self) -> None:
+        try:
+            super().open()
+        except errors.BoardNotFound:
+            settings = dataclasses.replace(self.settings, create=True)
+            memory.MemoryBackend(settings).open()
+            raise
+
+
+@caught_by("DIR-6")
+class NamesAfterLooking(memory.MemoryBackend):
+    """Names every board that somebody has asked for."""
+
+    asked: ClassVar[set[str]] = set()
+
+    def open(self) -> None:
+        self.asked.add(self.settings.namespace)
+        super().open()
+
+    def boards(self) -> Sequence[str]:
+        return sorted(self.asked)
 
 
 # -- the history of the feed -----------------------------------------------------------------

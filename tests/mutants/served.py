@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from multiboard import errors, primitives
 from multiboard.primitives import boottime
 
 #: They change nothing: where their answer is lost they may simply be repeated.
-READS = ("get", "list", "count", "changes", "open")
+READS = ("get", "list", "count", "changes", "open", "boards")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class ServedBackend(Delegate):
     def open(self) -> None:
         self.lost, self.known = False, 0
         try:
-            self._incarnation = self.ask("open", {})
+            self._incarnation = self.ask("open", {"create": self.settings.create})
         except errors.BackendError as error:
             place = f"{self.settings.host}:{self.settings.port}"
             raise errors.Unavailable(f"no server at {place}: {error}") from error.__cause__
@@ -111,6 +111,10 @@ class ServedBackend(Delegate):
             for one in self._idle:
                 one.close()
             self._idle.clear()
+
+    def boards(self) -> Sequence[str]:
+        names: Sequence[str] = self.ask("boards", {})
+        return names
 
     def facts(self) -> Mapping[str, str]:
         return {"store": "served memory"}
@@ -169,7 +173,7 @@ class ServedBackend(Delegate):
                 if not line.endswith(b"\n"):
                     raise ConnectionResetError("the server closed the connection")
             except OSError as error:
-                if self._incarnation is None and verb not in ("open", "close"):
+                if self._incarnation is None and verb not in ("open", "boards", "close"):
                     raise errors.Closed("the board was closed") from error
                 raise self.unanswered(verb, error) from error
         finally:

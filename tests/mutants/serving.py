@@ -37,12 +37,14 @@ class Boards:
         self.held: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._kept: dict[str, dict[str, Any]] = {}
 
-    def client(self, who: str, namespace: str, session_timeout: float) -> Any:
+    def client(self, who: str, namespace: str, session_timeout: float, create: bool = True) -> Any:
         """Return the backend of a client, on the board as it is now for who is new."""
         with self._lock:
             found = self._clients.get((who, namespace))
             if found is None:
-                found = loading.load("memory", namespace=namespace, session_timeout=session_timeout)
+                found = loading.load(
+                    "memory", namespace=namespace, session_timeout=session_timeout, create=create
+                )
                 found.open()
                 self._clients[who, namespace] = found
             return found
@@ -126,7 +128,10 @@ class Conversation(socketserver.StreamRequestHandler):
             if boards.held[namespace].locked():
                 boards.held[namespace].release()
             return None
-        client = boards.client(request["who"], namespace, request["session_timeout"])
+        if verb == "boards":
+            return loading.load("memory").boards()
+        create = request["args"].get("create", True)
+        client = boards.client(request["who"], namespace, request["session_timeout"], create)
         if verb == "open":
             client.open()
             return client.incarnation

@@ -149,7 +149,11 @@ class PostgreSQLBackend(Backend):
             with here.pool.connection(self.settings.connect_timeout) as connection:
                 if connection.info.server_version < OLDEST:
                     raise errors.Unsupported("PostgreSQL 13 or later is needed")
-                self._install(connection)
+                if self.settings.create:
+                    self._install(connection)
+                elif self.settings.namespace not in self._listed(connection):
+                    at = f"PostgreSQL at {self.settings.host}:{self.settings.port}"
+                    raise errors.BoardNotFound(self.settings.namespace, at)
             (row,) = here.pool.ask(
                 "open", self.settings.namespace, timeout=self.settings.connect_timeout
             )
@@ -177,6 +181,27 @@ class PostgreSQLBackend(Backend):
                 folder = importlib.resources.files(__package__)
                 for name in ("tables.sql", "steps.sql", "verbs.sql"):
                     connection.execute(folder.joinpath(name).read_bytes())
+
+    def boards(self) -> Sequence[str]:
+        here = _Here(self.settings)
+        try:
+            with here.pool.connection(self.settings.connect_timeout) as connection:
+                return self._listed(connection)
+        except errors.Indeterminate as error:
+            raise wire.reading(error) from error
+        finally:
+            here.pool.close()
+
+    def _listed(self, connection: wire.Connection) -> list[str]:
+        """Return the names of the boards, in whose database there may be no table of ours."""
+        there = (
+            "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE (n.nspname, c.relname) = ('multiboard', 'boards'))"
+        )
+        if connection.execute(there).fetchone() != (True,):
+            return []
+        rows = connection.execute("SELECT namespace FROM multiboard.boards ORDER BY namespace")
+        return [name for (name,) in rows]
 
     def close(self) -> None:
         known, self._incarnation = self._incarnation, None

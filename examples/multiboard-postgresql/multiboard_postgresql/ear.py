@@ -83,26 +83,31 @@ class Ear:
                 self._bell.close()
 
     def _run(self, connection: Connection, bell: socket.socket) -> None:
-        with contextlib.suppress(psycopg.Error, OSError):  # whatever it is: nobody listens now
-            while True:
-                sources: list[Connection | socket.socket] = [connection, bell]
-                ready, _, _ = select.select(sources, [], [], self._patience)
-                if bell in ready:
-                    break
-                connection.give_up = time.monotonic() + self._patience
-                if connection in ready:
-                    if not self._concerned(connection):
-                        continue
-                else:
-                    connection.execute("SELECT 1")  # and look, to be sure
-                with self._changed:
-                    self.heard += 1
-                    self._changed.notify_all()
-        connection.close()
-        bell.close()
-        with self._changed:
-            self._connection = None
-            self._changed.notify_all()
+        try:
+            with contextlib.suppress(psycopg.Error, OSError):
+                self._hear(connection, bell)
+        finally:  # whatever ended it, those who wait must know that nobody listens now
+            connection.close()
+            bell.close()
+            with self._changed:
+                self._connection = None
+                self._changed.notify_all()
+
+    def _hear(self, connection: Connection, bell: socket.socket) -> None:
+        while True:
+            sources: list[Connection | socket.socket] = [connection, bell]
+            ready, _, _ = select.select(sources, [], [], self._patience)
+            if bell in ready:
+                return
+            connection.give_up = time.monotonic() + self._patience
+            if connection in ready:
+                if not self._concerned(connection):
+                    continue
+            else:
+                connection.execute("SELECT 1")  # and look, to be sure
+            with self._changed:
+                self.heard += 1
+                self._changed.notify_all()
 
     def _concerned(self, connection: Connection) -> bool:
         # All are read, also behind the first one that is ours: one look answers any number.

@@ -129,23 +129,56 @@ class Connection:
 
     # -- opening and closing -----------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Connect, and make the board where there is none."""
+    def open(self, create: bool = True) -> None:
+        """Connect, and make the board where there is none; without ``create`` it is not found."""
         self._begin()
         self.incarnation = ""
         self.closed = False
         self._dial()
         try:
-            self._make()
+            self._make(create)
         except BaseException:
             self.close()
             raise
 
-    def _make(self) -> None:
+    def namespaces(self, within: float) -> list[str]:
+        """Return the names of the boards under the root, over a connection of its own.
+
+        Raises: ``Unavailable``, ``AccessDenied``.
+        """
+        give_up = boottime() + within
+        client = Client(self.access, min(within, self._patience))
+        names: list[str] = []
+        begin, end = self.keys.all, messages.prefix_end(self.keys.all)
+        try:
+            while True:
+                # From board to board: what is in them is not read.
+                first = messages.read(begin, end, limit=1, keys_only=True)
+                kvs = self._ranged(client, first, give_up)
+                if not kvs:
+                    return sorted(names)
+                keys = self.keys.around(kvs[0].key)
+                if self._ranged(client, messages.read(keys.meta, keys_only=True), give_up):
+                    names.append(keys.namespace)
+                # A name that is no text stands elsewhere in the order than what it reads as.
+                begin = max(messages.prefix_end(keys.top), kvs[0].key + b"\0")
+        finally:
+            client.close()
+
+    @staticmethod
+    def _ranged(client: Client, read: Any, give_up: float) -> Any:
+        request = messages.transaction([], [read])
+        left = max(0.05, give_up - boottime())
+        answer = client.call("Txn", request, write=False, patience=min(left, client.patience))
+        return answer.responses[0].response_range.kvs
+
+    def _make(self, create: bool) -> None:
         made = uuid.uuid4().hex
         meta, news = self.keys.meta, self.keys.news
         request = messages.transaction([], [messages.read(meta)])
         found = self.client.call("Txn", request, write=False)
+        if not create and not found.responses[0].response_range.kvs:
+            raise errors.BoardNotFound(self.keys.namespace, f"etcd at {self.access}")
         if not found.responses[0].response_range.kvs:
             # In one step, so that of two that make it at once one finds the other's.
             request = messages.transaction(

@@ -122,7 +122,8 @@ class Feed:
                 break
             except errors.MultiboardError as error:
                 trouble: errors.MultiboardError = error
-            except Exception as error:  # a reader must hear of it, whatever it is
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                # A reader must learn of it, whatever it is.
                 trouble = errors.Unavailable(f"the feed failed: {error!r}")
                 trouble.__cause__ = error
             with self.changed:

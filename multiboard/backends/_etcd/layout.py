@@ -51,7 +51,11 @@ class Keys:
 
     def __init__(self, root: str, namespace: str) -> None:
         name = namespace.replace("/", ":")
-        self.top = f"{root.rstrip('/')}/board:{name}/".encode()
+        self.namespace = namespace
+        self._root = root
+        #: What the keys of all boards under the root begin with.
+        self.all = f"{root.rstrip('/')}/board:".encode()
+        self.top = self.all + f"{name}/".encode()
         self.meta = self.top + b"meta"
         self.news = self.top + b"news"
         #: What a watcher watches: from the leases to the end of the trash.
@@ -60,6 +64,11 @@ class Keys:
     def of(self, folder: str, key: str = "") -> bytes:
         """Return the key of a record in a folder; without ``key``, what they all begin with."""
         return self.top + f"{folder}/{key}".encode()
+
+    def around(self, raw: bytes) -> Keys:
+        """Return the keys of the board that a key belongs to, which is any under the root."""
+        name = raw[len(self.all) :].partition(b"/")[0].decode("utf-8", "backslashreplace")
+        return Keys(self._root, name.replace(":", "/"))
 
     def part(self, raw: bytes) -> tuple[str, str]:
         """Return the folder and the name of a record."""

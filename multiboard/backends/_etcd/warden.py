@@ -9,13 +9,16 @@ of them. This module imports the primitives, the errors and its own siblings.
 from __future__ import annotations
 
 import heapq
+import logging
 import random
 import threading
 
 from multiboard import errors
 from multiboard.backends._etcd.board import Board
 from multiboard.backends._etcd.layout import Held
-from multiboard.primitives import boottime
+from multiboard.primitives import FailureLog, boottime
+
+LOG = logging.getLogger(__name__)
 
 #: Seconds by which several backends spread what they do at a lease's end.
 SPREAD = 0.02
@@ -33,6 +36,7 @@ class Warden:
         #: By boottime, when to look at a lease; the first look is at once.
         self._ends: list[tuple[float, str, int]] = []
         self._thread: threading.Thread | None = None
+        self._failures = FailureLog(LOG, "Leases that are over can't be ended, trying again")
 
     def note(self, held: Held | None) -> None:
         """Take in a lease as it was given or renewed."""
@@ -117,10 +121,17 @@ class Warden:
                     continue
             try:
                 self.settle()
+                self._failures.succeeded()
             except (errors.Closed, errors.BoardLost):
                 with self._changed:
                     self._thread = None
                 return
-            except errors.MultiboardError:
+            except errors.MultiboardError as error:
+                self._failures.failed(error)
+                with self._changed:
+                    self._changed.wait(AGAIN)
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                # Without this thread timed leases end only when somebody looks at them.
+                self._failures.failed(error, logging.ERROR, trace=True)
                 with self._changed:
                     self._changed.wait(AGAIN)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -142,14 +144,15 @@ class Board:
             raise errors.Closed("the redis board is not open")
         return self._incarnation
 
-    def open(self, within: float) -> None:
-        """Find the board or make it: connecting, and one call."""
+    def open(self, within: float, create: bool = True) -> None:
+        """Find the board or, with ``create``, make it: connecting, and one call."""
         if self._incarnation is not None:
             return
         self.mark, self._lost = Mark(), None
         connections = self._connections()
         try:
-            reply = self._checked(connections, "open", (uuid.uuid4().hex, FORMAT), within=within)
+            made = uuid.uuid4().hex if create else ""
+            reply = self._checked(connections, "open", (made, FORMAT), within=within)
             self._judge(reply)
             if self.replicas:  # a right that is missing must not show behind the first change
                 connections.ask("WAIT", 0, 1)
@@ -173,11 +176,32 @@ class Board:
             raise errors.Unsupported(
                 f"{self.address}: Redis 6.2 or newer is needed, the server is {told}"
             )
+        if status == b"NONE":
+            raise errors.BoardNotFound(self._namespace, self.address)
         if status == b"FORMAT":
             raise errors.Unsupported(
                 f"{self.address}: the board {self._namespace!r} has format {told!r}, this version"
                 f" of multiboard needs {FORMAT!r}"
             )
+
+    def namespaces(self, prefix: str, within: float) -> list[str]:
+        """Return the names of the boards under a prefix, on any server that the finder knows.
+
+        Raises: ``Unavailable``, ``AccessDenied``.
+        """
+        give_up = time.monotonic() + within
+        meta = re.compile(keys_of(re.escape(prefix), "(.*)")["meta"].replace("{", r"\{"), re.DOTALL)
+        pattern = keys_of(re.sub(r"([*?\[\]^\\])", r"\\\1", prefix), "*")["meta"]
+        names: set[str] = set()
+        finder = self._find()
+        try:
+            for line in finder.connect_all(within):
+                for key in line.scan(pattern, give_up):
+                    found = meta.fullmatch(key.decode("utf-8", "replace"))
+                    names.update(found.groups() if found is not None else ())
+        finally:
+            finder.close()
+        return sorted(names)
 
     def close(self) -> None:
         """End this process's session, as far as that is quick, and drop its connections."""

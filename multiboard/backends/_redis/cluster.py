@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from redis.crc import key_slot
@@ -66,6 +66,17 @@ class Cluster(Doubting):
         with self._lock:
             self.server, self._epoch = found
         return line
+
+    def connect_all(self, within: float) -> Iterator[Line]:
+        for line in super().connect_all(within):
+            slots = line.question("CLUSTER", "SLOTS", within=within)
+            masters = dict.fromkeys(_node(line.address, told[2]) for told in slots)
+        for master in masters:
+            line = Line(master, within)
+            try:
+                yield line
+            finally:
+                line.drop()
 
     def failed(self, line: Line) -> None:
         self._avoid(line.address)

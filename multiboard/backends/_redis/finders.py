@@ -6,6 +6,7 @@ from __future__ import annotations
 import abc
 import threading
 import time
+from collections.abc import Iterator
 
 from multiboard import errors
 from multiboard.backends._redis.server import Address, Elsewhere, Line
@@ -28,6 +29,17 @@ class Finder(abc.ABC):
 
         Raises: ``Unavailable``, ``AccessDenied``.
         """
+
+    def connect_all(self, within: float) -> Iterator[Line]:
+        """Yield a connection to each server that may have a board, whatever its name; drop it then.
+
+        Raises: as :meth:`connect`.
+        """
+        line = self.connect(within)
+        try:
+            yield line
+        finally:
+            line.drop()
 
     def serves(self, line: Line, now: float) -> bool:
         """Whether a connection, idle till now or slow to answer, leads to the right server."""

@@ -10,7 +10,8 @@ import contextlib
 import dataclasses
 import inspect
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -208,6 +209,22 @@ class Line(Wire):
         except Exception as error:
             self.drop()
             raise told(self.address, error, sent=True, read_only=True) from error
+
+    def scan(self, pattern: str, give_up: float) -> Iterator[bytes]:
+        """Yield the names of the keys like ``pattern``, each at least once, until ``give_up``.
+
+        Raises: ``Unavailable``, ``AccessDenied``.
+        """
+        cursor = b"0"
+        while True:
+            left = give_up - time.monotonic()
+            if left <= 0:
+                raise errors.Unavailable(f"{self.address}: holds too many keys to look at them all")
+            words = ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+            cursor, found = self.question(*words, within=left)
+            yield from found
+            if cursor == b"0":
+                return
 
 
 def packed(command: Sequence[Any]) -> bytes:

@@ -334,10 +334,10 @@ def _text(value: bytes) -> str:
 
 
 @contextlib.contextmanager
-def connecting(path: str) -> Iterator[sqlite3.Connection]:
+def connecting(path: str, mode: str = "rwc") -> Iterator[sqlite3.Connection]:
     """Give a connection that may make the file; no fork comes between its begin and its end."""
     with _connecting:
-        connection = connect(path, "rwc")
+        connection = connect(path, mode)
         try:
             yield connection
         finally:
@@ -358,8 +358,10 @@ def hub_of(identity: tuple[int, int]) -> Hub:
     return _hubs.setdefault(identity, Hub())
 
 
-def locate(path: str) -> str:
+def locate(path: str, create: bool = True) -> str:
     """Return the real path of a database that can be opened, and make the default's directory.
+
+    Without ``create`` nothing is made, and neither the file nor its directory need be there.
 
     Raises: ``ConfigError``, ``Unavailable``, ``AccessDenied``, ``Unsupported``; each names it.
     """
@@ -370,11 +372,14 @@ def locate(path: str) -> str:
         base = state if os.path.isabs(state) else os.path.expanduser("~/.local/state")
         path = os.path.join(base, "multiboard", "multiboard.sqlite3")
         try:
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            if create:
+                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         except OSError as error:
             raise errors.AccessDenied(f"the default directory can't be made: {error}") from error
     path = os.path.realpath(path)
     folder = os.path.dirname(path)
+    if not create and not os.path.lexists(path):
+        return path
     if not os.path.isdir(folder):
         raise errors.Unavailable(f"{path} can't be made: there is no directory {folder}")
     if os.path.isdir(path):

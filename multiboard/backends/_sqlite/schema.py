@@ -118,12 +118,21 @@ def check_owner(connection: sqlite3.Connection, path: str) -> bool:
     return application == 0 and found is None
 
 
-def open_board(path: str, namespace: str, timeout: float) -> tuple[Found, tuple[int, int]]:
-    """Return what is found of a board, and the identity of the file; make what is missing."""
+def open_board(
+    path: str, namespace: str, timeout: float, create: bool
+) -> tuple[Found, tuple[int, int]]:
+    """Return what is found of a board, and the identity of the file.
+
+    What is missing is made; without ``create`` it is ``BoardNotFound``.
+    """
     give_up = time.monotonic() + timeout
     while True:
+        if not create and files.identify(path) is None:
+            raise errors.BoardNotFound(namespace, path)
         try:
-            with files.connecting(path) as connection:
+            with files.connecting(path, "rwc" if create else "rw") as connection:
+                if not create and namespace not in _namespaces(connection, path):
+                    raise errors.BoardNotFound(namespace, path)
                 found = _find_or_make(connection, namespace, path)
                 identity = files.identify(path)
             break
@@ -134,6 +143,30 @@ def open_board(path: str, namespace: str, timeout: float) -> tuple[Found, tuple[
     if identity is None:
         raise errors.Unavailable(f"{path} was deleted while it was opened")
     return found, identity
+
+
+def boards(path: str) -> list[str]:
+    """Return the namespaces of the boards in a file, which need not be there."""
+    if files.identify(path) is None:
+        return []
+    try:
+        with files.connecting(path, "rw") as connection:
+            return _namespaces(connection, path)
+    except sqlite3.Error as error:
+        raise files.translate(error, path) from error
+
+
+def _namespaces(connection: sqlite3.Connection, path: str) -> list[str]:
+    check_owner(connection, path)
+    if not _has_tables(connection):
+        return []
+    rows = connection.execute("SELECT namespace FROM multiboard_boards ORDER BY namespace")
+    return [name for (name,) in rows if isinstance(name, str)]
+
+
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    select = "SELECT 1 FROM sqlite_master WHERE name = 'multiboard_meta'"
+    return connection.execute(select).fetchone() is not None
 
 
 def _find_or_make(connection: sqlite3.Connection, namespace: str, path: str) -> Found:
@@ -161,9 +194,7 @@ def look_up(connection: sqlite3.Connection, namespace: str, path: str) -> Found 
 
     Raises: ``Unsupported`` (the tables were made by a newer multiboard).
     """
-    if not connection.execute(
-        "SELECT 1 FROM sqlite_master WHERE name = 'multiboard_meta'"
-    ).fetchone():
+    if not _has_tables(connection):
         return None
     meta = dict(connection.execute("SELECT name, value FROM multiboard_meta"))
     if meta.get("schema") != str(SCHEMA):
@@ -186,9 +217,7 @@ def look_up(connection: sqlite3.Connection, namespace: str, path: str) -> Found 
 
 def make(connection: sqlite3.Connection, namespace: str) -> None:
     """Make what is missing of tables and board, and take note of a reboot. In a transaction."""
-    if not connection.execute(
-        "SELECT 1 FROM sqlite_master WHERE name = 'multiboard_meta'"
-    ).fetchone():
+    if not _has_tables(connection):
         for statement in TABLES.split(";"):
             connection.execute(statement)
         connection.executemany(

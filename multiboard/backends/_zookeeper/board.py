@@ -122,6 +122,7 @@ class Board:
         self._dial = dial
         self._root = root
         self._top = layout.Paths.board(root, namespace)
+        self._namespace = namespace
         self._patience = patience
         self._name = name
         self._paths: layout.Paths | None = None
@@ -311,17 +312,36 @@ class Board:
 
     # -- making the board ------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Connect, and make the board where there is none."""
+    def open(self, create: bool = True) -> None:
+        """Connect, and make the board where there is none; without ``create`` it is not found."""
         self._begin()
         self.incarnation = ""
         try:
-            self._make()
+            self._make(create)
         except BaseException:
             self.close()
             raise
 
-    def _make(self) -> None:
+    def namespaces(self, within: float) -> list[str]:
+        """Return the names of the boards under the root, over a connection of its own.
+
+        Raises: ``Unavailable``, ``AccessDenied``.
+        """
+        link = self._dial()
+        try:
+            link.wait(boottime() + within)
+            root = self._root.rstrip("/") or "/"
+            names = link.ask([wire.Sync(root), wire.GetChildren(root, None)])[1]
+            if isinstance(names, Exception):  # there is no root yet
+                return []
+        except (client.SessionOver, client.Refused) as error:
+            raise errors.Unavailable(f"{self._name} ended the session") from error
+        finally:
+            link.close()
+        tops = [name for name in names if name.startswith(layout.Paths.BOARD)]
+        return sorted(layout.Paths.namespace(name) for name in tops)
+
+    def _make(self, create: bool) -> None:
         for _ in range(10):
             link = self.link()
             found = link.ask([wire.Sync(self._top), wire.GetData(self._top, None)])[1]
@@ -340,6 +360,8 @@ class Board:
                     self._lead(link)
                     self.incarnation = incarnation
                     return
+            if not create:
+                raise errors.BoardNotFound(self._namespace, self._name)
             self._paths = layout.Paths(self._top, uuid.uuid4().hex[:16])
             base = self._paths.base
             record = json.dumps({"v": 1, "incarnation": base.rpartition("/")[2]}).encode()

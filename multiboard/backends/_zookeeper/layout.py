@@ -78,6 +78,7 @@ def parse_lease_name(name: str) -> LeaseName | None:
 class Paths:
     """The paths of one board's nodes."""
 
+    BOARD = "board:"
     FOLDERS = ("live", "states", "leases", "trash", "entities", "slots", "clock")
 
     def __init__(self, top: str, incarnation: str) -> None:
@@ -94,7 +95,12 @@ class Paths:
     @staticmethod
     def board(root: str, namespace: str) -> str:
         """Return the path of a board's uppermost node."""
-        return f"{root.rstrip('/')}/board:{namespace.replace('/', ':')}"
+        return f"{root.rstrip('/')}/{Paths.BOARD}{namespace.replace('/', ':')}"
+
+    @staticmethod
+    def namespace(name: str) -> str:
+        """Return the board's name of its uppermost node's."""
+        return name.removeprefix(Paths.BOARD).replace(":", "/")
 
 
 # -- records ---------------------------------------------------------------------------------

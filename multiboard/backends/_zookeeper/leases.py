@@ -21,7 +21,7 @@ from multiboard.backends._zookeeper.board import Board, NodeExists
 from multiboard.backends._zookeeper.client import Link, Outcome
 from multiboard.backends._zookeeper.feed import Feed, Place
 from multiboard.backends._zookeeper.layout import Seen
-from multiboard.primitives import Damage, Lease, Posting, Shelf
+from multiboard.primitives import Damage, FailureLog, Lease, Posting, Shelf
 
 #: Keys and states that are remembered to save a look before a claim or an end.
 REMEMBERED = 100_000
@@ -47,6 +47,7 @@ class Leases(primitives.Backend):
         self._fresh: dict[str, int] = {}
         self._states: dict[str, layout.State] = {}
         self._spent = primitives.SpentClaims()
+        self._passed_over = FailureLog(LOG, "A posting is passed over")
 
     def _note_fresh(self, postings: Iterable[Posting]) -> None:
         """Remember that nobody ever claimed these: a claim of one needs no look before."""
@@ -213,7 +214,7 @@ class Leases(primitives.Backend):
                     continue
                 except Contended as error:
                     # Or our server shows what the others don't hold: that must not stop us.
-                    LOG.warning("%s; passed over", error)
+                    self._passed_over.failed(error)
                     continue
                 posting = self.get([key])[0]
                 if posting is None or posting.lease is None:

@@ -7,8 +7,7 @@
 - A server that answers nothing is left, also by a client that goes on asking.
 - No threads but the connection's own, no epoll for each wait, no requests in the log.
 
-It imports kazoo and the primitives; what it tells, it tells the ``link`` that a client is made
-with.
+It imports kazoo and the primitives; what it tells, it tells the ``link`` of a client.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from __future__ import annotations
 import collections
 import logging
 import ssl
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +27,7 @@ from kazoo.protocol import serialization as wire
 from kazoo.protocol.connection import ConnectionHandler
 
 from multiboard import primitives
+from multiboard.primitives import FailureLog
 
 LOG = logging.getLogger(__name__)
 
@@ -91,6 +92,10 @@ class MultiRead(collections.namedtuple("MultiRead", "paths")):
 _READ_HEAD = wire.multiheader_struct.pack(wire.GetData.type, False, -1)
 
 
+#: By kazoo's message. A connection that fails is made anew again and again.
+_failures: dict[str, FailureLog] = {}
+
+
 class Quiet:
     """A logger that leaves out what kazoo says of requests: they hold bodies and passwords."""
 
@@ -107,7 +112,9 @@ class Quiet:
 
     def exception(self, message: str, *_args: Any, **_kwargs: Any) -> None:
         """Pass on the message without its arguments: kazoo puts the request there."""
-        LOG.warning("%s", message, exc_info=True)
+        error = sys.exc_info()[1]
+        if error is not None:
+            _failures.setdefault(message, FailureLog(LOG, message)).failed(error, trace=True)
 
 
 class Handler(SequentialThreadingHandler):  # type: ignore[misc]

@@ -6,9 +6,11 @@
 -- keys: meta feed gone consumed sessions present timed index delayed claims
 -- keys: live live:state live:body trash trash:state trash:body
 -- keys: entities entities:state entities:body
--- ARGV     1 the incarnation that a new board gets, 2 the format that the caller writes
+-- ARGV     1 the incarnation that a new board gets, or '' where none is to be made,
+--          2 the format that the caller writes
 -- Replies  {number of the last change, ...}, and behind that:
 --          'OK', incarnation, version, aof: version '' and aof '' where INFO is refused
+--          'NONE', '' where there is no board and none is to be made
 --          'FORMAT', format where the board is of another format; nothing changed
 --          'OLD', version where the server is older than 6.2; nothing changed
 --          'DENIED', command where the user may not do what the other scripts do
@@ -25,6 +27,7 @@ if major and tonumber(major) * 100 + tonumber(minor) < 602 then return {0, 'OLD'
 
 local found = redis.call('HMGET', META, 'incarnation', 'format', 'seq')
 if found[1] and found[2] ~= ARGV[2] then return {0, 'FORMAT', found[2] or ''} end
+if not found[1] and ARGV[1] == '' then return {0, 'NONE', ''} end
 -- Without acl_check_cmd these two rights are known only now.
 if not found[1] or not may then
   local writes = {
