@@ -15,13 +15,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from board_record import BoardRecord
 from fault_judge import Read, read_of
 from multiboard_conformance import wire
 from multiboard_conformance.history import History, Operation
 
 from multiboard import errors
 
-WORKER = str(pathlib.Path(__file__).with_name("fault_worker.py"))
 #: Seconds after which a worker that does not answer a command is taken for hung.
 PATIENCE = 90.0
 
@@ -53,19 +53,15 @@ class Record:
             self.answered.setdefault(op.who, []).append((op.began, at))
 
 
-class Worker:
-    """One worker process and the pipes to it."""
+class WorkerProcess:
+    """A process that works by itself, reports in lines on a pipe, and obeys a few commands."""
 
-    def __init__(
-        self, record: Record, who: str, seed: str, target: str, settings: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, program: str, who: str, first: Mapping[str, Any]) -> None:
         self.who = who
         self.alive = True
-        self._record = record
-        self._open: dict[int, Operation] = {}
         self._answers: queue.Queue[Any] = queue.Queue()
         self._process = subprocess.Popen(
-            [sys.executable, WORKER],
+            [sys.executable, str(pathlib.Path(__file__).with_name(program))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -76,7 +72,7 @@ class Worker:
         )
         self._reader = threading.Thread(target=self._read, name="fault-worker", daemon=True)
         self._reader.start()
-        self._say({"who": who, "seed": seed, "target": target, "settings": dict(settings)})
+        self._say({"who": who, **first})
 
     def _say(self, value: Any) -> None:
         assert self._process.stdin is not None
@@ -97,14 +93,12 @@ class Worker:
         self._answers.put(None)
 
     def _note(self, said: dict[str, Any]) -> None:
-        if said["note"] == "invoke":
-            op = Operation.begun(said)
-            self._open[op.number] = op
-            self._record.begun(op)
-        else:
-            op = self._open.pop(said["number"])
-            self._record.history.conclude(op, said["answer"])
-            self._record.ended(op, said["at"])
+        """Take in a report."""
+        raise NotImplementedError
+
+    def _waits_for(self) -> str:
+        """Return what it is doing, and what all did of late, for a failure."""
+        raise NotImplementedError
 
     def ask(self, do: str) -> Any:
         """Let the worker obey a command, and return what it answers."""
@@ -112,29 +106,27 @@ class Worker:
         try:
             answer = self._answers.get(timeout=PATIENCE)
         except queue.Empty:
-            os.kill(self._process.pid, signal.SIGUSR1)  # it says where its threads are
+            self.signal(signal.SIGUSR1)  # it says where its threads are
             time.sleep(1.0)
-            waits = "\n".join(f"{op.verb}({op.args})" for op in self._open.values())
             raise RuntimeError(
                 f"worker {self.who} did not obey {do!r} within {PATIENCE:g} s; it waits for"
-                f" {waits or 'nothing'}\n{self._record.history.table(40)}"
+                f" {self._waits_for()}"
             ) from None
         if not self.alive:
             raise RuntimeError(f"worker {self.who} died by itself")
         return answer
 
-    def last_answer(self) -> float:
-        """Return when the last operation began to which the store gave it an answer."""
-        answered = self._record.answered.get(self.who)
-        return answered[-1][0] if answered else float("-inf")
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self._process.pid, number)
 
     def freeze(self) -> None:
         """Stop the process where it is."""
-        os.kill(self._process.pid, signal.SIGSTOP)
+        self.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let it go on."""
-        os.kill(self._process.pid, signal.SIGCONT)
+        self.signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill it, and wait until all that it said was read."""
@@ -145,3 +137,57 @@ class Worker:
             assert pipe is not None
             with contextlib.suppress(OSError):
                 pipe.close()
+
+
+class Worker(WorkerProcess):
+    """A worker on the primitives: each attempt of its guard is in the record."""
+
+    def __init__(
+        self, record: Record, who: str, seed: str, target: str, settings: Mapping[str, Any]
+    ) -> None:
+        self._record = record
+        self._open: dict[int, Operation] = {}
+        first = {"seed": seed, "target": target, "settings": dict(settings)}
+        super().__init__("fault_worker.py", who, first)
+
+    def _note(self, said: dict[str, Any]) -> None:
+        if said["note"] == "invoke":
+            op = Operation.begun(said)
+            self._open[op.number] = op
+            self._record.begun(op)
+        else:
+            op = self._open.pop(said["number"])
+            self._record.history.conclude(op, said["answer"])
+            self._record.ended(op, said["at"])
+
+    def _waits_for(self) -> str:
+        waits = "\n".join(f"{op.verb}({op.args})" for op in self._open.values())
+        return f"{waits or 'nothing'}\n{self._record.history.table(40)}"
+
+    def last_answer(self) -> float:
+        """Return when the last operation began to which the store gave it an answer."""
+        answered = self._record.answered.get(self.who)
+        return answered[-1][0] if answered else float("-inf")
+
+
+class BoardWorker(WorkerProcess):
+    """A worker on a whole jobboard: what it did and was told is in the record."""
+
+    def __init__(
+        self, record: BoardRecord, who: str, seed: str, target: str, settings: Mapping[str, Any]
+    ) -> None:
+        self._record = record
+        self._last: dict[str, Any] = {}
+        first = {"seed": seed, "target": target, "settings": dict(settings)}
+        super().__init__("board_worker.py", who, first)
+
+    def _note(self, said: dict[str, Any]) -> None:
+        self._last = said
+        self._record.add(self.who, said)
+
+    def _waits_for(self) -> str:
+        return f"what comes after {self._last}"
+
+    def interrupt(self) -> None:
+        """Have a time limit strike within its calls, for the next seconds."""
+        self.signal(signal.SIGUSR2)

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fault_crew import Record, Worker
+from board_record import BoardFindings, BoardRecord
+from fault_crew import BoardWorker, Record, Worker
 from fault_judge import Findings, findings
 from multiboard_conformance.proxy import Mode, Proxy
 from servers.clusters import Cluster
@@ -57,6 +58,8 @@ class Result:
     posted: int = 0
     struck: list[Struck] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
+    #: What the workers on a whole jobboard came to.
+    board: BoardFindings = field(default_factory=BoardFindings)
     #: The last operations, where something is wrong.
     table: str = ""
     #: Why what the store acknowledged may be lost; empty where it may not.
@@ -79,7 +82,10 @@ class Result:
         early = [] if self.may_end_early else found.early
         # A store that takes back what it acknowledged lets a posting be removed a second time.
         sure = [] if self.may_lose else [*found.lost, *found.double, *early]
-        return [*sure, *found.other]
+        board = self.board
+        ours = [] if self.may_lose else [*board.lost, *board.double]
+        late = [] if self.may_end_early or self.may_lose else board.late
+        return [*sure, *found.other, *ours, *late, *board.kept]
 
 
 class Run:
@@ -94,6 +100,7 @@ class Run:
         seed: str,
         *,
         workers: int = 4,
+        boards: int = 2,
         safe: bool = True,
         say: Callable[[str], None] = lambda _line: None,
     ) -> None:
@@ -108,6 +115,9 @@ class Run:
         self._proxies = self._make_proxies()
         self._count = workers
         self._workers: list[Worker] = []
+        self._board_record = BoardRecord()
+        self._board_count = boards
+        self._board_workers: list[BoardWorker] = []
         self._started = 0
         #: The worker to which something is being done: its silence is not the store's.
         self._victim = ""
@@ -134,11 +144,25 @@ class Run:
         seed = f"{self.result.seed}:{who}"
         return Worker(self._record, who, seed, target, self._settings)
 
+    def _hire_for_board(self, place: int) -> BoardWorker:
+        """Start a worker on a whole jobboard; the first one reaches the store through proxies."""
+        self._started += 1
+        target: str | None = self._cluster.url
+        if place == 0 and self._proxies:
+            target = self._cluster.url_through([proxy.address for proxy in self._proxies])
+        assert target is not None
+        who = f"b{self._started}"
+        settings = {**self._settings, "namespace": f"{self._settings['namespace']}-jobs"}
+        return BoardWorker(self._board_record, who, f"{self.result.seed}:{who}", target, settings)
+
     def run(self, seconds: float) -> Result:
         """Run for so long, or until every fault was there once, and judge."""
         began = boottime()
         try:
             self._workers = [self._hire(place) for place in range(self._count)]
+            self._board_workers = [
+                self._hire_for_board(place) for place in range(self._board_count)
+            ]
             self._await_answers(boottime())
             faults, rounds = self._faults(), 0
             while boottime() - began < seconds or not rounds:
@@ -151,7 +175,7 @@ class Run:
             self.result.seconds = boottime() - began
             self._judge()
         finally:
-            for worker in self._workers:
+            for worker in [*self._workers, *self._board_workers]:
                 worker.kill()
             self._stack.close()
         return self.result
@@ -173,6 +197,12 @@ class Run:
             name: done_to_the_store(strike) for name, strike in self._cluster.faults().items()
         }
         faults |= {"worker killed": self._kill_worker, "worker frozen": self._freeze_worker}
+        if self._board_workers:
+            faults |= {
+                "board worker killed": self._kill_board_worker,
+                "board worker frozen": self._freeze_board_worker,
+                "board interrupted": self._interrupt_board_worker,
+            }
         if self._proxies:
             faults["client partitioned"] = lambda: self._part(Mode.BLACK_HOLE)
             faults["client cut off"] = lambda: self._part(Mode.REFUSE)
@@ -195,6 +225,29 @@ class Run:
         worker.freeze()
         time.sleep(SLEEP)
         return worker.thaw
+
+    def _kill_board_worker(self) -> Callable[[], None]:
+        place = self._dice.randrange(self._board_count)
+        self._board_workers[place].kill()
+        self._board_workers[place] = self._hire_for_board(place)
+        return lambda: None
+
+    def _freeze_board_worker(self) -> Callable[[], None]:
+        worker = self._dice.choice(self._board_workers)
+        began = boottime()
+        worker.freeze()
+        time.sleep(SLEEP)
+
+        def thaw() -> None:
+            worker.thaw()
+            self._board_record.frozen[worker.who].append((began, boottime()))
+
+        return thaw
+
+    def _interrupt_board_worker(self) -> Callable[[], None]:
+        self._dice.choice(self._board_workers).interrupt()
+        self._hold(1.0, 3.0)
+        return lambda: None
 
     def _part(self, mode: Mode) -> Callable[[], None]:
         self._victim = self._workers[0].who
@@ -232,7 +285,8 @@ class Run:
                     f"{', '.join(silent)} had no answer within {RECOVERED_WITHIN:g} s after all"
                     f" was healed\n{self._record.history.table(40)}"
                 )
-            dead = [worker.who for worker in self._workers if not worker.alive]
+            everyone = [*self._workers, *self._board_workers]
+            dead = [worker.who for worker in everyone if not worker.alive]
             if dead:
                 raise RuntimeError(f"{', '.join(dead)} died by themselves")
             time.sleep(0.02)
@@ -276,9 +330,21 @@ class Run:
         result.posted = sum(op.done for op in record.history.operations("add"))
         result.findings = findings(record.history, record.reads, live, trash, self._killed)
         result.findings.other += [*blind, *left]
+        result.board = self._judge_board()
         if result.failures:
             named = {word for said in result.failures for word in said.split()}
             result.table = "\n".join([*result.failures, record.history.table(40, about=named)])
+
+    def _judge_board(self) -> BoardFindings:
+        kept = {worker.who: worker.ask("quiet") for worker in self._board_workers}
+        settings = {**self._settings, "namespace": f"{self._settings['namespace']}-jobs"}
+        backend = Guard(loading.load(self._cluster.url, **settings))
+        backend.open()
+        try:
+            there = [posting.key for posting in backend.list().postings]
+        finally:
+            backend.close()
+        return self._board_record.findings(there, kept)
 
     def _blind(self, backend: Guard) -> list[str]:
         """Return the watchers whose view is not what is listed, though nothing happens any more."""

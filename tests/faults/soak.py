@@ -22,6 +22,10 @@ from servers import clusters  # noqa: E402 - found through the line above
 #: Seconds of one run: a board of its own, judged by itself, so that no record grows for ever.
 EPISODE = 300.0
 HEAD = ("store", "minutes", "operations", "posted", "faults", "longest outage", "lost", "double")
+BOARD_HEAD = (
+    "store", "jobs", "consumed", "interrupts", "lost", "double", "kept unheard",
+    "LEASE_LOST", "late", "least margin",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -61,7 +65,7 @@ def soak(name: str, minutes: float, seed: str, workers: int, safe: bool) -> list
             run = Run(cluster, f"{seed}:{len(results)}", workers=workers, safe=safe, say=_say)
             result = run.run(min(EPISODE, until - time.monotonic()))
             results.append(result)
-            for sentence in result.findings.all:
+            for sentence in [*result.findings.all, *result.board.all]:
                 print(f"  {'!' if sentence in result.failures else '-'} {sentence}", flush=True)
             if result.failures:
                 print(result.table, flush=True)
@@ -89,9 +93,9 @@ def print_table(results: dict[str, list[Result]]) -> None:
                 f"{sum(len(one.findings.double) + len(one.findings.early) for one in episodes)}",
             )
         )
-    widths = [max(len(row[n]) for row in rows) for n in range(len(HEAD))]
-    for row in rows:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    _print_rows(rows)
+    print("\nWorkers on a whole jobboard; the margin is between a LEASE_LOST and the heir's claim:")
+    _print_rows([BOARD_HEAD, *(_board_row(name, runs) for name, runs in results.items())])
     print("\nThe longest time that a worker had no answer, by what happened:")
     for name, episodes in results.items():
         outages: dict[str, float] = {}
@@ -108,6 +112,28 @@ def print_table(results: dict[str, list[Result]]) -> None:
             print(f"  {name} ended sessions that were kept: {episodes[0].may_end_early}")
         if episodes[0].may_lose:
             print(f"  {name} may lose what it acknowledged: {episodes[0].may_lose}")
+
+
+def _board_row(name: str, episodes: Sequence[Result]) -> tuple[str, ...]:
+    boards = [one.board for one in episodes]
+    margins = [board.least_margin for board in boards if board.least_margin is not None]
+    counts = (
+        sum(board.posted for board in boards),
+        sum(board.consumed for board in boards),
+        sum(board.interrupted for board in boards),
+        sum(len(board.lost) for board in boards),
+        sum(len(board.double) for board in boards),
+        sum(len(board.kept) for board in boards),
+        sum(board.reported for board in boards),
+        sum(len(board.late) for board in boards),
+    )
+    return (name, *map(str, counts), f"{min(margins):.3f} s" if margins else "-")
+
+
+def _print_rows(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 if __name__ == "__main__":

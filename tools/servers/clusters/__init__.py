@@ -18,9 +18,9 @@ from servers.clusters.base import Cluster, running
 from servers.clusters.etcd_cluster import EtcdCluster
 from servers.clusters.redis_cluster import RedisCluster
 from servers.clusters.redis_sentinel import RedisSentinel
+from servers.clusters.redis_single import SingleRedis
 from servers.clusters.single import File, SingleServer
 from servers.clusters.zookeeper_ensemble import ZooKeeperEnsemble
-from servers.redis_server import RedisServer
 
 __all__ = [
     "CLUSTERS",
@@ -29,16 +29,12 @@ __all__ = [
     "File",
     "RedisCluster",
     "RedisSentinel",
+    "SingleRedis",
     "SingleServer",
     "ZooKeeperEnsemble",
     "cluster",
     "running",
 ]
-
-
-def _redis() -> Cluster:
-    # Otherwise a write that was acknowledged waits in memory for up to a second.
-    return SingleServer(RedisServer(options=("--appendfsync", "always")))
 
 
 #: The stores that can be had by name, those of one server beside those of several.
@@ -47,7 +43,7 @@ CLUSTERS: Mapping[str, Callable[[], Cluster]] = {
     "etcd": EtcdCluster,
     "redis+sentinel": RedisSentinel,
     "redis+cluster": RedisCluster,
-    "redis": _redis,
+    "redis": SingleRedis,
     "sqlite": File,
 }
 
