@@ -178,11 +178,14 @@ class BoardWorker(WorkerProcess):
     ) -> None:
         self._record = record
         self._last: dict[str, Any] = {}
+        self._ready = threading.Event()
         first = {"seed": seed, "target": target, "settings": dict(settings)}
         super().__init__("board_worker.py", who, first)
 
     def _note(self, said: dict[str, Any]) -> None:
         self._last = said
+        if said["note"] == "ready":
+            self._ready.set()
         self._record.add(self.who, said)
 
     def _waits_for(self) -> str:
@@ -190,4 +193,6 @@ class BoardWorker(WorkerProcess):
 
     def interrupt(self) -> None:
         """Have a time limit strike within its calls, for the next seconds."""
+        if not self._ready.wait(PATIENCE):  # the signal would end a process that is not ready
+            raise RuntimeError(f"worker {self.who} did not connect within {PATIENCE:g} s")
         self.signal(signal.SIGUSR2)
