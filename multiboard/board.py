@@ -35,6 +35,7 @@ from multiboard.primitives import (
     boottime,
 )
 from multiboard.translation import RefusedJob, translate, translated, value_of
+from multiboard.view import ASK_AGAIN, ASK_AGAIN_AT_MOST
 
 LOG = logging.getLogger(__name__)
 
@@ -247,6 +248,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         if limit < 1:
             raise ValueError(f"limit is {limit!r}; it should be 1 or more")
         give_up = boottime() + timeout
+        again = ASK_AGAIN
         with translated("claim the next job"):
             here = self._here
             while True:
@@ -258,7 +260,8 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
                 if not here.view.started:
                     here.view.load(left)
                     continue  # what was posted before the view began is seen by asking again
-                here.view.wait_for_opening(seen, left)
+                opened = here.view.wait_for_opening(seen, left, again)
+                again = ASK_AGAIN if opened else min(2 * again, ASK_AGAIN_AT_MOST)
 
     # -- finishing -------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ SUITE = ROOT / "conformance" / "multiboard_conformance"
 #: A part imports only parts with a lower number. Backends and the suite have rules of their own.
 DEPTH = {
     "errors": 0,
+    "interrupts": 0,
     "values": 1,
     "settings": 1,
     "primitives": 2,
@@ -145,7 +146,7 @@ def violations(module: str, source: str, known: set[str]) -> list[str]:
             if suite:
                 allowed = target in SUITE_SEES
             elif part.startswith("backends."):
-                allowed = target in (part, "primitives", "errors")
+                allowed = target in (part, "primitives", "errors", "interrupts")
             else:
                 allowed = _deeper(part, target) or typing_only
         elif top == "multiboard_conformance":
