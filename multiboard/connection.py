@@ -98,10 +98,23 @@ class Connection:
         """
         claim_id = self._claim_id()
         asked_at, losses = boottime(), self.keeper.losses
-        lease = self.with_session(lambda: self.guard.acquire(job.key, who, claim_id, expiry))
-        self._hold(Claim(lease, job), asked_at, losses)
-        self.view.note_lease(lease)
-        return lease
+        try:
+            lease = self.with_session(lambda: self.guard.acquire(job.key, who, claim_id, expiry))
+            self._hold(Claim(lease, job), asked_at, losses)
+            self.view.note_lease(lease)
+            return lease
+        except errors.MultiboardError:
+            raise
+        except BaseException:
+            self._interrupted([claim_id], job.key)
+            raise
+
+    def _interrupted(self, claim_ids: Sequence[str], key: str | None = None) -> None:
+        """Give back what was leased as one of these: who asked for it was interrupted."""
+        for name, claim in list(self.claims.items()):
+            if claim.lease.claim_id in claim_ids:
+                self.claims.pop(name, None)
+        self.keeper.interrupted(claim_ids, key)
 
     def _claim_id(self) -> str:
         return f"{self._chance}-{next(self._attempts)}"
@@ -118,12 +131,18 @@ class Connection:
             # The view may be behind; that there is nothing is for the store to say.
         claim_ids = [self._claim_id() for _ in range(limit)]
         asked_at, losses = boottime(), self.keeper.losses
-        with self.view.asking() as tick:
-            won = self.with_session(lambda: self.guard.acquire_next(who, claim_ids, expiry))
-            jobs = [self._take_over(posting, lease, asked_at, losses) for posting, lease in won]
-            if self.view.started:
-                self.view.note_present([posting for posting, _ in won], tick)
-        return [job for job in jobs if job is not None]
+        try:
+            with self.view.asking() as tick:
+                won = self.with_session(lambda: self.guard.acquire_next(who, claim_ids, expiry))
+                jobs = [self._take_over(posting, lease, asked_at, losses) for posting, lease in won]
+                if self.view.started:
+                    self.view.note_present([posting for posting, _ in won], tick)
+            return [job for job in jobs if job is not None]
+        except errors.MultiboardError:
+            raise
+        except BaseException:
+            self._interrupted(claim_ids)
+            raise
 
     def _take_over(self, posting: Posting, lease: Lease, asked_at: float, losses: int) -> Any:
         entry = self.view.find(posting.key)
@@ -240,6 +259,11 @@ class Connection:
         except errors.BackendError:
             self._give_back([lease])
             raise
+        except errors.MultiboardError:
+            raise
+        except BaseException:  # whoever gave it up was interrupted, and has given it up
+            self._give_back([lease])
+            raise
         self._drop(key)
         self.view.note_release(lease, delay)
 
@@ -291,7 +315,13 @@ class Connection:
 
         Raises: as :meth:`multiboard.primitives.PostingDirectory.add`.
         """
-        answer = self.with_session(lambda: self.guard.add([entity], Shelf.ENTITIES))[0]
+        try:
+            answer = self.with_session(lambda: self.guard.add([entity], Shelf.ENTITIES))[0]
+        except errors.MultiboardError:
+            raise
+        except BaseException:
+            self._interrupted(())
+            raise
         if isinstance(answer, errors.MultiboardError):
             raise answer
         self.keeper.keep_entity(entity)

@@ -24,7 +24,6 @@ import _thread
 import contextlib
 import os
 import signal
-import sys
 import threading
 import time
 import types
@@ -270,7 +269,16 @@ def packages_of(error: BaseException) -> Iterator[str]:
         trace = trace.tb_next
 
 
-def of_the_language(error: BaseException) -> bool:
-    """Tell whether the class of an exception is the language's own or the standard library's."""
-    package = type(error).__module__.partition(".")[0]
-    return package in sys.stdlib_module_names
+def behind(error: BaseException, before: BaseException | None) -> BaseException | None:
+    """Return the interrupt that an error was made of, if there is one.
+
+    ``before`` is what was being handled already when that began which raised the error.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error.__cause__ or error.__context__
+    while cause is not None and cause is not before and id(cause) not in seen:
+        if is_interrupt(cause):
+            return cause
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
+    return None

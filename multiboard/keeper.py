@@ -10,12 +10,13 @@ The reasoning is that of leases with bounded clock drift (Gray and Cheriton, SOS
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from multiboard import errors
+from multiboard import errors, interrupts
 from multiboard.doubts import Doubts, give_back, leases_of
 from multiboard.primitives import Backend, Lease, NewPosting, Shelf, boottime
 
@@ -47,7 +48,7 @@ class Keeper:
     def __init__(self, backend: Backend, on_lost: Callable[[Lease, str], None]) -> None:
         self._backend = backend
         self._on_lost = on_lost
-        self._wake = threading.Condition()
+        self._wake = interrupts.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._kept: dict[str, _Kept] = {}
@@ -144,6 +145,21 @@ class Keeper:
             self._doubts.note(claim_ids, key, boottime(), late=answered)
             self._start(0.0)
 
+    def interrupted(self, claim_ids: Sequence[str] = (), key: str | None = None) -> None:
+        """Put right what may be wrong since somebody was interrupted who used the session.
+
+        What was leased as one of ``claim_ids`` nobody received: it is given back. All else is
+        looked at: the store may have said that the session ended, and says it once.
+        """
+        with self._wake:
+            for kept in list(self._kept.values()):
+                if kept.lease.claim_id in claim_ids:
+                    self._drop(kept.lease)
+            self._verify.update(self._kept)
+            self._enter_again = bool(self._entities)
+            self._doubts.note(claim_ids, key, boottime())
+            self._start(0.0)
+
     def keeps(self, lease: Lease) -> bool:
         """Return whether a lease is kept and not known to be lost."""
         kept = self._kept.get(lease.key)
@@ -160,7 +176,8 @@ class Keeper:
         self.stop()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout=1.0)
+            with contextlib.suppress(RuntimeError):  # it has not even begun
+                thread.join(timeout=1.0)
 
     @property
     def seconds_left(self) -> float | None:
@@ -178,7 +195,8 @@ class Keeper:
         """
         if self._thread is None and not self._closed:
             self._thread = threading.Thread(target=self._run, name="multiboard-keeper", daemon=True)
-            self._thread.start()
+        if self._thread is not None:
+            interrupts.begin(self._thread)
         if due < self._sleeps_until or self._urgent():
             self._sleeps_until = 0.0
             self._wake.notify_all()

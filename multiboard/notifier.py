@@ -7,6 +7,7 @@ before, may still be on their way then. It knows TaskFlow's notifier and no boar
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 from taskflow.jobs import base
 from taskflow.types import notifier
 
+from multiboard import interrupts
 from multiboard.primitives import ChangeKind
 
 #: Notifier events beyond TaskFlow's POSTED and REMOVAL; ``details`` hold the ``job``.
@@ -62,7 +64,7 @@ class BoardNotifier(notifier.Notifier):  # type: ignore[misc]
             self._thread = threading.Thread(
                 target=self._run, args=(self._events,), name="multiboard-notifier", daemon=True
             )
-            self._thread.start()
+        interrupts.begin(self._thread)
         self._events.put((event, details))
 
     def stop(self) -> None:
@@ -75,7 +77,8 @@ class BoardNotifier(notifier.Notifier):  # type: ignore[misc]
         if thread is not None:
             events.put(None)
             if thread is not threading.current_thread():
-                thread.join(timeout=0.2)
+                with contextlib.suppress(RuntimeError):  # it has not even begun
+                    thread.join(timeout=0.2)
 
     def forget_thread(self) -> None:
         """Begin anew in a forked child, which has no threads of its parent's."""

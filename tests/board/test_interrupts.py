@@ -1,0 +1,17 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Whoever uses a board may be interrupted at any instruction, and the board goes on working."""
+
+from __future__ import annotations
+
+import random
+
+from interrupting import ByHandler, Ordeal
+
+from multiboard.board import JobBoard
+
+
+def test_a_board_survives_a_signal_handler_that_raises(board: JobBoard, other: JobBoard) -> None:
+    ordeal = Ordeal(board, other, seed=5)
+    with ByHandler(random.Random(5)) as striker:
+        ordeal.run(striker, interrupts=300, seconds=2.0)
+    assert sum(ordeal.hits.values()) > 20
