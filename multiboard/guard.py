@@ -229,15 +229,15 @@ class Guard(Backend):
             return operation()
         except errors.MultiboardError as error:
             interrupt = interrupts.behind(error, before)
-            if interrupt is not None:  # it looked to the backend like its client's
-                raise interrupt from None
-            raise
+            if interrupt is None:
+                raise
         except Exception as error:
             if interrupts.is_interrupt(error) or self._is_foreign(error):
                 raise
             raise errors.Indeterminate(
                 f"{type(self.backend).__name__} failed in a way it does not explain: {error!r}"
             ) from error
+        raise interrupt  # it looked to the backend like its client's
 
     def _is_foreign(self, error: Exception) -> bool:
         """Tell whether an exception is neither the store's nor a defect: somebody's time limit.

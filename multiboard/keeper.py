@@ -26,6 +26,8 @@ LOG = logging.getLogger(__name__)
 SAFE = 0.8
 #: A session is renewed after this part of its time.
 RENEW = 0.3
+#: Seconds after which is looked for what an interrupted attempt leased: it may be on its way yet.
+ON_ITS_WAY = 0.3
 
 
 @dataclass(slots=True)
@@ -157,7 +159,7 @@ class Keeper:
                     self._drop(kept.lease)
             self._verify.update(self._kept)
             self._enter_again = bool(self._entities)
-            self._doubts.note(claim_ids, key, boottime())
+            self._doubts.note(claim_ids, key, boottime() + ON_ITS_WAY)
             self._start(0.0)
 
     def keeps(self, lease: Lease) -> bool:

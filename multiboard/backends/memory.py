@@ -4,6 +4,9 @@
 It is the simplest code that keeps every guarantee; the conformance suite compares the other
 backends with it. Boards live as long as the process and are shared by all of its threads. One
 lock a board makes every verb one step. It imports the primitives and the errors only.
+
+What a verb changes goes through the board's journal, since a signal handler may raise in its midst:
+a step that was not ended is taken back by whoever comes next (:meth:`_Board.begin`).
 """
 
 from __future__ import annotations
@@ -14,12 +17,12 @@ import os
 import threading
 import time
 import uuid
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from multiboard import errors, primitives
+from multiboard import errors, interrupts, primitives
 from multiboard.primitives import Change, ChangeKind, Changes, Lease, Posting, Shelf, Url, boottime
 
 #: Seconds for which a repeated removal, release or posting is told from a new one.
@@ -39,7 +42,7 @@ class MemorySettings(primitives.Settings):
 
 @dataclass
 class _Record:
-    """A posting, and what only the store knows of it."""
+    """A posting, and what only the store knows of it; replaced as a whole."""
 
     posting: Posting
     due_at: float
@@ -53,20 +56,61 @@ class _Board:
 
     pid: int = field(default_factory=os.getpid)
     incarnation: str = field(default_factory=lambda: uuid.uuid4().hex)
-    changed: threading.Condition = field(default_factory=threading.Condition)
+    changed: interrupts.Condition = field(default_factory=interrupts.Condition)
     live: dict[str, _Record] = field(default_factory=dict)
     trash: dict[str, _Record] = field(default_factory=dict)
     entities: dict[str, tuple[Posting, str]] = field(default_factory=dict)
     sessions: dict[str, float] = field(default_factory=dict)
     serials: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     tokens: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    log: deque[Change] = field(default_factory=lambda: deque(maxlen=HISTORY))
-    told: int = 0
+    #: What happened, by the number of each change; ``numbers`` holds that of the last one.
+    log: dict[int, Change] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=lambda: {"told": 0})
     #: What leases ended by, and what was consumed, for REPEAT_WINDOW: (when, value).
     ended: OrderedDict[tuple[str, int], tuple[float, ChangeKind]] = field(
         default_factory=OrderedDict
     )
     consumed: OrderedDict[str, tuple[float, Posting]] = field(default_factory=OrderedDict)
+    #: What the step under way has changed, and what was there before.
+    journal: list[tuple[MutableMapping[Any, Any], Any, Any]] = field(default_factory=list)
+
+    @property
+    def told(self) -> int:
+        """How many changes there were."""
+        return self.numbers["told"]
+
+    def begin(self) -> None:
+        """Begin a step: with the lock held, before anything is read or changed.
+
+        What an interrupted step changed is taken back first, the last change first.
+        """
+        while self.journal:
+            memory, key, before = self.journal[-1]
+            if before is _NOTHING:
+                memory.pop(key, None)
+            else:
+                memory[key] = before
+            self.journal.pop()
+
+    def set(self, memory: MutableMapping[Any, Any], key: Any, value: Any) -> None:
+        """Put something into one of the board's dictionaries."""
+        self.journal.append((memory, key, memory.get(key, _NOTHING)))
+        memory[key] = value
+
+    def drop(self, memory: MutableMapping[Any, Any], key: Any) -> None:
+        """Take something out of one of the board's dictionaries."""
+        self.journal.append((memory, key, memory.get(key, _NOTHING)))
+        memory.pop(key, None)
+
+    def end(self) -> None:
+        """End a step, or a part of one that stands by itself."""
+        self.journal = []
+        while len(self.log) > HISTORY:
+            self.log.pop(next(iter(self.log)), None)
+
+
+#: What was in a dictionary that lacked the key.
+_NOTHING = object()
 
 
 _boards: dict[tuple[str, str], _Board] = {}
@@ -119,8 +163,10 @@ class MemoryBackend(primitives.Backend):
         if board is None or board.pid != os.getpid():
             return
         with board.changed:
+            board.begin()
             if self._session is not None:
-                board.sessions[self._session] = 0.0
+                board.set(board.sessions, self._session, 0.0)
+                board.end()
                 self._session = None
                 self._reap(board)
             board.changed.notify_all()
@@ -135,13 +181,17 @@ class MemoryBackend(primitives.Backend):
             self._reap(board)
             if shelf is Shelf.ENTITIES:
                 session = self._begin_session(board)
-                return [self._enter(board, new, session) for new in postings]
-            return [self._add_one(board, new) for new in postings]
+                entered = [self._enter(board, new, session) for new in postings]
+                board.end()
+                return entered
+            added = [self._add_one(board, new) for new in postings]
+            board.end()
+            return added
 
     def _enter(self, board: _Board, new: primitives.NewPosting, session: str) -> Posting:
         now = time.time()
         entry = Posting(new.key, new.rank, next(board.serials), new.body, 0, 0, now, now)
-        board.entities[new.key] = (entry, session)
+        board.set(board.entities, new.key, (entry, session))
         return entry
 
     def _add_one(
@@ -155,7 +205,8 @@ class MemoryBackend(primitives.Backend):
             return known
         now = time.time()
         posting = Posting(new.key, new.rank, next(board.serials), new.body, 0, 0, now, now)
-        board.live[new.key] = record = _Record(posting, boottime() + new.delay)
+        record = _Record(posting, boottime() + new.delay)
+        board.set(board.live, new.key, record)
         self._tell(board, ChangeKind.POSTED, new.key)
         return self._shown(record)
 
@@ -196,7 +247,9 @@ class MemoryBackend(primitives.Backend):
         board = self._opened()
         with board.changed:
             self._reap(board)
-            return [self._remove_one(board, lease, to) for lease in leases]
+            answers = [self._remove_one(board, lease, to) for lease in leases]
+            board.end()
+            return answers
 
     def _remove_one(
         self, board: _Board, lease: Lease, to: Shelf | None
@@ -208,15 +261,13 @@ class MemoryBackend(primitives.Backend):
             record = self._leased(board, lease)
         except errors.MultiboardError as error:
             return error
-        del board.live[lease.key]
-        record.posting = dataclasses.replace(record.posting, lease=None, modified_on=time.time())
-        record.lease_ends_at = None
+        board.drop(board.live, lease.key)
+        posting = dataclasses.replace(record.posting, lease=None, modified_on=time.time())
         if to is None:
-            board.consumed[lease.key] = (boottime(), record.posting)
+            board.set(board.consumed, lease.key, (boottime(), posting))
         else:
-            record.due_at = boottime()
-            board.trash[lease.key] = record
-        board.ended[lease.key, lease.token] = (boottime(), kind)
+            board.set(board.trash, lease.key, _Record(posting, boottime()))
+        board.set(board.ended, (lease.key, lease.token), (boottime(), kind))
         self._tell(board, kind, lease.key, lease.token)
         return None
 
@@ -226,15 +277,17 @@ class MemoryBackend(primitives.Backend):
             self._reap(board)
             record = board.live.get(key)
             if record is None:
-                record = board.trash.pop(key, None)
+                record = board.trash.get(key)
                 if record is None:
                     raise errors.PostingNotFound(key, f"no posting {key!r} in the trash")
-                record.posting = dataclasses.replace(
+                posting = dataclasses.replace(
                     record.posting, serial=next(board.serials), modified_on=time.time()
                 )
-                record.due_at = boottime()
-                board.live[key] = record
+                record = _Record(posting, boottime())
+                board.drop(board.trash, key)
+                board.set(board.live, key, record)
                 self._tell(board, ChangeKind.RESTORED, key)
+                board.end()
             return self._shown(record)
 
     def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
@@ -242,7 +295,12 @@ class MemoryBackend(primitives.Backend):
         with board.changed:
             self._reap(board)
             entries: dict[str, Any] = board.trash if shelf is Shelf.TRASH else board.entities
-            return [entries.pop(key, None) is not None for key in keys]
+            answers = []
+            for key in keys:
+                answers.append(key in entries)
+                board.drop(entries, key)
+            board.end()
+            return answers
 
     # -- lock --------------------------------------------------------------------------------
 
@@ -256,7 +314,9 @@ class MemoryBackend(primitives.Backend):
             record = board.live.get(key)
             if record is None:
                 raise errors.PostingNotFound(key)
-            return self._lease(board, record, holder, claim_id, session, expires_in)
+            lease = self._lease(board, record, holder, claim_id, session, expires_in)
+            board.end()
+            return lease
 
     def acquire_next(
         self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
@@ -277,7 +337,8 @@ class MemoryBackend(primitives.Backend):
             due = (r for r in in_order if r.posting.lease is None and r.due_at <= boottime())
             for claim_id, record in zip(unused, due, strict=False):
                 lease = self._lease(board, record, holder, claim_id, session, expires_in)
-                won.append((self._shown(record), lease))
+                won.append((self._shown(board.live[record.posting.key]), lease))
+            board.end()
             return won
 
     def renew(self, lease: Lease, expires_in: float) -> Lease:
@@ -286,7 +347,9 @@ class MemoryBackend(primitives.Backend):
             self._reap(board)
             record = self._leased(board, lease)
             if lease.session is None:
-                record.lease_ends_at = boottime() + expires_in
+                record = dataclasses.replace(record, lease_ends_at=boottime() + expires_in)
+                board.set(board.live, lease.key, record)
+                board.end()
             renewed = self._shown(record).lease
             assert renewed is not None
             board.changed.notify_all()  # whoever waits for its end has another end to wait for
@@ -299,8 +362,9 @@ class MemoryBackend(primitives.Backend):
             if self._ended_by(board, lease) is ChangeKind.RELEASED:
                 return
             record = self._leased(board, lease)
-            record.due_at = boottime() + delay
+            record = dataclasses.replace(record, due_at=boottime() + delay)
             self._end_lease(board, record, ChangeKind.RELEASED)
+            board.end()
 
     # -- feed --------------------------------------------------------------------------------
 
@@ -308,6 +372,7 @@ class MemoryBackend(primitives.Backend):
         board = self._opened()
         give_up = boottime() + timeout
         with board.changed:
+            board.begin()
             seen = self._position(board, cursor)
             if seen is None:
                 return Changes((), f"{board.incarnation}:{board.told}", reset=True)
@@ -319,8 +384,7 @@ class MemoryBackend(primitives.Backend):
                 if board.told > seen or left <= 0:
                     break
                 board.changed.wait(min(left, self._next_deadline(board) - boottime()))
-            first = board.told - len(board.log)
-            events = tuple(itertools.islice(board.log, seen - first, None))
+            events = tuple(board.log[number] for number in range(seen + 1, board.told + 1))
             return Changes(events, f"{board.incarnation}:{board.told}")
 
     @staticmethod
@@ -348,13 +412,16 @@ class MemoryBackend(primitives.Backend):
 
     def _begin_session(self, board: _Board) -> str:
         """Return the session's id, renewed, beginning one where there is none."""
-        if self._session is None:
-            self._session = uuid.uuid4().hex
-        elif self._session not in board.sessions:
+        session = self._session
+        if session is None:
+            session = uuid.uuid4().hex
+        elif session not in board.sessions:
             self._session = None
             raise errors.SessionLost("the session ended: it was not renewed in time")
-        board.sessions[self._session] = boottime() + self.settings.session_timeout
-        return self._session
+        board.set(board.sessions, session, boottime() + self.settings.session_timeout)
+        board.end()
+        self._session = session
+        return session
 
     def _opened(self) -> _Board:
         board = self._board
@@ -388,10 +455,11 @@ class MemoryBackend(primitives.Backend):
         # The board counts, not the posting: a key that was purged and added again goes on rising.
         token = next(board.tokens)
         lease = Lease(posting.key, holder, claim_id, token, session, expires_in)
-        record.lease_ends_at = None if expires_in is None else boottime() + expires_in
-        record.posting = dataclasses.replace(
+        ends_at = None if expires_in is None else boottime() + expires_in
+        posting = dataclasses.replace(
             posting, lease=lease, attempts=posting.attempts + 1, modified_on=time.time()
         )
+        board.set(board.live, posting.key, _Record(posting, record.due_at, ends_at))
         self._tell(board, ChangeKind.CLAIMED, posting.key, lease.token)
         return lease
 
@@ -414,14 +482,14 @@ class MemoryBackend(primitives.Backend):
         posting = record.posting
         assert posting.lease is not None
         token = posting.lease.token
-        record.lease_ends_at = None
-        record.posting = dataclasses.replace(
+        posting = dataclasses.replace(
             posting,
             lease=None,
             deaths=posting.deaths + (kind is ChangeKind.EXPIRED),
             modified_on=time.time(),
         )
-        board.ended[posting.key, token] = (boottime(), kind)
+        board.set(board.live, posting.key, _Record(posting, record.due_at))
+        board.set(board.ended, (posting.key, token), (boottime(), kind))
         self._tell(board, kind, posting.key, token)
 
     @staticmethod
@@ -436,29 +504,32 @@ class MemoryBackend(primitives.Backend):
         )
 
     def _reap(self, board: _Board) -> None:
-        """End what is over: sessions, the leases and entities under them, timed leases."""
+        """Begin a step: end what is over, sessions, what lives by them, and timed leases."""
+        board.begin()
         now = boottime()
         for session in [name for name, end in board.sessions.items() if end <= now]:
-            del board.sessions[session]
+            board.drop(board.sessions, session)
         over: Callable[[_Record, Lease], bool] = lambda record, lease: (  # noqa: E731
             lease.session not in board.sessions
             if lease.session is not None
             else record.lease_ends_at is not None and record.lease_ends_at <= now
         )
-        for record in board.live.values():
+        for record in list(board.live.values()):
             lease = record.posting.lease
             if lease is not None and over(record, lease):
                 self._end_lease(board, record, ChangeKind.EXPIRED)
         for key in [k for k, (_, owner) in board.entities.items() if owner not in board.sessions]:
-            del board.entities[key]
+            board.drop(board.entities, key)
+        board.end()
         for memory in (board.ended, board.consumed):
             while memory and next(iter(memory.values()))[0] < now - REPEAT_WINDOW:
                 memory.popitem(last=False)
 
     @staticmethod
     def _tell(board: _Board, kind: ChangeKind, key: str, token: int | None = None) -> None:
-        board.log.append(Change(kind, key, token))
-        board.told += 1
+        told = board.told + 1
+        board.set(board.log, told, Change(kind, key, token))
+        board.set(board.numbers, "told", told)
         board.changed.notify_all()
 
 

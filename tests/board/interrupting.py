@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooSlow
@@ -49,19 +50,31 @@ class ByHandler:
         self._armed = False
         self.kind: type[BaseException] = Struck
         self.fired = 0
+        #: How many were raised where Python drops them: a finalizer, a callback of the collector.
+        self.dropped = 0
+        self.where = ""
 
     def __enter__(self) -> ByHandler:
         self._before = signal.signal(signal.SIGALRM, self._strike)
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._note_dropped
         return self
+
+    def _note_dropped(self, what: Any) -> None:
+        if isinstance(what.exc_value, KINDS):
+            self.dropped += 1
+        else:
+            self._hook(what)
 
     def __exit__(self, *_: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self._before)
+        sys.unraisablehook = self._hook
 
-    def _strike(self, _number: int, _frame: Any) -> None:
+    def _strike(self, _number: int, frame: Any) -> None:
         if self._armed:
             self._armed = False
             self.fired += 1
+            self.where = "".join(traceback.format_stack(frame, limit=8))
             raise self.kind("time is up")
 
     def strike(self, operation: Callable[[], object], delay: float) -> BaseException | None:
@@ -146,7 +159,7 @@ class Ordeal:
         self.settle()
 
     def _tried(self, striker: Any, verb: str, delay: float) -> None:
-        fired, begun = striker.fired, time.monotonic()
+        fired, dropped, begun = striker.fired, striker.dropped, time.monotonic()
         if delay:
             error = striker.strike(self._verbs[verb], delay)
         else:
@@ -159,9 +172,10 @@ class Ordeal:
                 raise AssertionError(f"{verb} failed, and nobody interrupted it") from error
         else:
             self.hits[verb] += 1
-            if type(error) is not striker.kind:
+            if type(error) is not striker.kind and striker.dropped == dropped:
                 raise AssertionError(
-                    f"{verb} was interrupted by {striker.kind.__name__}, and ended with {error!r}"
+                    f"{verb} was interrupted by {striker.kind.__name__}, and ended with {error!r};"
+                    f" it was at\n{striker.where}"
                 ) from error
 
     def look(self) -> None:
@@ -170,8 +184,6 @@ class Ordeal:
             self._pool.submit(self._glance).result(PATIENCE)
         except TooSlow:
             frames = sys._current_frames()
-            import traceback
-
             text = "".join(
                 f"--- {thread.name}\n{''.join(traceback.format_stack(frames[thread.ident]))}"
                 for thread in threading.enumerate()
