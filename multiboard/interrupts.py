@@ -221,6 +221,8 @@ def is_interrupt(error: BaseException) -> bool:
         return True
     handlers: set[types.CodeType] | None = None
     trace = error.__traceback__
+    if trace is None or trace.tb_next is None:
+        return False  # the very frame that asks
     while trace is not None:
         frame, trace = trace.tb_frame, trace.tb_next
         code = frame.f_code

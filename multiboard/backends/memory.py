@@ -6,29 +6,23 @@ backends with it. Boards live as long as the process and are shared by all of it
 lock a board makes every verb one step. It imports the primitives and the errors only.
 
 What a verb changes goes through the board's journal, since a signal handler may raise in its midst:
-a step that was not ended is taken back by whoever comes next (:meth:`_Board.begin`).
+a step that was not ended is taken back by whoever comes next (:mod:`._memory.state`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import threading
 import time
 import uuid
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from multiboard import errors, interrupts, primitives
+from multiboard import errors, primitives
+from multiboard.backends._memory.state import REPEAT_WINDOW, Board, Record
 from multiboard.primitives import Change, ChangeKind, Changes, Lease, Posting, Shelf, Url, boottime
-
-#: Seconds for which a repeated removal, release or posting is told from a new one.
-REPEAT_WINDOW = 300.0
-#: How many changes a slow reader may be behind before it hears a reset.
-HISTORY = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,80 +34,7 @@ class MemorySettings(primitives.Settings):
     )
 
 
-@dataclass
-class _Record:
-    """A posting, and what only the store knows of it; replaced as a whole."""
-
-    posting: Posting
-    due_at: float
-    #: By boottime; None while unleased or under a session lease.
-    lease_ends_at: float | None = None
-
-
-@dataclass
-class _Board:
-    """All of one board, behind one lock."""
-
-    pid: int = field(default_factory=os.getpid)
-    incarnation: str = field(default_factory=lambda: uuid.uuid4().hex)
-    changed: interrupts.Condition = field(default_factory=interrupts.Condition)
-    live: dict[str, _Record] = field(default_factory=dict)
-    trash: dict[str, _Record] = field(default_factory=dict)
-    entities: dict[str, tuple[Posting, str]] = field(default_factory=dict)
-    sessions: dict[str, float] = field(default_factory=dict)
-    serials: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    tokens: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    #: What happened, by the number of each change; ``numbers`` holds that of the last one.
-    log: dict[int, Change] = field(default_factory=dict)
-    numbers: dict[str, int] = field(default_factory=lambda: {"told": 0})
-    #: What leases ended by, and what was consumed, for REPEAT_WINDOW: (when, value).
-    ended: OrderedDict[tuple[str, int], tuple[float, ChangeKind]] = field(
-        default_factory=OrderedDict
-    )
-    consumed: OrderedDict[str, tuple[float, Posting]] = field(default_factory=OrderedDict)
-    #: What the step under way has changed, and what was there before.
-    journal: list[tuple[MutableMapping[Any, Any], Any, Any]] = field(default_factory=list)
-
-    @property
-    def told(self) -> int:
-        """How many changes there were."""
-        return self.numbers["told"]
-
-    def begin(self) -> None:
-        """Begin a step: with the lock held, before anything is read or changed.
-
-        What an interrupted step changed is taken back first, the last change first.
-        """
-        while self.journal:
-            memory, key, before = self.journal[-1]
-            if before is _NOTHING:
-                memory.pop(key, None)
-            else:
-                memory[key] = before
-            self.journal.pop()
-
-    def set(self, memory: MutableMapping[Any, Any], key: Any, value: Any) -> None:
-        """Put something into one of the board's dictionaries."""
-        self.journal.append((memory, key, memory.get(key, _NOTHING)))
-        memory[key] = value
-
-    def drop(self, memory: MutableMapping[Any, Any], key: Any) -> None:
-        """Take something out of one of the board's dictionaries."""
-        self.journal.append((memory, key, memory.get(key, _NOTHING)))
-        memory.pop(key, None)
-
-    def end(self) -> None:
-        """End a step, or a part of one that stands by itself."""
-        self.journal = []
-        while len(self.log) > HISTORY:
-            self.log.pop(next(iter(self.log)), None)
-
-
-#: What was in a dictionary that lacked the key.
-_NOTHING = object()
-
-
-_boards: dict[tuple[str, str], _Board] = {}
+_boards: dict[tuple[str, str], Board] = {}
 _boards_lock = threading.Lock()
 
 
@@ -125,7 +46,7 @@ class MemoryBackend(primitives.Backend):
 
     def __init__(self, settings: primitives.Settings) -> None:
         super().__init__(settings)
-        self._board: _Board | None = None
+        self._board: Board | None = None
         self._session: str | None = None
 
     @classmethod
@@ -156,7 +77,7 @@ class MemoryBackend(primitives.Backend):
     def open(self) -> None:
         with _boards_lock:
             place = (self.settings.name, self.settings.namespace)
-            self._board = _boards.setdefault(place, _Board())
+            self._board = _boards.setdefault(place, Board())
 
     def close(self) -> None:
         board, self._board = self._board, None
@@ -188,14 +109,14 @@ class MemoryBackend(primitives.Backend):
             board.end()
             return added
 
-    def _enter(self, board: _Board, new: primitives.NewPosting, session: str) -> Posting:
+    def _enter(self, board: Board, new: primitives.NewPosting, session: str) -> Posting:
         now = time.time()
         entry = Posting(new.key, new.rank, next(board.serials), new.body, 0, 0, now, now)
         board.set(board.entities, new.key, (entry, session))
         return entry
 
     def _add_one(
-        self, board: _Board, new: primitives.NewPosting
+        self, board: Board, new: primitives.NewPosting
     ) -> Posting | errors.MultiboardError:
         record = board.live.get(new.key) or board.trash.get(new.key)
         known = self._shown(record) if record else board.consumed.get(new.key, (0, None))[1]
@@ -205,7 +126,7 @@ class MemoryBackend(primitives.Backend):
             return known
         now = time.time()
         posting = Posting(new.key, new.rank, next(board.serials), new.body, 0, 0, now, now)
-        record = _Record(posting, boottime() + new.delay)
+        record = Record(posting, boottime() + new.delay)
         board.set(board.live, new.key, record)
         self._tell(board, ChangeKind.POSTED, new.key)
         return self._shown(record)
@@ -252,7 +173,7 @@ class MemoryBackend(primitives.Backend):
             return answers
 
     def _remove_one(
-        self, board: _Board, lease: Lease, to: Shelf | None
+        self, board: Board, lease: Lease, to: Shelf | None
     ) -> errors.MultiboardError | None:
         kind = ChangeKind.REMOVED if to is None else ChangeKind.TRASHED
         if self._ended_by(board, lease) is kind:
@@ -266,7 +187,7 @@ class MemoryBackend(primitives.Backend):
         if to is None:
             board.set(board.consumed, lease.key, (boottime(), posting))
         else:
-            board.set(board.trash, lease.key, _Record(posting, boottime()))
+            board.set(board.trash, lease.key, Record(posting, boottime()))
         board.set(board.ended, (lease.key, lease.token), (boottime(), kind))
         self._tell(board, kind, lease.key, lease.token)
         return None
@@ -283,7 +204,7 @@ class MemoryBackend(primitives.Backend):
                 posting = dataclasses.replace(
                     record.posting, serial=next(board.serials), modified_on=time.time()
                 )
-                record = _Record(posting, boottime())
+                record = Record(posting, boottime())
                 board.drop(board.trash, key)
                 board.set(board.live, key, record)
                 self._tell(board, ChangeKind.RESTORED, key)
@@ -388,7 +309,7 @@ class MemoryBackend(primitives.Backend):
             return Changes(events, f"{board.incarnation}:{board.told}")
 
     @staticmethod
-    def _position(board: _Board, cursor: str | None) -> int | None:
+    def _position(board: Board, cursor: str | None) -> int | None:
         """Return how many changes a reader has seen; None where it has to start anew."""
         incarnation, _, told = (cursor or "").partition(":")
         if incarnation != board.incarnation or not told.isdigit():
@@ -396,7 +317,7 @@ class MemoryBackend(primitives.Backend):
         return int(told) if board.told - len(board.log) <= int(told) <= board.told else None
 
     @staticmethod
-    def _next_deadline(board: _Board) -> float:
+    def _next_deadline(board: Board) -> float:
         ends = (record.lease_ends_at for record in board.live.values())
         known = [end for end in ends if end is not None]
         return min([*known, *board.sessions.values()], default=boottime() + 3600.0)
@@ -410,7 +331,7 @@ class MemoryBackend(primitives.Backend):
             self._begin_session(board)
             return self.settings.session_timeout
 
-    def _begin_session(self, board: _Board) -> str:
+    def _begin_session(self, board: Board) -> str:
         """Return the session's id, renewed, beginning one where there is none."""
         session = self._session
         if session is None:
@@ -423,7 +344,7 @@ class MemoryBackend(primitives.Backend):
         self._session = session
         return session
 
-    def _opened(self) -> _Board:
+    def _opened(self) -> Board:
         board = self._board
         if board is None:
             raise errors.Closed("the memory board is not open")
@@ -438,8 +359,8 @@ class MemoryBackend(primitives.Backend):
 
     def _lease(
         self,
-        board: _Board,
-        record: _Record,
+        board: Board,
+        record: Record,
         holder: str,
         claim_id: str,
         session: str | None,
@@ -459,12 +380,12 @@ class MemoryBackend(primitives.Backend):
         posting = dataclasses.replace(
             posting, lease=lease, attempts=posting.attempts + 1, modified_on=time.time()
         )
-        board.set(board.live, posting.key, _Record(posting, record.due_at, ends_at))
+        board.set(board.live, posting.key, Record(posting, record.due_at, ends_at))
         self._tell(board, ChangeKind.CLAIMED, posting.key, lease.token)
         return lease
 
     @staticmethod
-    def _leased(board: _Board, lease: Lease) -> _Record:
+    def _leased(board: Board, lease: Lease) -> Record:
         """Return the record that ``lease`` is the current lease of."""
         record = board.live.get(lease.key)
         if record is None:
@@ -475,10 +396,10 @@ class MemoryBackend(primitives.Backend):
         return record
 
     @staticmethod
-    def _ended_by(board: _Board, lease: Lease) -> ChangeKind | None:
+    def _ended_by(board: Board, lease: Lease) -> ChangeKind | None:
         return board.ended.get((lease.key, lease.token), (0.0, None))[1]
 
-    def _end_lease(self, board: _Board, record: _Record, kind: ChangeKind) -> None:
+    def _end_lease(self, board: Board, record: Record, kind: ChangeKind) -> None:
         posting = record.posting
         assert posting.lease is not None
         token = posting.lease.token
@@ -488,12 +409,12 @@ class MemoryBackend(primitives.Backend):
             deaths=posting.deaths + (kind is ChangeKind.EXPIRED),
             modified_on=time.time(),
         )
-        board.set(board.live, posting.key, _Record(posting, record.due_at))
+        board.set(board.live, posting.key, Record(posting, record.due_at))
         board.set(board.ended, (posting.key, token), (boottime(), kind))
         self._tell(board, kind, posting.key, token)
 
     @staticmethod
-    def _shown(record: _Record) -> Posting:
+    def _shown(record: Record) -> Posting:
         """Return the posting as of now."""
         now = boottime()
         lease = record.posting.lease
@@ -503,13 +424,13 @@ class MemoryBackend(primitives.Backend):
             record.posting, lease=lease, due_in=max(0.0, record.due_at - now)
         )
 
-    def _reap(self, board: _Board) -> None:
+    def _reap(self, board: Board) -> None:
         """Begin a step: end what is over, sessions, what lives by them, and timed leases."""
         board.begin()
         now = boottime()
         for session in [name for name, end in board.sessions.items() if end <= now]:
             board.drop(board.sessions, session)
-        over: Callable[[_Record, Lease], bool] = lambda record, lease: (  # noqa: E731
+        over: Callable[[Record, Lease], bool] = lambda record, lease: (  # noqa: E731
             lease.session not in board.sessions
             if lease.session is not None
             else record.lease_ends_at is not None and record.lease_ends_at <= now
@@ -526,7 +447,7 @@ class MemoryBackend(primitives.Backend):
                 memory.popitem(last=False)
 
     @staticmethod
-    def _tell(board: _Board, kind: ChangeKind, key: str, token: int | None = None) -> None:
+    def _tell(board: Board, kind: ChangeKind, key: str, token: int | None = None) -> None:
         told = board.told + 1
         board.set(board.log, told, Change(kind, key, token))
         board.set(board.numbers, "told", told)

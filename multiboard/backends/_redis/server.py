@@ -172,7 +172,7 @@ class Line(Wire):
         connection = None
         try:
             connection = address.connection(within)
-            # The library takes what strikes there for the failure of one address, and tries another.
+            # What strikes there the library takes for the failure of one address of several.
             interrupts.uninterrupted(functools.partial(super().__init__, connection))
         except Exception as error:
             if connection is not None:
