@@ -19,7 +19,7 @@ from multiboard import errors
 from multiboard.guard import Guard
 from multiboard.keeper import Keeper
 from multiboard.primitives import Backend, ChangeKind, Lease, NewPosting, Posting, Shelf, boottime
-from multiboard.view import View
+from multiboard.view import ASK_AGAIN, ASK_AGAIN_AT_MOST, View
 
 #: How many claims that were lost are remembered, so that their holders are told so.
 REMEMBERED = 10_000
@@ -143,6 +143,24 @@ class Connection:
         except BaseException:
             self._interrupted(claim_ids)
             raise
+
+    def take_in_time(self, who: str, limit: int, expiry: float | None, give_up: float) -> list[Any]:
+        """Do as :meth:`take`, and where there is nothing wait for it until ``give_up`` (boottime).
+
+        Raises: as :meth:`take`.
+        """
+        again = ASK_AGAIN
+        while True:
+            seen = self.view.openings
+            jobs = self.take(who, limit, expiry)
+            left = give_up - boottime()
+            if jobs or left <= 0:
+                return jobs
+            if not self.view.started:
+                self.view.load(left)
+                continue  # what was posted before the view began is seen by asking again
+            opened = self.view.wait_for_opening(seen, left, again)
+            again = ASK_AGAIN if opened else min(2 * again, ASK_AGAIN_AT_MOST)
 
     def _take_over(self, posting: Posting, lease: Lease, asked_at: float, losses: int) -> Any:
         entry = self.view.find(posting.key)

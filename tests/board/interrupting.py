@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import collections
-import contextlib
-import ctypes
 import random
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooSlow
 from typing import Any
