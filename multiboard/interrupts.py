@@ -181,8 +181,6 @@ def uninterrupted(operation: Callable[[], T]) -> T:
 
     Where whoever waits is interrupted, it is done to its end all the same.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return operation()
     done = _thread.allocate_lock()
     done.acquire()
     outcome: list[tuple[Any, BaseException | None]] = []
@@ -195,7 +193,10 @@ def uninterrupted(operation: Callable[[], T]) -> T:
         finally:
             done.release()
 
-    _thread.start_new_thread(run, ())
+    try:
+        _thread.start_new_thread(run, ())
+    except RuntimeError:  # the interpreter shuts down: it makes no threads any more
+        return operation()
     done.acquire()
     value, error = outcome[0]
     if error is not None:

@@ -9,6 +9,9 @@ from interrupting import ByHandler, Ordeal
 
 from multiboard.board import JobBoard
 
+#: Seconds of one long ordeal.
+SECONDS = 60.0
+
 
 def test_a_board_survives_a_signal_handler_that_raises(board: JobBoard, other: JobBoard) -> None:
     ordeal = Ordeal(board, other, seed=5)

@@ -51,6 +51,8 @@ class Board:
     #: What happened, by the number of each change; ``numbers`` holds that of the last one.
     log: dict[int, Change] = field(default_factory=dict)
     numbers: dict[str, int] = field(default_factory=lambda: {"told": 0})
+    #: How many changes are kept.
+    history: int = HISTORY
     #: What leases ended by, and what was consumed, for REPEAT_WINDOW: (when, value).
     ended: OrderedDict[tuple[str, int], tuple[float, ChangeKind]] = field(
         default_factory=OrderedDict
@@ -90,5 +92,5 @@ class Board:
     def end(self) -> None:
         """End a step, or a part of one that stands by itself."""
         self.journal = []
-        while len(self.log) > HISTORY:
+        while len(self.log) > self.history:
             self.log.pop(next(iter(self.log)), None)
