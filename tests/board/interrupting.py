@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import ctypes
 import random
 import signal
 import sys
@@ -20,6 +22,7 @@ from taskflow.types import entity
 from waiting import eventually
 
 from multiboard.board import JobBoard
+from multiboard.job import JobSpec
 
 #: Seconds that another thread has for a look at the board: a lock that is leaked lasts for ever.
 PATIENCE = 20.0
@@ -94,6 +97,56 @@ class ByHandler:
         return None
 
 
+class FromAnotherThread:
+    """Strikes a worker thread, by an exception that another thread sets in it."""
+
+    #: One that is also a class of the language's own can't be told from the store's.
+    kinds: tuple[type[BaseException], ...] = (Struck, StruckKeyboard)
+    dropped = 0
+    where = "a place that is not known"
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self.kind: type[BaseException] = Struck
+        self.fired = 0
+
+    def __enter__(self) -> FromAnotherThread:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def strike(self, operation: Callable[[], object], delay: float) -> BaseException | None:
+        """Do something in a thread that is interrupted after a while; return what it raised."""
+        self.kind = self._chance.choice(self.kinds)
+        ended = threading.Event()
+        outcome: list[BaseException | None] = []
+
+        def work() -> None:
+            try:
+                operation()
+            except BaseException as error:
+                outcome.append(error)
+
+        def run() -> None:
+            with contextlib.suppress(*self.kinds):  # it comes too late for the operation
+                work()
+            ended.set()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        assert thread.ident is not None
+        if not ended.wait(delay):
+            kind = ctypes.py_object(self.kind)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), kind)
+        thread.join()
+        error = outcome[0] if outcome else None
+        if isinstance(error, self.kinds):
+            self.fired += 1
+            return error.with_traceback(None)
+        return error
+
+
 class Ordeal:
     """One board, interrupted again and again; and another one on the same store."""
 
@@ -106,7 +159,7 @@ class Ordeal:
         self._pool = ThreadPoolExecutor(1)
         self._verbs: dict[str, Callable[[], object]] = {
             "post": lambda: board.post("job"),
-            "post_many": lambda: board.post_many([self._spec() for _ in range(3)]),
+            "post_many": lambda: board.post_many([JobSpec("one of many")] * 3),
             "claim": self._claim,
             "claim_next": lambda: board.claim_next("me", limit=self.chance.choice((1, 1, 3))),
             "wait_next": lambda: board.claim_next("me", timeout=0.002),
@@ -120,12 +173,6 @@ class Ordeal:
             "complete": lambda: self._with_any(lambda job: job.wait(timeout=0.001)),
             "enter": lambda: board.register_entity(entity.Entity("conductor", "c", {})),
         }
-
-    @staticmethod
-    def _spec() -> Any:
-        from multiboard.job import JobSpec
-
-        return JobSpec("one of many")
 
     def _claim(self) -> None:
         free = [job for job in self._jobs if job.lease is None][:5]
@@ -161,7 +208,7 @@ class Ordeal:
         if delay:
             error = striker.strike(self._verbs[verb], delay)
         else:
-            error = striker.strike(self._verbs[verb], 60.0)
+            error = striker.strike(self._verbs[verb], 600.0)
         span = time.monotonic() - begun
         if striker.fired == fired:
             self.calm[verb] += 1

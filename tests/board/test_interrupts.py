@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
-from interrupting import ByHandler, Ordeal
+import pytest
+from interrupting import ByHandler, FromAnotherThread, Ordeal
 
 from multiboard.board import JobBoard
 
@@ -18,3 +20,16 @@ def test_a_board_survives_a_signal_handler_that_raises(board: JobBoard, other: J
     with ByHandler(random.Random(5)) as striker:
         ordeal.run(striker, interrupts=300, seconds=2.0)
     assert sum(ordeal.hits.values()) > 20
+
+
+@pytest.mark.full
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("strikes", [ByHandler, FromAnotherThread])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_board_survives_a_great_many_interrupts(
+    board: JobBoard, other: JobBoard, strikes: Any, seed: int
+) -> None:
+    ordeal = Ordeal(board, other, seed)
+    with strikes(random.Random(seed)) as striker:
+        ordeal.run(striker, interrupts=5000, seconds=SECONDS)
+    assert sum(ordeal.hits.values()) > 300
