@@ -11,6 +11,9 @@ from interrupting import ByHandler, FromAnotherThread, Ordeal
 
 from multiboard.board import JobBoard
 
+# The time limit of a test is a signal by default, the very one that these tests raise.
+pytestmark = pytest.mark.timeout(120, method="thread")
+
 #: Seconds of one long ordeal.
 SECONDS = 60.0
 
@@ -23,7 +26,7 @@ def test_a_board_survives_a_signal_handler_that_raises(board: JobBoard, other: J
 
 
 @pytest.mark.full
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(400, method="thread")
 @pytest.mark.parametrize("strikes", [ByHandler, FromAnotherThread])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_board_survives_a_great_many_interrupts(
