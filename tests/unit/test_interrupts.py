@@ -20,7 +20,6 @@ from multiboard import errors, interrupts
 from multiboard.backends.memory import MemoryBackend, MemorySettings
 from multiboard.guard import Guard
 
-
 # The time limit of a test is a signal by default, the very one that these tests raise.
 pytestmark = pytest.mark.timeout(120, method="thread")
 
