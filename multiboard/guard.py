@@ -228,7 +228,7 @@ class Guard(Backend):
         try:
             return operation()
         except errors.MultiboardError as error:
-            interrupt = interrupts.behind(error, before)
+            interrupt = interrupts.behind(error, before, self._is_foreign)
             if interrupt is None:
                 raise
         except Exception as error:
@@ -239,7 +239,7 @@ class Guard(Backend):
             ) from error
         raise interrupt  # it looked to the backend like its client's
 
-    def _is_foreign(self, error: Exception) -> bool:
+    def _is_foreign(self, error: BaseException) -> bool:
         """Tell whether an exception is neither the store's nor a defect: somebody's time limit.
 
         What is set from another thread has no handler's frame. It is known by its class, which is

@@ -272,15 +272,20 @@ def packages_of(error: BaseException) -> Iterator[str]:
         trace = trace.tb_next
 
 
-def behind(error: BaseException, before: BaseException | None) -> BaseException | None:
+def behind(
+    error: BaseException,
+    before: BaseException | None,
+    also: Callable[[BaseException], bool] = lambda _: False,
+) -> BaseException | None:
     """Return the interrupt that an error was made of, if there is one.
 
-    ``before`` is what was being handled already when that began which raised the error.
+    ``before`` is what was being handled already when that began which raised the error; ``also``
+    tells of what else is one.
     """
     seen: set[int] = set()
     cause: BaseException | None = error.__cause__ or error.__context__
     while cause is not None and cause is not before and id(cause) not in seen:
-        if is_interrupt(cause):
+        if is_interrupt(cause) or also(cause):
             return cause
         seen.add(id(cause))
         cause = cause.__cause__ or cause.__context__

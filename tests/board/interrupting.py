@@ -119,7 +119,10 @@ class FromAnotherThread:
     def strike(self, operation: Callable[[], object], delay: float) -> BaseException | None:
         """Do something in a thread that is interrupted after a while; return what it raised."""
         self.kind = self._chance.choice(self.kinds)
-        ended = threading.Event()
+        # Plain locks: an event of ``threading`` does not survive to be struck.
+        ended, go = threading.Lock(), threading.Lock()
+        ended.acquire()
+        go.acquire()
         outcome: list[BaseException | None] = []
 
         def work() -> None:
@@ -129,16 +132,21 @@ class FromAnotherThread:
                 outcome.append(error)
 
         def run() -> None:
-            with contextlib.suppress(*self.kinds):  # it comes too late for the operation
-                work()
-            ended.set()
+            try:
+                with contextlib.suppress(*self.kinds):  # it comes too late for the operation
+                    work()
+            finally:
+                ended.release()
+                with contextlib.suppress(*self.kinds):
+                    go.acquire()  # a thread that has ended leaves its number to another one
 
         thread = threading.Thread(target=run)
         thread.start()
         assert thread.ident is not None
-        if not ended.wait(delay):
+        if not ended.acquire(timeout=delay):
             kind = ctypes.py_object(self.kind)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), kind)
+        go.release()
         thread.join()
         error = outcome[0] if outcome else None
         if isinstance(error, self.kinds):
