@@ -184,8 +184,13 @@ def uninterrupted(operation: Callable[[], T]) -> T:
     done = _thread.allocate_lock()
     done.acquire()
     outcome: list[tuple[Any, BaseException | None]] = []
+    turn, turns = _thread.allocate_lock(), [True]
 
     def run() -> None:
+        with turn:
+            if not turns:
+                return
+            turns.clear()
         try:
             outcome.append((operation(), None))
         except BaseException as error:
@@ -193,11 +198,16 @@ def uninterrupted(operation: Callable[[], T]) -> T:
         finally:
             done.release()
 
-    try:
-        _thread.start_new_thread(run, ())
-    except RuntimeError:  # the interpreter shuts down: it makes no threads any more
-        return operation()
-    done.acquire()
+    while True:
+        try:
+            _thread.start_new_thread(run, ())
+        except RuntimeError:  # the interpreter shuts down: it makes no threads any more
+            return operation()
+        while not done.acquire(timeout=LOOK):
+            if turns:
+                break  # not begun: what is set in a thread may strike the one that it just makes
+        else:
+            break
     value, error = outcome[0]
     if error is not None:
         try:
