@@ -177,7 +177,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def uninterrupted(operation: Callable[[], T]) -> T:
-    """Do something in a thread of its own, and wait for it. Costs a tenth of a millisecond.
+    """Do something in a thread of its own, and wait for it. Costs some tenths of a millisecond.
 
     Where whoever waits is interrupted, it is done to its end all the same.
     """
@@ -200,7 +200,8 @@ def uninterrupted(operation: Callable[[], T]) -> T:
 
     while True:
         try:
-            _thread.start_new_thread(run, ())
+            # A thread that ``threading`` knows: of any other it keeps a dummy for ever.
+            begin(threading.Thread(target=run, name="multiboard-helper", daemon=True))
         except RuntimeError:  # the interpreter shuts down: it makes no threads any more
             return operation()
         while not done.acquire(timeout=LOOK):

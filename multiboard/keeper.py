@@ -328,6 +328,8 @@ class Keeper:
 
     def _check(self, keys: Sequence[str]) -> None:
         """Look whether leases are still ours: somebody else may have renewed or ended them."""
+        with self._wake:
+            before = {key: self._kept[key].lease.token for key in keys if key in self._kept}
         asked_at = boottime()
         try:
             postings = self._backend.get(keys)
@@ -339,8 +341,8 @@ class Keeper:
             for key, posting in zip(keys, postings, strict=True):
                 self._verify.discard(key)
                 kept = self._kept.get(key)
-                if kept is None:
-                    continue
+                if kept is None or kept.lease.token != before.get(key):
+                    continue  # given back, and maybe leased anew, since the store was asked
                 current = None if posting is None else posting.lease
                 if current is None or current.token != kept.lease.token:
                     self._drop(kept.lease)
