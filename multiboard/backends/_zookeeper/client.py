@@ -261,6 +261,7 @@ class Link:
         while not result.wait(0.05):
             if self.closing:
                 return None, kz.ConnectionLoss("the connection was closed")
+            self._client.nudge()
             last, looked = looked, boottime()
             if looked - last > FROZEN:  # what came meanwhile is about to be read
                 give_up = max(give_up, looked + FROZEN)

@@ -196,7 +196,9 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
         # kazoo takes a request for a ping, and waits for no answer to it: whoever goes on asking
         # would stay with a server that has fallen silent, for as long as TCP does.
         now = time.monotonic()
-        if self._owed_since is None:
+        if not self.client._queue:
+            pass  # a nudge, and nothing to send
+        elif self._owed_since is None:
             self._owed_since = now
         elif now - self._owed_since > read_timeout:
             raise kz.ConnectionDropped(f"no answer in {read_timeout:g} s")
@@ -279,13 +281,29 @@ class Client(KazooClient):  # type: ignore[misc]
         if self._state in _OVER:
             self._call(request, result)
             return
-        self._queue.append((request, result))
         try:
+            self._queue.append((request, result))
             self._connection._write_sock.send(b"\0")
         except (OSError, AttributeError) as error:
             if interrupts.is_interrupt(error):
+                self.nudge()
                 raise
             result.set_exception(kz.ConnectionClosedError("the connection has been closed"))
+        except BaseException:
+            self.nudge()
+            raise
+
+    def nudge(self) -> None:
+        """Have the connection's thread look at the queue.
+
+        It takes one request for each byte: where one is missing, the last request stays behind
+        until another one is made. One too many costs nothing.
+        """
+        try:
+            self._connection._write_sock.send(b"\0")
+        except (OSError, AttributeError) as error:  # closed: what is in the queue is failed
+            if interrupts.is_interrupt(error):
+                raise
 
     def _session_callback(self, state: Any) -> None:
         before = self._state
