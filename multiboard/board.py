@@ -19,7 +19,7 @@ from taskflow.conductors import base as conductors
 from taskflow.jobs import base
 from taskflow.types import entity as entities
 
-from multiboard import codec, errors, loading
+from multiboard import codec, errors, interrupts, loading
 from multiboard.connection import Claim, Connection
 from multiboard.guard import Guard
 from multiboard.job import PRIORITIES, Job, JobIterator, JobSpec
@@ -81,19 +81,27 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
         Raises: ``JobFailure`` within the ``connect_timeout``, naming what is wrong.
         """
-        with self._lock, translated("connect to the board"):
+        with translated("connect to the board"):
+            interrupts.uninterrupted(self._connect_once)  # a half-open one would never be closed
+        self._on_register()
+
+    def _connect_once(self) -> None:
+        with self._lock:
             if self._connection is None:
                 backend = self._make_backend()
                 Guard(backend, patience=0).open()
-                self._connection = self._connect(backend)
-                self._connection.warn()
-        self._on_register()
+                connection = self._connect(backend)
+                connection.warn()
+                self._connection = connection
 
     def close(self) -> None:
         """End the connection and every claim that was made without an expiry.
 
         Claims with an expiry go on until they end. The board can be connected again.
         """
+        interrupts.uninterrupted(self._close)
+
+    def _close(self) -> None:
         with self._lock:
             connection, self._connection = self._connection, None
             self._before = connection or self._before
@@ -257,17 +265,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
             raise ValueError(f"limit is {limit!r}; it should be 1 or more")
         give_up = boottime() + timeout
         with translated("claim the next job"):
-            here = self._here
-            while True:
-                seen = here.view.openings
-                jobs = here.take(who, limit, expiry)
-                left = give_up - boottime()
-                if jobs or left <= 0:
-                    return jobs
-                if not here.view.started:
-                    here.view.load(left)
-                    continue  # what was posted before the view began is seen by asking again
-                here.view.wait_for_opening(seen, left)
+            return self._here.take_in_time(who, limit, expiry, give_up)
 
     # -- finishing -------------------------------------------------------------------------------
 

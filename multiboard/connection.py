@@ -11,7 +11,7 @@ import itertools
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from multiboard import errors
 from multiboard.guard import Guard
 from multiboard.keeper import Keeper
 from multiboard.primitives import Backend, ChangeKind, Lease, NewPosting, Posting, Shelf, boottime
-from multiboard.view import View
+from multiboard.view import ASK_AGAIN, ASK_AGAIN_AT_MOST, View
 
 #: How many claims that were lost are remembered, so that their holders are told so.
 REMEMBERED = 10_000
@@ -154,6 +154,7 @@ class Connection:
         Raises: as :meth:`multiboard.primitives.LeaseLock.acquire`.
         """
         claim_id = self._claim_id()
+        won: list[Lease] = []
 
         def attempt() -> Lease:
             asked_at, losses = boottime(), self.keeper.losses
@@ -162,10 +163,12 @@ class Connection:
             self._hold(Claim(lease, job), asked_at, losses)
             return lease
 
-        with self._claiming([claim_id], job.key) as won:
+        def claim() -> Lease:
             lease = self.with_session(attempt)
             self.view.note_lease(lease)
-        return lease
+            return lease
+
+        return self._claiming([claim_id], job.key, won, claim)
 
     def _claim_id(self) -> str:
         return f"{self._chance}-{next(self._attempts)}"
@@ -181,6 +184,7 @@ class Connection:
                 return taken
             # The view may be behind; that there is nothing is for the store to say.
         claim_ids = [self._claim_id() for _ in range(limit)]
+        won: list[Lease] = []
 
         def attempt() -> list[Any]:
             asked_at, losses = boottime(), self.keeper.losses
@@ -191,28 +195,59 @@ class Connection:
                 self.view.note_present([posting for posting, _ in answer], tick)
             return jobs
 
-        with self.view.asking() as tick, self._claiming(claim_ids) as won:
-            jobs = self.with_session(attempt)
+        with self.view.asking() as tick:
+            jobs = self._claiming(claim_ids, None, won, lambda: self.with_session(attempt))
         return [job for job in jobs if job is not None]
 
-    @contextlib.contextmanager
-    def _claiming(self, claim_ids: Sequence[str], key: str | None = None) -> Iterator[list[Lease]]:
-        """Claim with these ids within the block, which adds what was answered to the list.
+    def take_in_time(self, who: str, limit: int, expiry: float | None, give_up: float) -> list[Any]:
+        """Do as :meth:`take`, and where there is nothing wait for it until ``give_up`` (boottime).
 
-        Where the block fails its caller does not learn what was leased: that is given back.
+        Raises: as :meth:`take`.
         """
-        won: list[Lease] = []
-        with self.keeper.attempting(claim_ids):
-            try:
-                yield won
-            except BaseException as error:
-                for lease in won:
-                    claim = self.claims.get(lease.key)
-                    if claim is not None and claim.lease.token == lease.token:
-                        self._drop(lease.key)
-                if won or not isinstance(error, errors.MultiboardError):
-                    self.keeper.doubt(claim_ids, key)
-                raise
+        again = ASK_AGAIN
+        while True:
+            seen = self.view.openings
+            jobs = self.take(who, limit, expiry)
+            left = give_up - boottime()
+            if jobs or left <= 0:
+                return jobs
+            if not self.view.started:
+                self.view.load(left)
+                continue  # what was posted before the view began is seen by asking again
+            opened = self.view.wait_for_opening(seen, left, again)
+            again = ASK_AGAIN if opened else min(2 * again, ASK_AGAIN_AT_MOST)
+
+    def _claiming(
+        self, claim_ids: Sequence[str], key: str | None, won: list[Lease], claim: Callable[[], T]
+    ) -> T:
+        """Claim with these ids; ``claim`` adds to ``won`` what was answered.
+
+        Where it fails its caller does not learn what was leased: that is given back.
+        """
+        try:
+            self.keeper.take_in_hand(claim_ids)
+            answer = claim()
+            self.keeper.let_go(claim_ids)
+            return answer
+        except errors.MultiboardError:
+            for lease in won:
+                held = self.claims.get(lease.key)
+                if held is not None and held.lease.token == lease.token:
+                    self._drop(lease.key)
+            if won:
+                self.keeper.doubt(claim_ids, key)
+            self.keeper.let_go(claim_ids)
+            raise
+        except BaseException:
+            self._interrupted(claim_ids, key)
+            raise
+
+    def _interrupted(self, claim_ids: Sequence[str], key: str | None = None) -> None:
+        """Give back what was leased as one of these: who asked for it was interrupted."""
+        for name, claim in list(self.claims.items()):
+            if claim.lease.claim_id in claim_ids:
+                self.claims.pop(name, None)
+        self.keeper.interrupted(claim_ids, key)
 
     def _take_over(self, posting: Posting, lease: Lease, asked_at: float, losses: int) -> Any:
         entry = self.view.find(posting.key)
@@ -375,6 +410,11 @@ class Connection:
         except errors.BackendError:
             self._give_back([lease])
             raise
+        except errors.MultiboardError:
+            raise
+        except BaseException:  # whoever gave it up was interrupted, and has given it up
+            self._give_back([lease])
+            raise
         self._drop(key)
         self.view.note_release(lease, delay)
 
@@ -434,7 +474,13 @@ class Connection:
                 raise answer
             self.keeper.keep_entity(entity, losses)
 
-        self.with_session(attempt)
+        try:
+            self.with_session(attempt)
+        except errors.MultiboardError:
+            raise
+        except BaseException:
+            self._interrupted(())
+            raise
 
     def _wait_absent(self, key: str, timeout: float | None) -> bool:
         give_up = None if timeout is None else boottime() + timeout

@@ -14,13 +14,13 @@ import functools
 import logging
 import math
 import re
-import threading
+import sys
 from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
 from typing import Any, TypeVar
 
 import tenacity
 
-from multiboard import errors
+from multiboard import errors, interrupts
 from multiboard.primitives import (
     Backend,
     Changes,
@@ -73,7 +73,7 @@ class Guard(Backend):
         self.backend = backend
         self._on_doubt = on_doubt
         self._patience = backend.settings.operation_timeout if patience is None else patience
-        self._closing = threading.Event()
+        self._closing = interrupts.Event()
         self._failures = FailureLog(LOG, f"Trying again for up to {self._patience:g} s")
 
     @property
@@ -246,15 +246,40 @@ class Guard(Backend):
         return answers
 
     def _once(self, operation: Callable[[], T]) -> T:
-        """Do an operation; what it raises is one of multiboard's errors."""
+        """Do an operation; what it raises is one of multiboard's errors, or an interrupt."""
+        before = sys.exc_info()[1]
         try:
             return operation()
-        except errors.MultiboardError:
-            raise
+        except errors.MultiboardError as error:
+            interrupt = interrupts.behind(error, before, self._is_foreign)
+            if interrupt is None:
+                raise
         except Exception as error:
+            if interrupts.is_interrupt(error) or self._is_foreign(error):
+                raise
             raise errors.Indeterminate(
                 f"{type(self.backend).__name__} failed in a way it does not explain: {error!r}"
             ) from error
+        raise interrupt  # it looked to the backend like its client's
+
+    def _is_foreign(self, error: BaseException) -> bool:
+        """Tell whether an exception is neither the store's nor a defect: somebody's time limit.
+
+        What is set from another thread has no handler's frame. It is known by its class, which is
+        of a package that the backend does not use.
+        """
+        package = type(error).__module__.partition(".")[0]
+        if package in sys.stdlib_module_names or package in interrupts.packages_of(error):
+            return False
+        own = type(self.backend).__module__.partition(".")[0]
+        used = {own}
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] == own:
+                for value in list(vars(module).values()):
+                    named = getattr(value, "__name__", None)
+                    origin = getattr(value, "__module__", named)
+                    used.add(str(origin).partition(".")[0])
+        return package not in used
 
     def _repeat(
         self, operation: Callable[[], T], lost: MutableSequence[errors.Indeterminate] | None = None

@@ -13,12 +13,10 @@ The reasoning is that of leases with bounded clock drift (Gray and Cheriton, SOS
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from multiboard import errors
+from multiboard import errors, interrupts
 from multiboard.deadlines import RENEW, SAFE, Kept, Session
 from multiboard.doubts import Doubts, give_back, leases_of
 from multiboard.primitives import Backend, FailureLog, Lease, NewPosting, Shelf, boottime
@@ -30,6 +28,8 @@ LOG = logging.getLogger(__name__)
 #: one can be tried, and the seconds that it may take at least.
 SHARE = 2 / 3
 LEAST = 0.05
+#: Seconds after which is looked for what an interrupted attempt leased: it may be on its way yet.
+ON_ITS_WAY = 0.3
 
 
 class Keeper:
@@ -43,7 +43,7 @@ class Keeper:
     def __init__(self, backend: Backend, on_lost: Callable[[Lease, str], None]) -> None:
         self._backend = backend
         self._on_lost = on_lost
-        self._lock = threading.RLock()
+        self._lock = interrupts.Condition()
         self._clock = Timer("multiboard-deadlines", self._lock, self._next_deadline, self._expire)
         self._renewer = Timer("multiboard-keeper", self._lock, self._next_renewal, self._renew)
         self._errands = Timer(
@@ -72,20 +72,19 @@ class Keeper:
         """How many sessions were lost; read it before acquiring a lease that is to be kept."""
         return self._losses
 
-    @contextlib.contextmanager
-    def attempting(self, claim_ids: Sequence[str]) -> Iterator[None]:
-        """Claim with these ids, and keep what they lease, within the block.
+    def take_in_hand(self, claim_ids: Sequence[str]) -> None:
+        """Take note that somebody claims with these ids, and waits for the answers.
 
-        Until its end nobody takes the leases for such as nobody received.
+        Until :meth:`let_go` nobody takes the leases for such as nobody received.
         """
         with self._lock:
             self._doubts.begin(claim_ids)
-        try:
-            yield
-        finally:
-            with self._lock:
-                if self._doubts.end(claim_ids):
-                    self._wake_for_doubts()
+
+    def let_go(self, claim_ids: Sequence[str]) -> None:
+        """Take note that what these ids leased is kept now, or that nobody will keep it."""
+        with self._lock:
+            if self._doubts.end(claim_ids):
+                self._wake_for_doubts()
 
     def keep(self, lease: Lease, asked_at: float, losses: int) -> None:
         """Keep a lease that was asked for at ``asked_at`` (boottime), ``losses`` losses ago.
@@ -197,6 +196,22 @@ class Keeper:
         with self._lock:
             self._doubts.note(claim_ids, key, boottime(), late=answered)
             self._wake_for_doubts()
+
+    def interrupted(self, claim_ids: Sequence[str] = (), key: str | None = None) -> None:
+        """Put right what may be wrong since somebody was interrupted who used the session.
+
+        What was leased as one of ``claim_ids`` nobody received: it is given back. All else is
+        looked at: the store may have said that the session ended, and says it once.
+        """
+        with self._lock:
+            for kept in list(self._kept.values()):
+                if kept.lease.claim_id in claim_ids:
+                    self._drop(kept.lease)
+            self._verify.update(self._kept)
+            self._enter_again = bool(self._entities)
+            self._doubts.note(claim_ids, key, boottime() + ON_ITS_WAY)
+            self._doubts.end(claim_ids)
+            self._errands.wake(0.0)
 
     def keeps(self, lease: Lease) -> bool:
         """Return whether a lease is kept, and certain to stand at this instant."""
@@ -418,6 +433,7 @@ class Keeper:
             }
             self._verify.intersection_update(self._kept)
             keys = sorted(due | self._verify)
+            before = {key: self._kept[key].lease.token for key in keys}
         if not keys:
             return
         asked_at = boottime()
@@ -433,8 +449,8 @@ class Keeper:
             for key, posting in zip(keys, postings, strict=True):
                 self._verify.discard(key)
                 kept = self._kept.get(key)
-                if kept is None:
-                    continue
+                if kept is None or kept.lease.token != before.get(key):
+                    continue  # given back, and maybe leased anew, since the store was asked
                 current = None if posting is None else posting.lease
                 if current is None or current.token != kept.lease.token:
                     self._drop(kept.lease)

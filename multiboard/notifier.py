@@ -12,6 +12,7 @@ events that another listener holds up. It knows TaskFlow's notifier and no board
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import queue
@@ -23,6 +24,7 @@ from typing import Any
 from taskflow.jobs import base
 from taskflow.types import notifier
 
+from multiboard import interrupts
 from multiboard.primitives import ChangeKind, FailureLog
 
 #: Notifier events beyond TaskFlow's POSTED and REMOVAL; ``details`` hold the ``job``.
@@ -64,7 +66,7 @@ class _Lane:
                 self._thread = threading.Thread(
                     target=self._run, args=(self._calls,), name=self._name, daemon=True
                 )
-                self._thread.start()
+            interrupts.begin(self._thread)
             self._calls.put(call)
 
     def stop(self) -> threading.Thread | None:
@@ -163,7 +165,8 @@ class BoardNotifier(notifier.Notifier):  # type: ignore[misc]
         give_up = time.monotonic() + 0.2
         for thread in threads:
             if thread is not None and thread is not threading.current_thread():
-                thread.join(timeout=max(0.0, give_up - time.monotonic()))
+                with contextlib.suppress(RuntimeError):  # it has not even begun
+                    thread.join(timeout=max(0.0, give_up - time.monotonic()))
 
     def forget_threads(self) -> None:
         """Begin anew in a forked child, which has no threads of its parent's."""

@@ -4,6 +4,10 @@
 The feed is a hint and the listing the truth. The two come from different threads, and a listing
 takes time, so each piece of news carries the tick at which the question for it was asked: what was
 learned after that is newer and stays. It has no lock and no thread: the view has both.
+
+A step that is cut short leaves the picture torn: the view sees that, has it mended and lists the
+board anew. What is known of the postings is in ``entries`` alone, all else is made of that; and a
+change is told before it is shown, so that it is rather told twice than never.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ LOG = logging.getLogger(__name__)
 
 #: How many postings that went are remembered, so that late news of them costs no question.
 PAST = 10_000
+#: Seconds after which a question counts as answered: whoever asked it was interrupted.
+LONGEST_QUESTION = 3600.0
 _GOES = frozenset({ChangeKind.REMOVED, ChangeKind.TRASHED})
 _ENDS = frozenset({ChangeKind.RELEASED, ChangeKind.EXPIRED})
 
@@ -62,13 +68,17 @@ class Picture:
         self.entries: dict[str, Entry] = {}
         self._order: SortedDict[tuple[int, int], Entry] = SortedDict()
         self._tick = 0
-        #: How many questions to the store are under way, and what has gone since the first began.
-        self._questions = 0
+        #: The questions to the store that are under way, by their ticks, with the time of each;
+        #: and what has gone since the first began.
+        self._questions: dict[int, float] = {}
         self._gone: dict[str, int] = {}
         #: The tokens with which postings went, 0 where it was not told.
         self._past: OrderedDict[str, int] = OrderedDict()
-        #: When delayed postings are due, as a heap.
-        self._due: list[float] = []
+        #: When delayed postings are due, as a heap; those that are free to take, as far as is seen.
+        self._due: list[tuple[float, str]] = []
+        self._ripe: set[str] = set()
+        #: False while a step is under way, and after one that was cut short.
+        self.whole = True
         #: Changes whenever a posting may have become free to take.
         self.openings = 0
         #: What was skipped as foreign or damaged, and why.
@@ -78,25 +88,48 @@ class Picture:
         """Return the entries of this instant."""
         return list(self._order.values())
 
+    def mend(self) -> None:
+        """Make anew, after a step that was cut short, what is made of the entries."""
+        entries = list(self.entries.items())
+        self._order = SortedDict({entry.posting.place: entry for _, entry in entries})
+        self._ripe, self._due = set(), []
+        for key, entry in entries:
+            if entry.leased is None:
+                self._open(key, entry)
+        self.whole = True
+
     def next_due(self) -> float | None:
         """Return when the next delayed posting is due; those that are by now have opened."""
-        while self._due and self._due[0] <= boottime():
-            heapq.heappop(self._due)
-            self.openings += 1
-        return self._due[0] if self._due else None
+        while self._due and self._due[0][0] <= boottime():
+            _, key = heapq.heappop(self._due)
+            entry = self.entries.get(key)
+            if entry is not None and entry.leased is None and entry.due_at <= boottime():
+                self._ripe.add(key)
+                self.openings += 1
+        return self._due[0][0] if self._due else None
+
+    @property
+    def ripe(self) -> bool:
+        """Whether a posting is free to take, as far as is seen."""
+        return bool(self._ripe)
 
     def ask(self) -> int:
         """Begin a question to the store; return its tick, which no other has.
 
         News that led to a later question is newer than what an earlier one is answered.
         """
-        self._questions += 1
+        now = boottime()
+        for tick, asked in list(self._questions.items()):
+            if asked > now - LONGEST_QUESTION:
+                break
+            self._questions.pop(tick, None)
         self._tick += 1
+        self._questions[self._tick] = now
         return self._tick
 
-    def answered(self) -> None:
+    def answered(self, asked_at: int) -> None:
         """End a question: its answer was taken in, or there was none."""
-        self._questions -= 1
+        self._questions.pop(asked_at, None)
         if not self._questions:
             self._gone.clear()
 
@@ -178,29 +211,37 @@ class Picture:
                 return
             self._tick += 1
             entry = Entry(posting, item, token, token or 0, due_at, self._tick)
-            self.entries[key] = self._order[posting.place] = entry
             self._tell(ChangeKind.POSTED, item)
             if token is not None:
                 self._tell(ChangeKind.CLAIMED, item)
+            self.entries[key] = self._order[posting.place] = entry
         else:
             entry, before = known, known.posting
             self._tick += 1
             died = posting.deaths > before.deaths
             ended = ChangeKind.EXPIRED if died else ChangeKind.RELEASED
             self._hear_end(entry, ended)
-            entry.posting, entry.due_at, entry.tick = posting, due_at, self._tick
             if entry.leased is not None and entry.leased != token:
                 self._tell(ended, entry.item)
             if token is not None and entry.leased != token:
                 self._tell(ChangeKind.CLAIMED, entry.item)
-            entry.leased, entry.last_token = token, max(entry.last_token, token or 0)
+            last_token = max(entry.last_token, token or 0)
+            entry.posting, entry.due_at, entry.tick = posting, due_at, self._tick
+            entry.leased, entry.last_token = token, last_token
+            self._ripe.discard(key)
         if entry.leased is None:
-            self._open(entry)
+            self._open(key, entry)
 
-    def _open(self, entry: Entry) -> None:
+    def _open(self, key: str, entry: Entry) -> None:
         self.openings += 1
-        if entry.due_at > boottime():
-            heapq.heappush(self._due, entry.due_at)
+        if entry.due_at <= boottime():
+            self._ripe.add(key)
+            return
+        if len(self._due) > 2 * len(self.entries) + 1000:
+            # Nobody waited for them, and most are over: once for as many as there are.
+            self._due = [(e.due_at, k) for k, e in self.entries.items() if e.leased is None]
+            heapq.heapify(self._due)
+        heapq.heappush(self._due, (entry.due_at, key))
 
     def lease(self, key: str, token: int) -> None:
         """Show that a posting is leased."""
@@ -209,20 +250,22 @@ class Picture:
             return  # not heard of yet, or old news
         self._tick += 1
         self._hear_end(entry, ChangeKind.RELEASED)  # of an even earlier one, if at all
+        if entry.leased is None:
+            self._tell(ChangeKind.CLAIMED, entry.item)
         entry.unheard, entry.leased, entry.last_token = entry.leased, token, token
         entry.tick = self._tick
-        if entry.unheard is None:
-            self._tell(ChangeKind.CLAIMED, entry.item)
+        self._ripe.discard(key)
 
     def release(self, lease: Lease, delay: float) -> None:
         """Show that a lease was given back by ourselves."""
         entry = self.entries.get(lease.key)
         if entry is not None and entry.leased == lease.token:
             self._tick += 1
-            entry.leased, entry.tick, entry.due_at = None, self._tick, boottime() + delay
-            self._open(entry)
+            due_at = boottime() + delay
             self._hear_end(entry, ChangeKind.RELEASED)
             self._tell(ChangeKind.RELEASED, entry.item)
+            entry.leased, entry.tick, entry.due_at = None, self._tick, due_at
+            self._open(lease.key, entry)
 
     def _end_lease(self, key: str, token: int, kind: ChangeKind) -> None:
         entry = self.entries.get(key)
@@ -232,16 +275,16 @@ class Picture:
             self._hear_end(entry, kind)
         elif entry.leased == token and kind is ChangeKind.EXPIRED:
             self._tick += 1
-            entry.leased, entry.tick = None, self._tick
-            self._open(entry)
             self._tell(kind, entry.item)
+            entry.leased, entry.tick = None, self._tick
+            self._open(key, entry)
 
     def _hear_end(self, entry: Entry, kind: ChangeKind) -> None:
         """Tell how a lease ended that was succeeded before that was heard, and the successor."""
         if entry.unheard is not None:
-            entry.unheard = None
             self._tell(kind, entry.item)
             self._tell(ChangeKind.CLAIMED, entry.item)
+            entry.unheard = None
 
     def drop(
         self, key: str, kind: ChangeKind, token: int | None = None, known_at: int | None = None
@@ -257,11 +300,13 @@ class Picture:
         self._past[key] = token or went_by
         while len(self._past) > PAST:
             self._past.popitem(last=False)
-        entry = self.entries.pop(key, None)
+        entry = self.entries.get(key)
         if entry is not None:
-            del self._order[entry.posting.place]
             self._hear_end(entry, ChangeKind.RELEASED)
             self._tell(kind, entry.item)
+            self._ripe.discard(key)
+            self._order.pop(entry.posting.place, None)
+            del self.entries[key]
 
     def quarantine(self, where: str, why: str) -> None:
         """Report, once, what is skipped."""

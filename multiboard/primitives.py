@@ -49,6 +49,10 @@ seconds since the epoch by the store's clock and is for people to read.
 **Threads, processes and forks.** Every method may be called from any threads at once. In a forked
 child a backend must behave like one newly opened: it uses no connection, session or lock that it
 inherited, and it closes none of them.
+
+**Interrupts.** A signal handler may raise between any two instructions of a caller's. Then no lock
+may stay locked, no connection that owes a reply may serve the next call, and no state may stay half
+changed; :mod:`multiboard.interrupts` has the rules, and what to use.
 """
 
 from __future__ import annotations

@@ -6,9 +6,11 @@ It knows nothing of what is due.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 
+from multiboard import interrupts
 from multiboard.primitives import boottime
 
 #: The longest sleep, in seconds, where something will be due: the clock by which a thread sleeps
@@ -19,22 +21,22 @@ NAP = 1.0
 class Timer:
     """A thread that calls ``work`` whenever the instant that ``due`` names has come.
 
-    Both are called on the thread; ``due`` with ``lock`` held, ``work`` without. ``due`` returns an
-    instant of ``boottime()``, or None where nothing is due ever. The thread begins with the first
-    :meth:`wake`, and ends with :meth:`stop` or when ``work`` returns False.
+    Both are called on the thread; ``due`` with ``changed`` held, ``work`` without. ``due`` returns
+    an instant of ``boottime()``, or None where nothing is due ever. The thread begins with the
+    first :meth:`wake`, and ends with :meth:`stop` or when ``work`` returns False.
     """
 
     def __init__(
         self,
         name: str,
-        lock: threading.RLock,
+        changed: interrupts.Condition,
         due: Callable[[], float | None],
         work: Callable[[], bool],
     ) -> None:
         self._name = name
         self._due = due
         self._work = work
-        self._changed = threading.Condition(lock)
+        self._changed = changed
         self._stopped = False
         self._thread: threading.Thread | None = None
         #: By boottime, while the thread sleeps; 0 while it is at work, and looks round after.
@@ -49,10 +51,9 @@ class Timer:
         if self._stopped:
             return
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            thread.start()
-            self._thread = thread
-        elif due < self._sleeps_until:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        interrupts.begin(self._thread)
+        if due < self._sleeps_until:
             self._sleeps_until = 0.0
             self._changed.notify_all()
 
@@ -70,7 +71,8 @@ class Timer:
         """Wait until the thread has ended, unless it is the one that asks."""
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
+            with contextlib.suppress(RuntimeError):  # it has not even begun
+                thread.join(timeout)
 
     def _run(self) -> None:
         going_on = True

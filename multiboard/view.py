@@ -9,12 +9,13 @@ TaskFlow; what a posting means is told by the caller.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from multiboard import errors
+from multiboard import errors, interrupts
 from multiboard.picture import Entry, Picture
 from multiboard.primitives import (
     Backend,
@@ -46,6 +47,10 @@ RELIST = 30.0
 SETTLE = 5.0
 #: Seconds to wait after a first failure of the feed; doubled with each that follows.
 FIRST_PAUSE = 0.05
+#: Seconds after which the store is asked again for what the picture shows as free to take and the
+#: store did not hand out; doubled with each time, up to the last.
+ASK_AGAIN = 0.02
+ASK_AGAIN_AT_MOST = 0.5
 
 
 class View:
@@ -63,14 +68,16 @@ class View:
         tell: Callable[[ChangeKind, Any], None],
     ) -> None:
         self._backend = backend
-        self._changed = threading.Condition()
+        self._changed = interrupts.Condition()
         self._picture = Picture(interpret, tell)
         self._thread: threading.Thread | None = None
-        #: How many wait for the picture to change, and whether somebody listens to it for good;
-        #: set while there is any of them, and in the end.
-        self._waiting = 0
+        #: Whether somebody listens to the picture for good; set where somebody begins to, or to
+        #: wait for it to change, and in the end.
         self._prompt = False
-        self._hurry = threading.Event()
+        self._hurry = interrupts.Event()
+        #: How many steps of the picture were cut short, and how many of those the last listing has
+        #: put right.
+        self._torn = self._righted = 0
         self._loaded = False
         self._closed = False
         self._failure: errors.MultiboardError | None = None
@@ -100,12 +107,13 @@ class View:
                 self._thread = threading.Thread(
                     target=self._follow, name="multiboard-view", daemon=True
                 )
-                self._thread.start()
+            if self._thread is not None:
+                interrupts.begin(self._thread)
 
     @property
     def loaded(self) -> bool:
         """Whether the view shows the board, as of moments ago."""
-        return self._loaded
+        return self._loaded and self._picture.whole and self._torn == self._righted
 
     def load(self, timeout: float) -> None:
         """Begin to keep the view, and wait until it shows the board as of some instant after.
@@ -116,6 +124,12 @@ class View:
         self.wait(lambda: self._loaded, timeout)
         if not self._loaded:
             raise errors.Unavailable(f"the board could not be listed within {timeout:g} s")
+        self._put_right()
+
+    def _put_right(self) -> None:
+        """List the board where a step of the picture was cut short."""
+        if self._loaded and not self.loaded:
+            self._list()
 
     def close(self) -> None:
         """End the view. The backend must be closed first: that wakes the thread."""
@@ -124,8 +138,9 @@ class View:
             self._hurry.set()
             self._changed.notify_all()
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout=1.0)
+        if thread not in (None, threading.current_thread()):
+            with contextlib.suppress(RuntimeError):  # it has not even begun
+                thread.join(timeout=1.0)
 
     @property
     def age(self) -> float | None:
@@ -151,6 +166,7 @@ class View:
         """
         with self._changed:
             self._check()
+            self._mend()
             return iter(self._picture.in_order())
 
     def find(self, key: str) -> Entry | None:
@@ -168,15 +184,17 @@ class View:
         Raises: ``Closed``; ``BoardLost``.
         """
         give_up = None if timeout is None else boottime() + timeout
-        with self._changed:
-            while True:
+        while True:
+            self._put_right()
+            with self._changed:
                 self._check()
                 if ready():
                     return True
                 left = None if give_up is None else give_up - boottime()
                 if left is not None and left <= 0:
                     return False
-                self._await_change(left)
+                self._hurry.set()  # what changes is told at once
+                self._changed.wait(left)
 
     def _check(self) -> None:
         if self._closed:
@@ -184,26 +202,26 @@ class View:
         if self._failure is not None:
             raise self._failure
 
-    def _await_change(self, timeout: float | None) -> None:
-        """Wait for the picture to change, changes being told at once; called with the lock held."""
-        self._waiting += 1
-        self._hurry.set()
-        try:
-            self._changed.wait(timeout)
-        finally:
-            self._waiting -= 1
-            if not (self._waiting or self._prompt or self._closed):
-                self._hurry.clear()
+    def wait_for_opening(self, seen: int, timeout: float, again: float) -> bool:
+        """Wait until ``openings`` is no more ``seen``, or a delayed posting becomes due.
 
-    def wait_for_opening(self, seen: int, timeout: float) -> None:
-        """Wait until ``openings`` is no more ``seen``, or a delayed posting becomes due."""
-        give_up = boottime() + timeout
+        Where a posting is free to take by the picture, for ``again`` seconds at most: the store,
+        which handed out none, may have another clock, or the picture may be behind. Returns
+        whether something opened.
+        """
+        give_up, ask_at = boottime() + timeout, boottime() + again
         while boottime() < give_up:
             with self._changed:
+                self._mend()
                 due = self._picture.next_due()
                 until = give_up if due is None else min(give_up, due)
+                if self._picture.ripe:
+                    until = min(until, ask_at)
             if self.wait(lambda: self._picture.openings != seen, max(0.0, until - boottime())):
-                return
+                return True
+            if self._picture.ripe and boottime() >= ask_at:
+                break
+        return False
 
     # -- what this board did itself --------------------------------------------------------------
 
@@ -219,8 +237,23 @@ class View:
             yield asked_at
         finally:
             with self._changed:
-                self._picture.answered()
+                self._picture.answered(asked_at)
                 self._changed.notify_all()
+
+    def _take_in(self, step: Callable[[], None]) -> None:
+        """Take a step of the picture; one that is cut short leaves it torn."""
+        with self._changed:
+            self._mend()
+            self._picture.whole = False
+            step()
+            self._picture.whole = True
+            self._changed.notify_all()
+
+    def _mend(self) -> None:
+        """Make a torn picture one that can be used; called with the lock held."""
+        if not self._picture.whole:
+            self._torn += 1
+            self._picture.mend()
 
     def note_present(
         self, postings: Sequence[Posting], asked_at: int, items: Sequence[Any] | None = None
@@ -229,28 +262,24 @@ class View:
 
         ``items`` is what to see in their places, where that is known already.
         """
-        with self._changed:
+
+        def put() -> None:
             for index, posting in enumerate(postings):
                 self._picture.put(posting, asked_at, None if items is None else items[index])
-            self._changed.notify_all()
+
+        self._take_in(put)
 
     def note_lease(self, lease: Lease) -> None:
         """Take over a lease that was just acquired."""
-        with self._changed:
-            self._picture.lease(lease.key, lease.token)
-            self._changed.notify_all()
+        self._take_in(functools.partial(self._picture.lease, lease.key, lease.token))
 
     def note_release(self, lease: Lease, delay: float) -> None:
         """Take over that a lease was just given back."""
-        with self._changed:
-            self._picture.release(lease, delay)
-            self._changed.notify_all()
+        self._take_in(functools.partial(self._picture.release, lease, delay))
 
     def note_absent(self, key: str, kind: ChangeKind, token: int | None) -> None:
         """Take over that a posting is gone from the live shelf, by the lease of a token."""
-        with self._changed:
-            self._picture.drop(key, kind, token)
-            self._changed.notify_all()
+        self._take_in(functools.partial(self._picture.drop, key, kind, token))
 
     def quarantine(self, where: str, why: str) -> None:
         """Take note of something foreign or damaged; it is reported once."""
@@ -271,7 +300,7 @@ class View:
     def _catch_up(self) -> bool:
         """Take in what the feed has by now; return whether the picture is up to date."""
         cursor, listed_at = self._cursor, self._listed_at
-        if cursor is None or not self._backend.traits.linearizable_feed:
+        if cursor is None or not self.loaded or not self._backend.traits.linearizable_feed:
             return False
         if boottime() > listed_at + RELIST:
             return False
@@ -290,11 +319,14 @@ class View:
     def _list(self) -> None:
         """List the board and correct the picture."""
         began = boottime()
+        with self._changed:
+            self._mend()
+            torn = self._torn
         with self.asking() as asked_at:
             page = self._backend.list(Shelf.LIVE)
-            with self._changed:
-                self._picture.correct(page.postings, page.damaged, asked_at)
-                self._listed_at = began
+            step = self._picture.correct
+            self._take_in(functools.partial(step, page.postings, page.damaged, asked_at))
+            self._listed_at, self._righted = began, torn
 
     # -- following the feed ----------------------------------------------------------------------
 
@@ -312,10 +344,10 @@ class View:
             try:
                 patience = min(FEED_TIMEOUT, max(0.0, again_at - boottime()))
                 answer = self._backend.changes(cursor, patience)
-                if answer.events:
+                if answer.events and not self._is_awaited():
                     self._hurry.wait(GATHER)
                 self._apply(answer.events)
-                if answer.reset or boottime() >= again_at:
+                if answer.reset or boottime() >= again_at or (self._loaded and not self.loaded):
                     self._list()
                     unsettled = answer.reset and self._loaded
                     again_at = boottime() + SETTLE if unsettled else float("inf")
@@ -346,6 +378,12 @@ class View:
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, 1.0)
 
+    def _is_awaited(self) -> bool:
+        """Tell whether somebody waits for changes, who then must not gather."""
+        with self._changed:
+            self._hurry.clear()
+            return self._prompt or self._closed or self._changed.awaited
+
     def _apply(self, events: Sequence[Change]) -> None:
         if not events:
             return
@@ -354,5 +392,4 @@ class View:
                 ask = self._picture.to_ask(events)
             found = self._backend.get(sorted(ask)) if ask else ()
             postings = {posting.key: posting for posting in found if posting is not None}
-            with self._changed:
-                self._picture.apply(events, ask, postings, asked_at)
+            self._take_in(functools.partial(self._picture.apply, events, ask, postings, asked_at))

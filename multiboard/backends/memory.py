@@ -4,28 +4,25 @@
 It is the simplest code that keeps every guarantee; the conformance suite compares the other
 backends with it. Boards live as long as the process and are shared by all of its threads. One
 lock a board makes every verb one step. It imports the primitives and the errors only.
+
+What a verb changes goes through the board's journal, since a signal handler may raise in its midst:
+a step that was not ended is taken back by whoever comes next (:mod:`._memory.state`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import threading
 import time
 import uuid
-from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from multiboard import errors, primitives
+from multiboard.backends._memory.state import REPEAT_WINDOW, Board, Record
 from multiboard.primitives import Change, ChangeKind, Changes, Lease, Posting, Shelf, Url, boottime
-
-#: Seconds for which a repeated removal, release or posting is told from a new one.
-REPEAT_WINDOW = 300.0
-#: How many changes a slow reader may be behind before it hears a reset.
-HISTORY = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,41 +34,7 @@ class MemorySettings(primitives.Settings):
     )
 
 
-@dataclass
-class _Record:
-    """A posting, and what only the store knows of it."""
-
-    posting: Posting
-    due_at: float
-    #: By boottime; None while unleased or under a session lease.
-    lease_ends_at: float | None = None
-
-
-@dataclass
-class _Board:
-    """All of one board, behind one lock."""
-
-    pid: int = field(default_factory=os.getpid)
-    incarnation: str = field(default_factory=lambda: uuid.uuid4().hex)
-    changed: threading.Condition = field(default_factory=threading.Condition)
-    live: dict[str, _Record] = field(default_factory=dict)
-    trash: dict[str, _Record] = field(default_factory=dict)
-    entities: dict[str, tuple[Posting, str]] = field(default_factory=dict)
-    sessions: dict[str, float] = field(default_factory=dict)
-    serials: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    tokens: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    log: deque[Change] = field(default_factory=lambda: deque(maxlen=HISTORY))
-    told: int = 0
-    #: What leases ended by, what was consumed or purged, and the claim ids that were used up, for
-    #: REPEAT_WINDOW: (when, value).
-    ended: OrderedDict[tuple[str, int], tuple[float, ChangeKind]] = field(
-        default_factory=OrderedDict
-    )
-    consumed: OrderedDict[str, tuple[float, Posting]] = field(default_factory=OrderedDict)
-    spent: OrderedDict[str, tuple[float, int]] = field(default_factory=OrderedDict)
-
-
-_boards: dict[tuple[str, str], _Board] = {}
+_boards: dict[tuple[str, str], Board] = {}
 _boards_lock = threading.Lock()
 
 
@@ -83,7 +46,7 @@ class MemoryBackend(primitives.Backend):
 
     def __init__(self, settings: primitives.Settings) -> None:
         super().__init__(settings)
-        self._board: _Board | None = None
+        self._board: Board | None = None
         self._session: str | None = None
 
     @classmethod
@@ -116,7 +79,7 @@ class MemoryBackend(primitives.Backend):
             place = (self.settings.name, self.settings.namespace)
             if not self.settings.create and place not in _boards:
                 raise errors.BoardNotFound(self.settings.namespace, f"memory://{place[0]}")
-            self._board = _boards.setdefault(place, _Board())
+            self._board = _boards.setdefault(place, Board())
 
     def boards(self) -> Sequence[str]:
         with _boards_lock:
@@ -127,8 +90,10 @@ class MemoryBackend(primitives.Backend):
         if board is None or board.pid != os.getpid():
             return
         with board.changed:
+            board.begin()
             if self._session is not None:
-                board.sessions[self._session] = 0.0
+                board.set(board.sessions, self._session, 0.0)
+                board.end()
                 self._session = None
                 self._reap(board)
             board.changed.notify_all()
@@ -143,17 +108,21 @@ class MemoryBackend(primitives.Backend):
             self._reap(board)
             if shelf is Shelf.ENTITIES:
                 session = self._begin_session(board)
-                return [self._enter(board, new, session) for new in postings]
-            return [self._add_one(board, new) for new in postings]
+                entered = [self._enter(board, new, session) for new in postings]
+                board.end()
+                return entered
+            added = [self._add_one(board, new) for new in postings]
+            board.end()
+            return added
 
-    def _enter(self, board: _Board, new: primitives.NewPosting, session: str) -> Posting:
+    def _enter(self, board: Board, new: primitives.NewPosting, session: str) -> Posting:
         now = time.time()
         entry = Posting(new.key, new.rank, next(board.serials), new.body, 0, 0, now, now)
-        board.entities[new.key] = (entry, session)
+        board.set(board.entities, new.key, (entry, session))
         return entry
 
     def _add_one(
-        self, board: _Board, new: primitives.NewPosting
+        self, board: Board, new: primitives.NewPosting
     ) -> Posting | errors.MultiboardError:
         record = board.live.get(new.key) or board.trash.get(new.key)
         known = self._shown(record) if record else board.consumed.get(new.key, (0, None))[1]
@@ -163,7 +132,8 @@ class MemoryBackend(primitives.Backend):
             return known
         now = time.time()
         posting = Posting(new.key, new.rank, next(board.serials), new.body, 0, 0, now, now)
-        board.live[new.key] = record = _Record(posting, boottime() + new.delay)
+        record = Record(posting, boottime() + new.delay)
+        board.set(board.live, new.key, record)
         self._tell(board, ChangeKind.POSTED, new.key)
         return self._shown(record)
 
@@ -204,10 +174,12 @@ class MemoryBackend(primitives.Backend):
         board = self._opened()
         with board.changed:
             self._reap(board)
-            return [self._remove_one(board, lease, to) for lease in leases]
+            answers = [self._remove_one(board, lease, to) for lease in leases]
+            board.end()
+            return answers
 
     def _remove_one(
-        self, board: _Board, lease: Lease, to: Shelf | None
+        self, board: Board, lease: Lease, to: Shelf | None
     ) -> errors.MultiboardError | None:
         kind = ChangeKind.REMOVED if to is None else ChangeKind.TRASHED
         if self._ended_by(board, lease) is kind:
@@ -216,16 +188,14 @@ class MemoryBackend(primitives.Backend):
             record = self._leased(board, lease)
         except errors.MultiboardError as error:
             return error
-        del board.live[lease.key]
-        record.posting = dataclasses.replace(record.posting, lease=None, modified_on=time.time())
-        record.lease_ends_at = None
+        board.drop(board.live, lease.key)
+        posting = dataclasses.replace(record.posting, lease=None, modified_on=time.time())
         if to is None:
-            board.consumed[lease.key] = (boottime(), record.posting)
+            board.set(board.consumed, lease.key, (boottime(), posting))
         else:
-            record.due_at = boottime()
-            board.trash[lease.key] = record
-        board.ended[lease.key, lease.token] = (boottime(), kind)
-        board.spent[lease.claim_id] = (boottime(), lease.token)
+            board.set(board.trash, lease.key, Record(posting, boottime()))
+        board.set(board.ended, (lease.key, lease.token), (boottime(), kind))
+        board.set(board.spent, lease.claim_id, (boottime(), lease.token))
         self._tell(board, kind, lease.key, lease.token)
         return None
 
@@ -235,26 +205,32 @@ class MemoryBackend(primitives.Backend):
             self._reap(board)
             record = board.live.get(key)
             if record is None:
-                record = board.trash.pop(key, None)
+                record = board.trash.get(key)
                 if record is None:
                     raise errors.PostingNotFound(key, f"no posting {key!r} in the trash")
-                record.posting = dataclasses.replace(
+                posting = dataclasses.replace(
                     record.posting, serial=next(board.serials), modified_on=time.time()
                 )
-                record.due_at = boottime()
-                board.live[key] = record
+                record = Record(posting, boottime())
+                board.drop(board.trash, key)
+                board.set(board.live, key, record)
                 self._tell(board, ChangeKind.RESTORED, key)
+                board.end()
             return self._shown(record)
 
     def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
         board = self._opened()
         with board.changed:
             self._reap(board)
-            if shelf is Shelf.ENTITIES:
-                return [board.entities.pop(key, None) is not None for key in keys]
-            gone = [board.trash.pop(key, None) for key in keys]
-            board.consumed.update((r.posting.key, (boottime(), r.posting)) for r in gone if r)
-            return [record is not None for record in gone]
+            entries: dict[str, Any] = board.trash if shelf is Shelf.TRASH else board.entities
+            answers = []
+            for key in keys:
+                answers.append(key in entries)
+                if shelf is Shelf.TRASH and key in board.trash:
+                    board.set(board.consumed, key, (boottime(), board.trash[key].posting))
+                board.drop(entries, key)
+            board.end()
+            return answers
 
     # -- lock --------------------------------------------------------------------------------
 
@@ -268,7 +244,9 @@ class MemoryBackend(primitives.Backend):
             record = board.live.get(key)
             if record is None:
                 raise errors.PostingNotFound(key)
-            return self._lease(board, record, holder, claim_id, session, expires_in)
+            lease = self._lease(board, record, holder, claim_id, session, expires_in)
+            board.end()
+            return lease
 
     def acquire_next(
         self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
@@ -289,7 +267,8 @@ class MemoryBackend(primitives.Backend):
             due = (r for r in in_order if r.posting.lease is None and r.due_at <= boottime())
             for claim_id, record in zip(unused, due, strict=False):
                 lease = self._lease(board, record, holder, claim_id, session, expires_in)
-                won.append((self._shown(record), lease))
+                won.append((self._shown(board.live[record.posting.key]), lease))
+            board.end()
             return won
 
     def renew(self, lease: Lease, expires_in: float) -> Lease:
@@ -298,7 +277,9 @@ class MemoryBackend(primitives.Backend):
             self._reap(board)
             record = self._leased(board, lease)
             if lease.session is None:
-                record.lease_ends_at = boottime() + expires_in
+                record = dataclasses.replace(record, lease_ends_at=boottime() + expires_in)
+                board.set(board.live, lease.key, record)
+                board.end()
             renewed = self._shown(record).lease
             assert renewed is not None
             board.changed.notify_all()  # whoever waits for its end has another end to wait for
@@ -311,9 +292,10 @@ class MemoryBackend(primitives.Backend):
             if self._ended_by(board, lease) is ChangeKind.RELEASED:
                 return
             record = self._leased(board, lease)
-            record.due_at = boottime() + delay
+            record = dataclasses.replace(record, due_at=boottime() + delay)
             self._end_lease(board, record, ChangeKind.RELEASED)
-            board.spent[lease.claim_id] = (boottime(), lease.token)
+            board.set(board.spent, lease.claim_id, (boottime(), lease.token))
+            board.end()
 
     # -- feed --------------------------------------------------------------------------------
 
@@ -321,6 +303,7 @@ class MemoryBackend(primitives.Backend):
         board = self._opened()
         give_up = boottime() + timeout
         with board.changed:
+            board.begin()
             seen = self._position(board, cursor)
             if seen is None:
                 return Changes((), f"{board.incarnation}:{board.told}", reset=True)
@@ -332,12 +315,11 @@ class MemoryBackend(primitives.Backend):
                 if board.told > seen or left <= 0:
                     break
                 board.changed.wait(min(left, self._next_deadline(board) - boottime()))
-            first = board.told - len(board.log)
-            events = tuple(itertools.islice(board.log, seen - first, None))
+            events = tuple(board.log[number] for number in range(seen + 1, board.told + 1))
             return Changes(events, f"{board.incarnation}:{board.told}")
 
     @staticmethod
-    def _position(board: _Board, cursor: str | None) -> int | None:
+    def _position(board: Board, cursor: str | None) -> int | None:
         """Return how many changes a reader has seen; None where it has to start anew."""
         incarnation, _, told = (cursor or "").partition(":")
         if incarnation != board.incarnation or not told.isdigit():
@@ -345,7 +327,7 @@ class MemoryBackend(primitives.Backend):
         return int(told) if board.told - len(board.log) <= int(told) <= board.told else None
 
     @staticmethod
-    def _next_deadline(board: _Board) -> float:
+    def _next_deadline(board: Board) -> float:
         ends = (record.lease_ends_at for record in board.live.values())
         known = [end for end in ends if end is not None]
         return min([*known, *board.sessions.values()], default=boottime() + 3600.0)
@@ -359,17 +341,20 @@ class MemoryBackend(primitives.Backend):
             self._begin_session(board)
             return self.settings.session_timeout
 
-    def _begin_session(self, board: _Board) -> str:
+    def _begin_session(self, board: Board) -> str:
         """Return the session's id, renewed, beginning one where there is none."""
-        if self._session is None:
-            self._session = uuid.uuid4().hex
-        elif self._session not in board.sessions:
+        session = self._session
+        if session is None:
+            session = uuid.uuid4().hex
+        elif session not in board.sessions:
             self._session = None
             raise errors.SessionLost("the session ended: it was not renewed in time")
-        board.sessions[self._session] = boottime() + self.settings.session_timeout
-        return self._session
+        board.set(board.sessions, session, boottime() + self.settings.session_timeout)
+        board.end()
+        self._session = session
+        return session
 
-    def _opened(self) -> _Board:
+    def _opened(self) -> Board:
         board = self._board
         if board is None:
             raise errors.Closed("the memory board is not open")
@@ -384,8 +369,8 @@ class MemoryBackend(primitives.Backend):
 
     def _lease(
         self,
-        board: _Board,
-        record: _Record,
+        board: Board,
+        record: Record,
         holder: str,
         claim_id: str,
         session: str | None,
@@ -403,15 +388,16 @@ class MemoryBackend(primitives.Backend):
         # The board counts, not the posting: a key that was purged and added again goes on rising.
         token = next(board.tokens)
         lease = Lease(posting.key, holder, claim_id, token, session, expires_in)
-        record.lease_ends_at = None if expires_in is None else boottime() + expires_in
-        record.posting = dataclasses.replace(
+        ends_at = None if expires_in is None else boottime() + expires_in
+        posting = dataclasses.replace(
             posting, lease=lease, attempts=posting.attempts + 1, modified_on=time.time()
         )
+        board.set(board.live, posting.key, Record(posting, record.due_at, ends_at))
         self._tell(board, ChangeKind.CLAIMED, posting.key, lease.token)
         return lease
 
     @staticmethod
-    def _leased(board: _Board, lease: Lease) -> _Record:
+    def _leased(board: Board, lease: Lease) -> Record:
         """Return the record that ``lease`` is the current lease of."""
         record = board.live.get(lease.key)
         if record is None:
@@ -422,25 +408,25 @@ class MemoryBackend(primitives.Backend):
         return record
 
     @staticmethod
-    def _ended_by(board: _Board, lease: Lease) -> ChangeKind | None:
+    def _ended_by(board: Board, lease: Lease) -> ChangeKind | None:
         return board.ended.get((lease.key, lease.token), (0.0, None))[1]
 
-    def _end_lease(self, board: _Board, record: _Record, kind: ChangeKind) -> None:
+    def _end_lease(self, board: Board, record: Record, kind: ChangeKind) -> None:
         posting = record.posting
         assert posting.lease is not None
         token = posting.lease.token
-        record.lease_ends_at = None
-        record.posting = dataclasses.replace(
+        posting = dataclasses.replace(
             posting,
             lease=None,
             deaths=posting.deaths + (kind is ChangeKind.EXPIRED),
             modified_on=time.time(),
         )
-        board.ended[posting.key, token] = (boottime(), kind)
+        board.set(board.live, posting.key, Record(posting, record.due_at))
+        board.set(board.ended, (posting.key, token), (boottime(), kind))
         self._tell(board, kind, posting.key, token)
 
     @staticmethod
-    def _shown(record: _Record) -> Posting:
+    def _shown(record: Record) -> Posting:
         """Return the posting as of now."""
         now = boottime()
         lease = record.posting.lease
@@ -450,30 +436,33 @@ class MemoryBackend(primitives.Backend):
             record.posting, lease=lease, due_in=max(0.0, record.due_at - now)
         )
 
-    def _reap(self, board: _Board) -> None:
-        """End what is over: sessions, the leases and entities under them, timed leases."""
+    def _reap(self, board: Board) -> None:
+        """Begin a step: end what is over, sessions, what lives by them, and timed leases."""
+        board.begin()
         now = boottime()
         for session in [name for name, end in board.sessions.items() if end <= now]:
-            del board.sessions[session]
-        over: Callable[[_Record, Lease], bool] = lambda record, lease: (  # noqa: E731
+            board.drop(board.sessions, session)
+        over: Callable[[Record, Lease], bool] = lambda record, lease: (  # noqa: E731
             lease.session not in board.sessions
             if lease.session is not None
             else record.lease_ends_at is not None and record.lease_ends_at <= now
         )
-        for record in board.live.values():
+        for record in list(board.live.values()):
             lease = record.posting.lease
             if lease is not None and over(record, lease):
                 self._end_lease(board, record, ChangeKind.EXPIRED)
         for key in [k for k, (_, owner) in board.entities.items() if owner not in board.sessions]:
-            del board.entities[key]
+            board.drop(board.entities, key)
+        board.end()
         for memory in (board.ended, board.consumed, board.spent):
             while memory and next(iter(memory.values()))[0] < now - REPEAT_WINDOW:
                 memory.popitem(last=False)
 
     @staticmethod
-    def _tell(board: _Board, kind: ChangeKind, key: str, token: int | None = None) -> None:
-        board.log.append(Change(kind, key, token))
-        board.told += 1
+    def _tell(board: Board, kind: ChangeKind, key: str, token: int | None = None) -> None:
+        told = board.told + 1
+        board.set(board.log, told, Change(kind, key, token))
+        board.set(board.numbers, "told", told)
         board.changed.notify_all()
 
 

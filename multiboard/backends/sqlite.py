@@ -16,15 +16,15 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from multiboard import errors, primitives
 from multiboard.backends._sqlite import feed, files, schema
-from multiboard.backends._sqlite.opening import Opening, reading
+from multiboard.backends._sqlite.opening import Opening, read
 from multiboard.backends._sqlite.sessions import SessionLocks
-from multiboard.backends._sqlite.step import Step, writing
+from multiboard.backends._sqlite.step import Step, write
 from multiboard.primitives import (
     ChangeKind,
     Changes,
@@ -39,6 +39,8 @@ from multiboard.primitives import (
 
 #: Seconds between two looks of a waiting reader at the file.
 LOOK_EVERY = 0.008
+
+T = TypeVar("T")
 
 _VERSION = "PRAGMA data_version"
 _AFTER = " AND (p.rank, p.serial) > (?, ?)"
@@ -147,13 +149,12 @@ class SQLiteBackend(primitives.Backend):
         if not files.usable():
             files.keep(opening)
             return
-        ended = opening.session
-        if ended is not None and opening.locks.owns(ended):
+        ended = session_id = opening.session or ""
+        if ended and opening.locks.owns(ended):
             try:
-                with self._step(opening, patience=0.1) as step:
-                    step.end_session(ended)
+                write(opening, 0.1, lambda step: step.end_session(session_id))
             except errors.MultiboardError:
-                ended = None  # the row stays, and everybody sees that its lock is gone
+                ended = ""  # the row stays, and everybody sees that its lock is gone
         opening.link.close()  # from here on no verb that is under way can begin a session
         session, opening.session = opening.session, None
         if session is not None and opening.locks.owns(session):
@@ -172,34 +173,37 @@ class SQLiteBackend(primitives.Backend):
 
     # -- transactions ------------------------------------------------------------------------
 
-    def _step(
-        self, opening: Opening, patience: float | None = None
-    ) -> contextlib.AbstractContextManager[Step]:
-        return writing(opening, self.settings.busy_timeout if patience is None else patience)
+    def _write(self, opening: Opening, verb: Callable[[Step], T], within: float | None = None) -> T:
+        """Do something in a writing transaction, which begins with the end of what is over."""
 
-    def _snapshot(
-        self, opening: Opening
-    ) -> contextlib.AbstractContextManager[tuple[sqlite3.Connection, float]]:
-        return reading(opening, self.settings.busy_timeout)
+        def reaped(step: Step) -> T:
+            step.reap()
+            return verb(step)
+
+        return write(opening, self.settings.busy_timeout, reaped, within)
+
+    def _read(self, opening: Opening, look: Callable[[sqlite3.Connection, float], T]) -> T:
+        return read(opening, self.settings.busy_timeout, look)
 
     # -- directory ---------------------------------------------------------------------------
 
     def add(
         self, postings: Sequence[NewPosting], shelf: Shelf = Shelf.LIVE
     ) -> Sequence[Posting | errors.MultiboardError]:
-        opening = self._opened()
-        with self._step(opening) as step:
-            step.reap()
+        def add(step: Step) -> Sequence[Posting | errors.MultiboardError]:
             if shelf is Shelf.ENTITIES:
                 session = step.session()
                 return [step.enter(new, session) for new in postings]
             return [step.add(new) for new in postings]
 
+        return self._write(self._opened(), add)
+
     def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
         opening = self._opened()
         alive = opening.locks.memo()
-        found: list[Posting | None] = []
-        with self._snapshot(opening) as (connection, now):
+
+        def look(connection: sqlite3.Connection, now: float) -> list[Posting | None]:
+            found: list[Posting | None] = []
             for key in keys:
                 row = connection.execute(
                     schema.POSTING + " WHERE p.board = ? AND p.key = ? AND p.shelf = 'live'",
@@ -207,7 +211,9 @@ class SQLiteBackend(primitives.Backend):
                 ).fetchone()
                 posting = None if row is None else schema.read_posting(row, now, alive)
                 found.append(posting if isinstance(posting, Posting) else None)
-        return found
+            return found
+
+        return self._read(opening, look)
 
     def list(
         self,
@@ -222,7 +228,8 @@ class SQLiteBackend(primitives.Backend):
         damaged: list[Damage] = []
         board = opening.board
         is_entities = shelf is Shelf.ENTITIES
-        with self._snapshot(opening) as (connection, now):
+
+        def look(connection: sqlite3.Connection, now: float) -> None:
             if is_entities:
                 sql = schema.ENTITY + " WHERE e.board = ?" + ("" if after is None else _AFTER)
                 sql = sql.replace("p.", "e.") + " ORDER BY e.rank, e.serial"
@@ -242,7 +249,9 @@ class SQLiteBackend(primitives.Backend):
                         break
             rows.close()
             if shelf is Shelf.LIVE and after is None:
-                damaged += schema.strays(connection, board)
+                damaged.extend(schema.strays(connection, board))
+
+        self._read(opening, look)
         if limit is None or len(postings) <= limit:
             return primitives.Page(postings, damaged=tuple(damaged))
         return primitives.Page(
@@ -253,19 +262,21 @@ class SQLiteBackend(primitives.Backend):
         if shelf is Shelf.ENTITIES:
             return len(self.list(shelf).postings)
         opening = self._opened()
-        with self._snapshot(opening) as (connection, _):
+
+        def look(connection: sqlite3.Connection, _: float) -> int:
             (number,) = connection.execute(
                 "SELECT count(*) FROM multiboard_postings WHERE board = ? AND shelf = ?",
                 (opening.board, shelf.value),
             ).fetchone()
-        return int(number)
+            return int(number)
+
+        return self._read(opening, look)
 
     def remove(
         self, leases: Sequence[Lease], to: Shelf | None = None
     ) -> Sequence[errors.MultiboardError | None]:
-        answers: list[errors.MultiboardError | None] = []
-        with self._step(self._opened()) as step:
-            step.reap()
+        def remove(step: Step) -> Sequence[errors.MultiboardError | None]:
+            answers: list[errors.MultiboardError | None] = []
             for lease in leases:
                 try:
                     step.remove(lease, to)
@@ -278,12 +289,14 @@ class SQLiteBackend(primitives.Backend):
                         else step.has_ended(lease, ChangeKind.TRASHED)
                     )
                     answers.append(None if repeated else error)
-        return answers
+            return answers
+
+        return self._write(self._opened(), remove)
 
     def restore(self, key: str) -> Posting:
         opening = self._opened()
-        with self._step(opening) as step:
-            step.reap()
+
+        def restore(step: Step) -> Posting:
             row = step.execute(
                 schema.POSTING + " WHERE p.board = ? AND p.key = ?", (opening.board, key)
             ).fetchone()
@@ -300,23 +313,26 @@ class SQLiteBackend(primitives.Backend):
                 step.tell(ChangeKind.RESTORED, key)
             return posting
 
+        return self._write(opening, restore)
+
     def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
         opening = self._opened()
         board = opening.board
-        with self._step(opening) as step:
-            step.reap()
+
+        def purge(step: Step) -> Sequence[bool]:
             if shelf is Shelf.ENTITIES:
                 sql = "DELETE FROM multiboard_entities WHERE board = ? AND key = ?"
                 return [step.execute(sql, (board, key)).rowcount > 0 for key in keys]
             return [step.purge(key) for key in keys]
+
+        return self._write(opening, purge)
 
     # -- lock --------------------------------------------------------------------------------
 
     def acquire(
         self, key: str, holder: str, claim_id: str, expires_in: float | None = None
     ) -> Lease:
-        with self._step(self._opened()) as step:
-            step.reap()
+        def acquire(step: Step) -> Lease:
             session = step.session() if expires_in is None else None
             row, posting = step.find(key)
             held = posting.lease
@@ -332,12 +348,13 @@ class SQLiteBackend(primitives.Backend):
             assert leased.lease is not None
             return leased.lease
 
+        return self._write(self._opened(), acquire)
+
     def acquire_next(
         self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
     ) -> Sequence[tuple[Posting, Lease]]:
-        won: list[tuple[Posting, Lease]] = []
-        with self._step(self._opened()) as step:
-            step.reap()
+        def acquire(step: Step) -> Sequence[tuple[Posting, Lease]]:
+            won: list[tuple[Posting, Lease]] = []
             session = step.session() if expires_in is None else None
             unused = []
             for claim_id in claim_ids:
@@ -357,10 +374,10 @@ class SQLiteBackend(primitives.Backend):
                 won.append((leased, leased.lease))
             return won
 
+        return self._write(self._opened(), acquire)
+
     def renew(self, lease: Lease, expires_in: float) -> Lease:
-        opening = self._opened()
-        with self._step(opening) as step:
-            step.reap()
+        def renew(step: Step) -> Lease:
             row_id, _, current = step.leased(lease)
             if current.session is not None:
                 return current
@@ -371,15 +388,18 @@ class SQLiteBackend(primitives.Backend):
             )
             return replace(current, ends_in=span)
 
+        return self._write(self._opened(), renew)
+
     def release(self, lease: Lease, delay: float = 0.0) -> None:
-        with self._step(self._opened()) as step:
-            step.reap()
+        def release(step: Step) -> None:
             try:
                 step.release(lease, float(delay))
                 self._spent.note(lease.claim_id)
             except (errors.PostingNotFound, errors.LeaseLost):
                 if not step.has_ended(lease, ChangeKind.RELEASED):
                     raise
+
+        self._write(self._opened(), release)
 
     # -- feed --------------------------------------------------------------------------------
 
@@ -389,12 +409,13 @@ class SQLiteBackend(primitives.Backend):
             link = opening.spare.pop()
         except IndexError:
             link = self._link(opening.path, opening.identity)
+        alarm = opening.hub.alarm()
         try:
-            with opening.hub.alarm() as alarm:
-                return self._await_changes(opening, link, alarm, cursor, boottime() + timeout)
+            return self._await_changes(opening, link, alarm, cursor, boottime() + timeout)
         except sqlite3.Error as error:
             raise files.translate(error, opening.path) from error
         finally:
+            opening.hub.drop(alarm)
             if self._opening is opening:
                 opening.spare.append(link)
             if self._opening is not opening:  # closed by now; who appended too late tidies up
@@ -418,7 +439,8 @@ class SQLiteBackend(primitives.Backend):
             if self._opening is not opening:
                 raise errors.Closed("the SQLite board was closed")
             over = False
-            with link as connection:
+            with link.lock:
+                connection = link.opened()
                 (version,) = files.patiently(connection, _VERSION, (), patience).fetchone()
                 if (link.epoch, version) != seen:
                     seen = (link.epoch, version)
@@ -431,8 +453,8 @@ class SQLiteBackend(primitives.Backend):
                     over, end, pause = feed.look_at_ends(connection, opening, now, patience)
                     look_at_ends = now + pause
             if over:
-                with self._step(opening) as step:
-                    in_vain = 0 if step.reap(probe=True) else in_vain + 1
+                reaped = write(opening, patience, lambda step: step.reap(probe=True))
+                in_vain = 0 if reaped else in_vain + 1
                 if in_vain < 3:  # others may have been quicker
                     continue
                 end = look_at_ends = now + 0.1  # somebody's garbage is over, and stays
@@ -444,9 +466,7 @@ class SQLiteBackend(primitives.Backend):
     # -- session -----------------------------------------------------------------------------
 
     def keepalive(self, within: float | None = None) -> float:
-        with writing(self._opened(), self.settings.busy_timeout, within) as step:
-            step.reap()
-            step.session()
+        self._write(self._opened(), lambda step: step.session(), within)
         return self.settings.session_timeout
 
     def facts(self) -> Mapping[str, str]:

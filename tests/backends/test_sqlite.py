@@ -302,7 +302,8 @@ def test_synchronous_is_set(make: Callable[..., SQLiteBackend], name: str, numbe
     """FULL is the default, and NORMAL is warned about."""
     board = make(synchronous=name)
     assert board._opening is not None
-    with board._opening.link as connection:
+    with board._opening.link.lock:
+        connection = board._opening.link.opened()
         assert connection.execute("PRAGMA synchronous").fetchone() == (number,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert ("warning_synchronous" in board.facts()) == (name == "NORMAL")
@@ -325,14 +326,16 @@ def test_a_full_disk_is_unavailable_and_changes_nothing(board: SQLiteBackend) ->
     """An addition that finds no room is rolled back, and works once there is some."""
     post(board, "small")
     assert board._opening is not None
-    with board._opening.link as connection:
+    with board._opening.link.lock:
+        connection = board._opening.link.opened()
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages + 5}")
     big = [NewPosting("big", b"x" * 100_000)]
     with pytest.raises(errors.Unavailable, match="full"):
         board.add(big)
     assert board.count() == 1
-    with board._opening.link as connection:
+    with board._opening.link.lock:
+        connection = board._opening.link.opened()
         connection.execute("PRAGMA max_page_count = 1000000")
     assert not isinstance(board.add(big)[0], Exception)
 

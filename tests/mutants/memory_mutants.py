@@ -144,7 +144,8 @@ class DeathsAreNotCounted(memory.MemoryBackend):
     def _end_lease(self, board: Any, record: Any, kind: ChangeKind) -> None:
         deaths = record.posting.deaths
         super()._end_lease(board, record, kind)
-        record.posting = dataclasses.replace(record.posting, deaths=deaths)
+        ended = board.live[record.posting.key]
+        ended.posting = dataclasses.replace(ended.posting, deaths=deaths)
 
 
 @caught_by("ERR-2", also="LEASE-2")
@@ -213,8 +214,8 @@ class EndsInSilence(memory.MemoryBackend):
     def _end_lease(self, board: Any, record: Any, kind: ChangeKind) -> None:
         super()._end_lease(board, record, kind)
         if kind is ChangeKind.EXPIRED:
-            board.log.pop()
-            board.told -= 1
+            board.drop(board.log, board.told)
+            board.set(board.numbers, "told", board.told - 1)
 
 
 @caught_by("LEASE-7", also="LEASE-4")

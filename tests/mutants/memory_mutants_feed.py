@@ -95,6 +95,7 @@ class AnnouncesEarly(memory.MemoryBackend):
                 for new in postings:
                     if new.key not in known and new.key not in board.trash:
                         self._tell(board, ChangeKind.POSTED, new.key)
+                board.end()
             time.sleep(0.01)
         return super().add(postings, shelf)
 
@@ -102,8 +103,8 @@ class AnnouncesEarly(memory.MemoryBackend):
         told, length = board.told, len(board.log)
         answer = super()._add_one(board, new)
         if len(board.log) > length:
-            board.log.pop()
-            board.told = told
+            board.drop(board.log, board.told)
+            board.set(board.numbers, "told", told)
         return answer
 
 

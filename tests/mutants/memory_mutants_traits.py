@@ -7,7 +7,6 @@ It imports the memory backend, whose inside it spoils.
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -147,7 +146,7 @@ class ForgetsInSilence(memory.MemoryBackend):
         super().open()
         board = self._opened()
         with board.changed:
-            board.log = deque(board.log, maxlen=50)
+            board.history = 50
 
     @staticmethod
     def _position(board: Any, cursor: str | None) -> int | None:

@@ -358,14 +358,15 @@ def test_an_entity_whose_session_ended_before_it_was_kept_comes_back(kept: Kept)
 
 def test_an_attempt_in_hand_is_not_looked_for(kept: Kept) -> None:
     kept.store.add([NewPosting("k", b"")])
-    with kept.keeper.attempting(["mine"]):
-        asked_at = boottime()
-        kept.keeper.doubt(["mine"], "k")
-        kept.keeper.doubt(["other"], "k")
-        lease = kept.store.acquire("k", "me", "mine")
-        eventually(lambda: kept.keeper._doubts.due(boottime()) == {})  # the other was looked for
-        assert kept.store.get(["k"])[0].lease == lease
-        kept.keeper.keep(lease, asked_at, 0)
+    kept.keeper.take_in_hand(["mine"])
+    asked_at = boottime()
+    kept.keeper.doubt(["mine"], "k")
+    kept.keeper.doubt(["other"], "k")
+    lease = kept.store.acquire("k", "me", "mine")
+    eventually(lambda: kept.keeper._doubts.due(boottime()) == {})  # the other was looked for
+    assert kept.store.get(["k"])[0].lease == lease
+    kept.keeper.keep(lease, asked_at, 0)
+    kept.keeper.let_go(["mine"])
     eventually(lambda: all(doubt.last for doubt in kept.keeper._doubts._open.values()))
     assert kept.keeper.keeps(lease)
     assert kept.store.get(["k"])[0].lease == lease

@@ -9,6 +9,7 @@ nothing of boards.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import ssl
 import threading
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from multiboard import errors
+from multiboard import errors, interrupts
 from multiboard.backends._etcd.errors import (
     Meaning,
     TokenOver,
@@ -173,9 +174,14 @@ class Client:
             raise
         except (Broken, OSError) as error:
             channel.close()
+            if interrupts.is_interrupt(error):
+                raise
             self._distrust(member)
             kind = errors.Indeterminate if write and channel.asked else errors.Unavailable
             raise kind(f"{self._name(member)}: {error}") from error
+        except BaseException:
+            channel.close()  # answers to come would be taken for those of the next call
+            raise
         if any(
             reply.status and meaning(reply.status, reply.message) is Meaning.ELSEWHERE
             for reply in replies
@@ -299,7 +305,11 @@ class Client:
             try:
                 # A member that says nothing must leave time for the others.
                 patience = max(0.05, left / (len(hosts) - turn))
-                channel = Channel(*hosts[member], self._tls, patience)
+                place = hosts[member]
+                # What strikes there must not be taken for the failure of one member of several.
+                channel = interrupts.uninterrupted(
+                    functools.partial(Channel, *place, self._tls, patience)
+                )
             except OSError as error:
                 troubles.append(f"{self._name(member)}: {error}")
                 cause = error
@@ -349,6 +359,9 @@ class Client:
             channel.close()
             self._distrust(member)
             raise errors.Unavailable(f"{self._name(member)}: {error}") from error
+        except BaseException:
+            channel.close()
+            raise
         return Stream(self, member, channel, stream, token)
 
 

@@ -96,7 +96,8 @@ class Clock:
         now = boottime()
         with self._lock:
             last, pause = self._looked, EAGER if self._high - self._low > CLOSE else LAZY
-            if now - last < pause and term <= self._term:
+            # While there was no answer yet nothing is known at all.
+            if self._term >= 0 and now - last < pause and term <= self._term:
                 return
             self._looked = now
         answer = self._ask()

@@ -14,11 +14,11 @@ import bisect
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from multiboard import errors
+from multiboard import errors, interrupts
 from multiboard.backends._etcd import layout, messages
 from multiboard.backends._etcd.board import Board, Compacted
 from multiboard.backends._etcd.client import Stream
@@ -54,10 +54,9 @@ class Feed:
     def __init__(self, board: Board, warden: Warden) -> None:
         self._board = board
         self._warden = warden
-        self.changed = threading.Condition()
-        #: How many wait for what the watch will tell, and whether there is anybody.
-        self._waiting = 0
-        self._hurry = threading.Event()
+        self.changed = interrupts.Condition()
+        #: Somebody has begun to wait for what the watch will tell.
+        self._hurry = interrupts.Event()
         self.order = Order()
         self._thread: threading.Thread | None = None
         self._stream: Stream | None = None
@@ -76,6 +75,8 @@ class Feed:
 
         Raises: ``Unavailable``, ``AccessDenied``, ``BoardLost``, ``Closed``.
         """
+        if not self.order.whole:
+            self._begin_anew()
         if self._seeded and self._trouble is None and not self._board.closed:
             return
         give_up = boottime() + patience
@@ -85,13 +86,27 @@ class Feed:
                 self._thread = threading.Thread(
                     target=self._run, name="multiboard-etcd-watch", daemon=True
                 )
-                self._thread.start()
+            interrupts.begin(self._thread)
             while not self._seeded or self._trouble is not None:
                 self._check()
                 if not self.changed.wait(min(0.5, max(0.0, give_up - boottime()))):
                     self._check()
                     if boottime() >= give_up:
                         raise self._trouble or errors.Unavailable("etcd does not tell the board")
+
+    def _begin_anew(self) -> None:
+        """Have the board read anew, since a change of the order was cut short."""
+        with self.changed:
+            self._seeded, stream = False, self._stream
+        if stream is not None:
+            stream.close()
+
+    def change(self, step: Callable[[Order], None]) -> None:
+        """Change the order from outside of the watch; what is cut short is read anew."""
+        with self.changed:
+            self.order.whole = False
+            step(self.order)
+            self.order.whole = True
 
     def _check(self) -> None:
         """Raise what waiting does not cure."""
@@ -142,7 +157,7 @@ class Feed:
         """Read the picture, where there is none that can be continued."""
         news = messages.read(self._board.keys.news)
         now = self._board.ask([news]).header.revision
-        if self._seeded and now >= self.revision:
+        if self._seeded and self.order.whole and now >= self.revision:
             return
         leases, live = self._board.scan("leases"), None
         live = self._board.scan("live", revision=leases.revision)
@@ -203,7 +218,11 @@ class Feed:
                         if self._trouble is not None:
                             self._trouble = None
                             self.changed.notify_all()
-                self._hurry.wait(GATHER)
+                with self.changed:
+                    self._hurry.clear()
+                    awaited = self.changed.awaited
+                if not awaited:
+                    self._hurry.wait(GATHER)
         finally:
             stream.close()
 
@@ -330,14 +349,8 @@ class Feed:
 
     def _await(self, timeout: float) -> None:
         """Wait for something to be taken in, at once when it comes; called with the lock held."""
-        self._waiting += 1
         self._hurry.set()
-        try:
-            self.changed.wait(timeout)
-        finally:
-            self._waiting -= 1
-            if not self._waiting:
-                self._hurry.clear()
+        self.changed.wait(timeout)
 
     def read(self, cursor: str | None, timeout: float) -> Changes:
         """Answer :meth:`multiboard.primitives.ChangeFeed.changes`."""

@@ -3,12 +3,12 @@
 
 It has no thread and is used by one thread at a time. It knows what was sent and what was not, and
 a forked child that leaves it alone does no harm: neither can be had of a gRPC library. It imports
-``h2``, the primitives and the standard library.
+``h2``, the primitives, the interrupts and the standard library.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import socket
 import ssl
 import struct
@@ -24,7 +24,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 
-from multiboard import primitives
+from multiboard import interrupts, primitives
 
 #: Bytes that a member may send before it hears that they were taken.
 WINDOW = 64 * 1024 * 1024
@@ -126,10 +126,12 @@ class Channel:
     def close(self) -> None:
         """Drop the connection; from another thread it wakes whoever waits in it."""
         self._gone = True
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(OSError):
-            self._socket.close()
+        for end in (functools.partial(self._socket.shutdown, socket.SHUT_RDWR), self._socket.close):
+            try:
+                end()
+            except OSError as error:
+                if interrupts.is_interrupt(error):
+                    raise
 
     @property
     def fit(self) -> bool:
@@ -138,8 +140,10 @@ class Channel:
             while not self._gone and self._readable(0.0):
                 self._receive()
                 self._flush(time.monotonic() + 1.0)
-        except (Broken, OSError, ValueError):
+        except (Broken, OSError, ValueError) as error:
             self._gone = True
+            if interrupts.is_interrupt(error) or interrupts.behind(error, None):
+                raise
         return not self._gone
 
     # -- requests --------------------------------------------------------------------------------
@@ -234,6 +238,8 @@ class Channel:
         try:
             return bool(primitives.wait_for([self._socket], [], timeout)[0])
         except (OSError, ValueError) as error:  # closed by another thread
+            if interrupts.is_interrupt(error):
+                raise
             raise Broken("the connection was closed") from error
 
     def _exchange(self, deadline: float) -> None:
@@ -258,6 +264,8 @@ class Channel:
                     raise Broken("the member took no data in time") from None
             except (OSError, ValueError) as error:
                 self._gone = True
+                if interrupts.is_interrupt(error):
+                    raise
                 raise Broken(f"the connection broke: {error}") from error
 
     def _receive(self) -> None:
@@ -267,6 +275,8 @@ class Channel:
             return
         except (OSError, ValueError) as error:
             self._gone = True
+            if interrupts.is_interrupt(error):
+                raise
             raise Broken(f"the connection broke: {error}") from error
         if not data:
             self._gone = True

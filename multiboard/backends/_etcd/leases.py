@@ -9,6 +9,7 @@ siblings.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from multiboard.backends._etcd import messages
 from multiboard.backends._etcd.board import STEPS, Board, Compacted, LeaseGone, Outcome, Step, wall
 from multiboard.backends._etcd.feed import Feed
 from multiboard.backends._etcd.layout import Head, Held, Hold, Seen
+from multiboard.backends._etcd.order import Order
 from multiboard.backends._etcd.warden import Warden
 from multiboard.primitives import Damage, Lease, Posting, Shelf, boottime
 
@@ -191,11 +193,8 @@ class Leases(primitives.Backend):
                 body = outcome.kv(2)
                 lease = self._won(seen, head, hold, session, outcome)
                 wanted.remove(claim_id)
-                with feed.changed:
-                    now = self._given[seen.key, lease.token]
-                    known = feed.order.all.get(seen.key)
-                    if known is not None and known.revision < now.revision:
-                        feed.order.put(now)
+                now = self._given[seen.key, lease.token]
+                feed.change(functools.partial(_put_newer, now))
                 if body is not None:
                     won.append((self._posting(now, body.value), lease))
         return won
@@ -231,8 +230,8 @@ class Leases(primitives.Backend):
             undecided = feed.order.undecided(boottime())
         for seen in undecided:
             due_in = self._board.due_in(seen)
-            with feed.changed:
-                feed.order.decide(seen, boottime() + due_in if due_in > 0 else None)
+            due_at = boottime() + due_in if due_in > 0 else None
+            feed.change(functools.partial(_decide, seen, due_at))
 
     def _catch_up(self, news: int) -> bool:
         """Wait for the news, where there is some since the revision given; tell whether there was.
@@ -364,3 +363,13 @@ class Leases(primitives.Backend):
         since = self._board.clock.stamp() if delay > 0 else None
         head = dataclasses.replace(head, delay=delay if delay > 0 else 0.0, since=since)
         return Step(compare, [messages.delete(lease), messages.put(live, head.encode())])
+
+
+def _put_newer(seen: Seen, order: Order) -> None:
+    known = order.all.get(seen.key)
+    if known is not None and known.revision < seen.revision:
+        order.put(seen)
+
+
+def _decide(seen: Seen, due_at: float | None, order: Order) -> None:
+    order.decide(seen, due_at)

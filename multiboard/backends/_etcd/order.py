@@ -29,6 +29,8 @@ class Order:
         #: Not due when last looked at: when to look again, and the keys nobody looked at yet.
         self._later: list[tuple[float, str]] = []
         self._unsorted: set[str] = set()
+        #: False while it is changed from outside of the watch, and where that was cut short.
+        self.whole = True
 
     def put(self, seen: Seen) -> None:
         """Take in a posting as it is now."""
@@ -56,12 +58,21 @@ class Order:
         return self.all.get(self._claims.get(claim_id, ""))
 
     def undecided(self, now: float) -> list[Seen]:
-        """Return the postings of which has to be found out whether they are due."""
-        keys, self._unsorted = self._unsorted, set()
+        """Return the postings of which has to be found out whether they are due.
+
+        They stay among those until that is decided: whoever finds it out may fail.
+        """
         while self._later and self._later[0][0] <= now:
-            keys.add(heapq.heappop(self._later)[1])
-        waiting = (self.all.get(key) for key in keys)
-        return [seen for seen in waiting if seen is not None and seen.held is None]
+            self._unsorted.add(self._later[0][1])
+            heapq.heappop(self._later)
+        waiting = []
+        for key in list(self._unsorted):
+            seen = self.all.get(key)
+            if seen is None or seen.held is not None:
+                self._unsorted.discard(key)
+            else:
+                waiting.append(seen)
+        return waiting
 
     def decide(self, seen: Seen, due_at: float | None) -> None:
         """Take in when a posting is due; None for now. It may have changed since it was asked."""
@@ -71,6 +82,7 @@ class Order:
             self._free[seen.place] = seen.key
         else:
             heapq.heappush(self._later, (due_at, seen.key))
+        self._unsorted.discard(seen.key)
 
     def first(self, number: int, skip: Container[str]) -> list[Seen]:
         """Return the first postings that may be claimed."""

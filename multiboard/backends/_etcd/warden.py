@@ -13,7 +13,7 @@ import logging
 import random
 import threading
 
-from multiboard import errors
+from multiboard import errors, interrupts
 from multiboard.backends._etcd.board import Board
 from multiboard.backends._etcd.layout import Held
 from multiboard.primitives import FailureLog, boottime
@@ -31,7 +31,7 @@ class Warden:
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._changed = threading.Condition()
+        self._changed = interrupts.Condition()
         self._held: dict[str, Held] = {}
         #: By boottime, when to look at a lease; the first look is at once.
         self._ends: list[tuple[float, str, int]] = []
@@ -58,7 +58,8 @@ class Warden:
                 self._thread = threading.Thread(
                     target=self._run, name="multiboard-etcd-warden", daemon=True
                 )
-                self._thread.start()
+            if self._thread is not None:
+                interrupts.begin(self._thread)
             self._changed.notify_all()
 
     def drop(self, key: str) -> None:
@@ -79,15 +80,16 @@ class Warden:
         Raises: ``Unavailable``, ``AccessDenied``, ``BoardLost``, ``Closed``.
         """
         due: list[Held] = []
-        with self._changed:
-            while self._ends and self._ends[0][0] <= boottime():
-                _, key, revision = heapq.heappop(self._ends)
-                if self._current(key, revision):
-                    due.append(self._held[key])
-        if not due:
-            return 0
         over: list[Held] = []
         try:
+            with self._changed:
+                while self._ends and self._ends[0][0] <= boottime():
+                    _, key, revision = self._ends[0]
+                    if self._current(key, revision):
+                        due.append(self._held[key])
+                    heapq.heappop(self._ends)
+            if not due:
+                return 0
             over = [held for held in due if self._board.left(held) == 0.0]
             revision = self._board.end(over)
         except BaseException:

@@ -15,14 +15,14 @@ import pathlib
 import re
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hiredis import pack_command
 from redis import exceptions as native
 
-from multiboard import errors
+from multiboard import errors, interrupts
 from multiboard.backends._redis import rights
 from multiboard.backends._redis.finders import CHECKED_FOR, Finder
 from multiboard.backends._redis.marks import Mark
@@ -124,9 +124,9 @@ class Call:
 
     def packed(self, args: Sequence[Any]) -> bytes:
         """Return the command as it goes over the wire."""
-        tail = pack_command(tuple(args))
-        count = self._count + len(args)
-        return b"*%d\r\n%b%b" % (count, self._head, tail[tail.index(b"\n") + 1 :])
+        # Not by hiredis' pack_command, which can crash the process where a signal handler raises.
+        tail = b"".join([bulk(part) for part in args])
+        return b"*%d\r\n%b%b" % (self._count + len(args), self._head, tail)
 
     def in_full(self, args: Sequence[Any]) -> bytes:
         """Return the command with the script's text, for a server that does not know it yet."""
@@ -153,7 +153,8 @@ class Connections:
         self._lock = threading.Lock()
         #: Idle connections, the one that was used last on top, and when that was.
         self._idle: list[tuple[Line, float]] = []
-        self._waiting: set[Line] = set()
+        #: Those that :meth:`close` cuts short; weakly, since whoever used one may be interrupted.
+        self._waiting: weakref.WeakSet[Line] = weakref.WeakSet()
         self.closed = False
 
     def close(self) -> None:
@@ -161,7 +162,7 @@ class Connections:
         with self._lock:
             self.closed = True
             idle, self._idle = self._idle, []
-            for line in self._waiting:
+            for line in list(self._waiting):
                 line.interrupt()
         for line, _ in idle:
             line.drop()
@@ -244,16 +245,16 @@ class Connections:
     def _leave(self, found: Line) -> None:
         """Wake the readers that wait in another server than the one that was just found."""
         with self._lock:
-            for line in self._waiting:
+            for line in list(self._waiting):
                 if line.address != found.address:
                     line.interrupt()
 
     def _give_back(self, line: Line, wakes: bool) -> None:
-        """Keep a connection for the next call, unless it broke."""
+        """Keep a connection for the next call, unless it broke or has a reply to come."""
         with self._lock:
             if wakes:
                 self._waiting.discard(line)
-            keep = not self.closed and not line.dropped
+            keep = not self.closed and not line.dropped and not line.owed
             if keep:
                 self._idle.append((line, time.monotonic()))
         if not keep:
@@ -284,7 +285,8 @@ class Connections:
         touch = (call.touch or b"") if time.monotonic() < self._touch_until else b""
         wait = packed(("WAIT", self._replicas, self._wait))
         try:
-            reply = self._exchange(line, b"%b%b%b" % (command, touch, wait), call)
+            replies = 3 if touch else 2
+            reply = self._exchange(line, b"%b%b%b" % (command, touch, wait), call, True, replies)
         except errors.Indeterminate:
             line.drop()
             self._doubt()
@@ -320,6 +322,8 @@ class Connections:
                 replies.append(error)
             except Exception as error:
                 line.drop()
+                if interrupts.is_interrupt(error):
+                    raise
                 self.finder.failed(line)
                 return [*replies, error]
             except BaseException:
@@ -328,13 +332,18 @@ class Connections:
         return replies
 
     def _exchange(
-        self, line: Line, command: bytes, call: Call | None = None, soon: bool = True
+        self,
+        line: Line,
+        command: bytes,
+        call: Call | None = None,
+        soon: bool = True,
+        replies: int = 1,
     ) -> Any:
         """Return the first reply to a command, which changes nothing where it is no call."""
         read_only = call is None or call.script.read_only
         begun = time.monotonic()
         try:
-            reply = line.ask(command, soon)
+            reply = line.ask(command, soon, replies)
         except native.ResponseError as error:
             failure = told(line.address, error, sent=True, read_only=read_only)
             if isinstance(failure, Deposed):
@@ -343,6 +352,8 @@ class Connections:
             raise failure from error
         except Exception as error:
             line.drop()
+            if interrupts.is_interrupt(error):
+                raise
             self.finder.failed(line)
             raise told(line.address, error, sent=True, read_only=read_only) from error
         except BaseException:

@@ -80,7 +80,8 @@ class Doubting(Finder):
         self.server = None
         self._lock = threading.Lock()
         self._check_at = 0.0
-        self._checking = threading.Lock()
+        #: Of the thread that has it: so an interrupted one can tell whether it has it.
+        self._checking = threading.RLock()
         self._told_by: Line | None = None
         self._closed = False
 
@@ -100,13 +101,17 @@ class Doubting(Finder):
         """Have somebody else asked next time."""
 
     def serves(self, line: Line, now: float) -> bool:
-        if now >= self._check_at and self._checking.acquire(blocking=False):
+        if now >= self._check_at:
             try:
-                self._check()
+                if self._checking.acquire(blocking=False):
+                    self._check()
             finally:
-                self._checking.release()
-                if self._closed:
-                    self.close()
+                try:  # noqa: SIM105 - nothing may come between
+                    self._checking.release()
+                except RuntimeError:  # another one checks just now
+                    pass
+            if self._closed:
+                self.close()
         return line.address == self.server
 
     def failed(self, line: Line) -> None:
@@ -116,14 +121,16 @@ class Doubting(Finder):
 
     def close(self) -> None:
         self._closed = True
-        if not self._checking.acquire(blocking=False):
-            return  # whoever asks just now does it
         try:
-            if self._told_by is not None:
-                self._told_by.drop()
-                self._told_by = None
+            if self._checking.acquire(blocking=False):  # or whoever asks just now does it
+                told_by, self._told_by = self._told_by, None
+                if told_by is not None:
+                    told_by.drop()
         finally:
-            self._checking.release()
+            try:  # noqa: SIM105 - nothing may come between
+                self._checking.release()
+            except RuntimeError:  # another one has it
+                pass
 
     def _check(self) -> None:
         self._check_at = time.monotonic() + CHECKED_FOR

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import re
 import time
@@ -25,7 +26,7 @@ from redis.connection import (
 )
 from redis.retry import Retry
 
-from multiboard import errors
+from multiboard import errors, interrupts
 from multiboard.backends._redis.wire import _NOTHING_YET, Wire
 
 #: Telling the server the library's name and version would cost two round trips a connection.
@@ -172,11 +173,14 @@ class Line(Wire):
         connection = None
         try:
             connection = address.connection(within)
-            super().__init__(connection)
+            # What strikes there the library takes for the failure of one address of several.
+            interrupts.uninterrupted(functools.partial(super().__init__, connection))
         except Exception as error:
             if connection is not None:
                 with contextlib.suppress(Exception):
                     connection.disconnect()
+            if interrupts.is_interrupt(error) or interrupts.behind(error, None):
+                raise
             failure = told(address, error, sent=False, read_only=True)
             if address.tls and _CUT_OFF_TEXT.search(str(error)):
                 failure = errors.Unavailable(
@@ -193,7 +197,8 @@ class Line(Wire):
         """
         reply = self._reader.gets()  # it may have come with the one before
         if reply is _NOTHING_YET:
-            return self.ask(b"", soon=False)
+            return self.ask(b"", soon=False, replies=0)
+        self.owed -= 1
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -208,7 +213,12 @@ class Line(Wire):
             return self.ask(packed(command))
         except Exception as error:
             self.drop()
+            if interrupts.is_interrupt(error):
+                raise
             raise told(self.address, error, sent=True, read_only=True) from error
+        except BaseException:
+            self.drop()
+            raise
 
     def scan(self, pattern: str, give_up: float) -> Iterator[bytes]:
         """Yield the names of the keys like ``pattern``, each at least once, until ``give_up``.

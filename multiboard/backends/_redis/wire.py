@@ -3,11 +3,13 @@
 
 The library connects it and introduces us to the server; what it does besides for each command
 costs as much as the call's own work. It knows no boards and no errors of ours.
+
+A signal handler may raise between any two instructions. A connection that owes a reply then must
+not serve another call, which would take that reply for its own: so it is counted what it owes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import struct
 import sys
@@ -17,7 +19,7 @@ from typing import Any
 import hiredis
 from redis import exceptions as native
 
-from multiboard import primitives
+from multiboard import interrupts, primitives
 
 _RECEIVE = 65536
 _NOTHING_YET = object()
@@ -45,6 +47,8 @@ class Wire:
         # time-out. The kernel can keep the time itself, and each call to it less counts.
         self._by_kernel = type(self.sock) is socket.socket and sys.platform == "linux"
         self._patience = -1.0
+        #: How many replies are to come; more than 0 between calls where one was interrupted.
+        self.owed = 0
         #: How many calls are not to look, and how many that was after the last look in vain.
         self._resting = 0
         self._rest = 0
@@ -63,13 +67,14 @@ class Wire:
             self.sock.settimeout(seconds)
         self._patience = seconds
 
-    def ask(self, packed: bytes, soon: bool = True) -> Any:
-        """Send a command and return the reply, which is expected soon or not.
+    def ask(self, packed: bytes, soon: bool = True, replies: int = 1) -> Any:
+        """Send commands and return the first of their replies, which is expected soon or not.
 
         Raises: ``redis.ResponseError`` for a reply that is an error; anything else that it
         raises, and whatever interrupts it, leaves a connection that must be dropped.
         """
         sock, reader = self.sock, self._reader
+        self.owed += replies
         try:
             sock.sendall(packed)
             reply = reader.gets()
@@ -82,7 +87,10 @@ class Wire:
                 reader.feed(data)
                 reply = reader.gets()
         except (BlockingIOError, TimeoutError) as error:
+            if interrupts.is_interrupt(error):
+                raise
             raise native.TimeoutError(f"no answer within {self._patience:g} s") from error
+        self.owed -= 1
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -115,18 +123,23 @@ class Wire:
             return False
         try:
             return not primitives.wait_for([sock], [], 0.0)[0]
-        except (OSError, ValueError):  # closed meanwhile
+        except (OSError, ValueError) as error:  # closed meanwhile
+            if interrupts.is_interrupt(error):
+                raise
             return False
 
     def interrupt(self) -> None:
         """Wake whoever waits in :meth:`ask`, who sees the connection closed."""
         # Only the system call: the reader owns the connection and all that is above it.
-        with contextlib.suppress(OSError, TypeError):
+        try:
             if hasattr(socket.socket, "shutdown"):
                 socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
             else:  # eventlet's sockets have one inside them, or are that one
                 native = getattr(self.sock, "fd", self.sock)
                 socket.SocketType.shutdown(native, socket.SHUT_RDWR)
+        except (OSError, TypeError) as error:
+            if interrupts.is_interrupt(error):
+                raise
 
     @property
     def dropped(self) -> bool:
@@ -136,5 +149,8 @@ class Wire:
     def drop(self) -> None:
         """Close the connection."""
         self.sock = None
-        with contextlib.suppress(Exception):
+        try:
             self._connection.disconnect()
+        except Exception as error:
+            if interrupts.is_interrupt(error):
+                raise

@@ -25,7 +25,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from multiboard import errors
+from multiboard import errors, interrupts
 
 #: File systems whose locks or shared memory do not join all those that can open the file.
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -148,11 +148,11 @@ class Hub:
     def renew(self) -> None:
         """Forget the threads of a parent process, which may have held these for ever."""
         #: Held for a write: threads queue here rather than race for the lock of the file.
-        self.writing = threading.Lock()
+        #: Of the thread that has it: an interrupted one frees it where it came to have it.
+        self.writing = threading.RLock()
         self._alarms: dict[int, threading.Lock] = {}
 
-    @contextlib.contextmanager
-    def alarm(self) -> Iterator[threading.Lock]:
+    def alarm(self) -> threading.Lock:
         """Give a waiting reader a lock that it can't get until somebody notifies.
 
         A condition variable would do, at twice the cost: a reader waits 200 times a second.
@@ -160,10 +160,11 @@ class Hub:
         lock = threading.Lock()
         lock.acquire()
         self._alarms[id(lock)] = lock
-        try:
-            yield lock
-        finally:
-            self._alarms.pop(id(lock), None)
+        return lock
+
+    def drop(self, alarm: threading.Lock) -> None:
+        """Forget a reader that waits no more."""
+        self._alarms.pop(id(alarm), None)
 
     def notify(self) -> None:
         """Wake the waiting readers of this process."""
@@ -175,7 +176,8 @@ class Hub:
 class Link:
     """One connection, used by one thread at a time, opened when it is first used.
 
-    ``with link as connection:`` is the way in.
+    The way in is ``with link.lock:`` and then :meth:`opened`. The link itself has no ``__enter__``:
+    one in Python would leave the lock locked where an interrupt strikes in it.
     """
 
     def __init__(
@@ -186,7 +188,8 @@ class Link:
         self._identity = identity
         self._synchronous = synchronous
         self._connection: sqlite3.Connection | None = None
-        self._lock = threading.Lock()
+        #: Of the thread that has it: who waits for it only so long frees it where it was struck.
+        self.lock = threading.RLock()
         self._retired = False
         #: Of the database and of its log, as they were when the connection was last given.
         self._stamp: tuple[int, int] | None = None
@@ -197,38 +200,16 @@ class Link:
         key = id(self)
         _links[key] = weakref.ref(self, lambda _: _links.pop(key, None) and None)
 
-    def __enter__(self) -> sqlite3.Connection:
-        self._lock.acquire()
-        return self._ready()
-
-    @contextlib.contextmanager
-    def within(self, seconds: float) -> Iterator[sqlite3.Connection]:
-        """Be let in within so many seconds: other threads may wait for the file in there."""
-        lock = self._lock
-        if not lock.acquire(timeout=seconds):
-            raise errors.Unavailable(f"{self._path} is busy: other threads wait for it")
-        connection = self._ready()
-        try:
-            yield connection
-        finally:
-            lock.release()
-
-    def _ready(self) -> sqlite3.Connection:
-        try:
-            if self._retired:
-                raise errors.Closed("the SQLite board was closed")
-            if self._connection is None:
-                return self._connect()
-            if self._connection.in_transaction:  # an interrupt struck amid a transaction
-                rollback(self._connection)
-            self._look_at_files(self._connection)
-            return self._connection
-        except BaseException:
-            self._lock.release()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+    def opened(self) -> sqlite3.Connection:
+        """Return the connection; called with the lock held."""
+        if self._retired:
+            raise errors.Closed("the SQLite board was closed")
+        if self._connection is None:
+            return self._connect()
+        if self._connection.in_transaction:  # an interrupt struck amid a transaction
+            rollback(self._connection)
+        self._look_at_files(self._connection)
+        return self._connection
 
     def _connect(self) -> sqlite3.Connection:
         with _connecting:
@@ -281,7 +262,7 @@ class Link:
 
     def close(self) -> None:
         """Close the connection for good."""
-        with self._lock:
+        with self.lock:
             self._retired = True
             self._shut()
 
@@ -294,20 +275,20 @@ class Link:
     # -- fork: the lock is held by the hook, from before the fork until after it --------------
 
     def seize(self, timeout: float) -> bool:
-        if not self._lock.acquire(timeout=max(0.0, timeout)):
+        if not self.lock.acquire(timeout=max(0.0, timeout)):
             return False
         self._shut()
         return True
 
     def let_go(self) -> None:
-        self._lock.release()
+        self.lock.release()
 
     def start_anew(self) -> None:
         if self._connection is not None:  # it could not be seized
             _tainted.add(self._identity)
             _never_closed.append(self._connection)
             self._connection = None
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
 
     @property
     def is_open(self) -> bool:
@@ -348,7 +329,9 @@ def identify(path: str) -> tuple[int, int] | None:
     """Return what tells this file from another one of the same name; None if it is missing."""
     try:
         status = os.stat(path)
-    except OSError:
+    except OSError as error:
+        if interrupts.is_interrupt(error):
+            raise
         return None
     return (status.st_dev, status.st_ino)
 

@@ -6,15 +6,17 @@ It imports the primitives, the errors and its sibling modules.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import TypeVar
 
 from multiboard import errors
 from multiboard.backends._sqlite import files, schema
 from multiboard.backends._sqlite.sessions import SessionLocks
 from multiboard.primitives import boottime
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(eq=False)
@@ -54,23 +56,29 @@ class Opening:
         self.seen = max(self.seen, told)
 
 
-@contextlib.contextmanager
-def reading(opening: Opening, patience: float) -> Iterator[tuple[sqlite3.Connection, float]]:
-    """Give a connection that sees one instant of the board, and a time just before it."""
+def read(opening: Opening, patience: float, look: Callable[[sqlite3.Connection, float], T]) -> T:
+    """Look at one instant of the board, by a connection and a time just before that instant.
+
+    A function that calls another one: a generator that holds a lock would not survive interrupts.
+    """
     try:
-        with opening.link as connection:
+        with opening.link.lock:
+            connection = opening.link.opened()
             now = boottime()
             seen = opening.seen
-            connection.execute("BEGIN")
             try:
+                connection.execute("BEGIN")
                 arguments = (opening.board, opening.incarnation)
                 row = files.patiently(connection, schema.BOARD, arguments, patience).fetchone()
                 if row is None:
                     raise errors.BoardLost("the board's row is gone from the database")
                 if isinstance(row[0], int):
                     opening.note(row[0], seen)
-                yield connection, now
+                return look(connection, now)
             finally:
-                files.rollback(connection)
+                try:  # noqa: SIM105 - nothing may come between
+                    connection.rollback()
+                except sqlite3.Error:
+                    pass
     except sqlite3.Error as error:
         raise files.translate(error, opening.path) from error

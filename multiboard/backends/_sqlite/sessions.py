@@ -22,7 +22,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from multiboard import errors
+from multiboard import errors, interrupts
 
 #: A lock file without a session is litter after this many seconds (its process died between
 #: making the file and committing the row); before that it may be a session that is beginning.
@@ -71,8 +71,11 @@ class SessionLocks:
 
     def forget(self, session: str) -> None:
         """Delete the file of a session that has no row any more."""
-        with contextlib.suppress(OSError):
+        try:
             os.unlink(self._path(session))
+        except OSError as error:
+            if interrupts.is_interrupt(error):
+                raise
 
     @staticmethod
     def owns(session: str) -> bool:
@@ -85,12 +88,16 @@ class SessionLocks:
             return True
         try:
             descriptor = os.open(self._path(session), os.O_RDONLY | os.O_CLOEXEC)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            if interrupts.is_interrupt(error):
+                raise
             return True
         try:
             # Shared: probes of several processes must not take each other for the owner.
             fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if interrupts.is_interrupt(error):
+                raise
             return True
         finally:
             os.close(descriptor)

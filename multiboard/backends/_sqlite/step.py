@@ -7,20 +7,21 @@ how a lease begins and ends. It imports the primitives, the errors and its sibli
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import math
 import sqlite3
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from multiboard import errors
 from multiboard.backends._sqlite import files, schema
 from multiboard.backends._sqlite.opening import Opening
 from multiboard.backends._sqlite.sessions import probe_pause
 from multiboard.primitives import ChangeKind, Damage, Lease, NewPosting, Posting, Shelf, boottime
+
+T = TypeVar("T")
 
 #: Seconds for which a repeated removal, release or posting is told from a new one.
 REPEAT_WINDOW = 120.0
@@ -411,58 +412,78 @@ class Step:
         return found.fetchone() is not None
 
 
-@contextlib.contextmanager
-def writing(opening: Opening, patience: float, within: float | None = None) -> Iterator[Step]:
-    """Give a writing transaction, which is committed at the end of the block.
+def write(
+    opening: Opening, patience: float, verb: Callable[[Step], T], within: float | None = None
+) -> T:
+    """Do something in a writing transaction, and commit it.
 
     Whoever else writes is waited for with ``patience``, other threads in the line before us too:
     for all of that together ``within`` so many seconds, where that is given.
 
-    It is committed, too, where the block raises one of our errors: a verb that refuses has changed
-    nothing, but what it found to be over is worth keeping.
+    It is committed, too, where ``verb`` raises one of our errors: one that refuses has changed
+    nothing, but what it found to be over is worth keeping. All else undoes it. It is a function,
+    and what frees a lock stands first in its ``finally``: so it survives interrupts.
     """
-    path, locks = opening.path, opening.locks
-    step, committed, unknown = None, False, False
+    path, locks, writing = opening.path, opening.locks, opening.hub.writing
+    step: Step | None = None
+    committing = False
+    refusal: errors.MultiboardError | None = None
+    answer: Any = None
     try:
+        lock = opening.link.lock
         give_up = boottime() + (math.inf if within is None else within)
-        with opening.link if within is None else opening.link.within(within) as connection:
-            patience = max(0.0, min(patience, give_up - boottime()))
-            if not opening.hub.writing.acquire(timeout=patience):
-                raise errors.Unavailable(f"{path} is busy: other threads are writing to it")
+        try:
+            if not lock.acquire(timeout=-1 if within is None else within):
+                raise errors.Unavailable(f"{path} is busy: other threads wait for it")
+            connection = opening.link.opened()
             try:
+                patience = max(0.0, min(patience, give_up - boottime()))
+                if not writing.acquire(timeout=patience):
+                    raise errors.Unavailable(f"{path} is busy: other threads are writing to it")
                 patience = max(0.0, min(patience, give_up - boottime()))
                 files.patiently(connection, "BEGIN IMMEDIATE", (), patience)
                 step = Step(connection, opening)
-                refusal = None
                 try:
-                    yield step
+                    answer = verb(step)
                 except errors.MultiboardError as error:
                     refusal = error
                 step.store()
+                committing = True
                 files.commit(connection, path)
-                committed = True
                 opening.note(step.told, 0)
-                if refusal is not None:
-                    raise refusal
-            except errors.Indeterminate:
-                unknown = True  # a session that began may be there, and is looked for
+            except BaseException as error:
+                # Where it is not known whether it was committed, a session that began may be there.
+                undone = not committing or isinstance(error, errors.Unavailable)
+                if step is not None and step.began is not None and undone:
+                    opening.session = None
+                    locks.end(step.began)
                 raise
             finally:
-                if not committed:
-                    files.rollback(connection)
-                    if step is not None and step.began is not None and not unknown:
-                        opening.session = None
-                        locks.end(step.began)
-                opening.hub.writing.release()
+                try:
+                    connection.rollback()  # nothing, once it is committed
+                except sqlite3.Error:
+                    pass
+                finally:
+                    try:  # noqa: SIM105 - nothing may come between
+                        writing.release()
+                    except RuntimeError:
+                        pass
+        finally:
+            try:  # noqa: SIM105 - nothing may come between
+                lock.release()
+            except RuntimeError:
+                pass
     except sqlite3.Error as error:
         raise files.translate(error, path) from error
-    finally:
-        if step is not None and committed:
-            if step.changed:
-                opening.hub.notify()
-            for session in step.ended:
-                if not locks.owns(session):
-                    locks.forget(session)
+    if step.changed:
+        opening.hub.notify()
+    for session in step.ended:
+        if not locks.owns(session):
+            locks.forget(session)
+    if refusal is not None:
+        raise refusal
+    found: T = answer
+    return found
 
 
 def _due(end: Any, now: float) -> bool:

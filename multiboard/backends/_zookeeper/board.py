@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from kazoo import exceptions as kz
 from kazoo.protocol import serialization as wire
 
-from multiboard import errors
+from multiboard import errors, interrupts
 from multiboard.backends._zookeeper import client, layout
 from multiboard.backends._zookeeper.reached import Reached, WentBack
 from multiboard.backends._zookeeper.wire import MultiRead
@@ -188,10 +188,16 @@ class Board:
             if self._lost:
                 raise errors.BoardLost(self._lost)
             if self._link is None:
-                self._link = self._dial()
-                self._link.modern = self.modern
-                self._lead(self._link)
+                interrupts.uninterrupted(self._begin_link)
+            assert self._link is not None
             return self._link
+
+    def _begin_link(self) -> None:
+        """Dial: whole, since a link has a thread that keeps it."""
+        link = self._dial()
+        link.modern = self.modern
+        self._lead(link)
+        self._link = link
 
     def _lead(self, link: client.Link) -> None:
         """Tell a link where the board is, as far as that is known."""
@@ -223,9 +229,9 @@ class Board:
         self.reached.note_link(link)
         with self._lock:
             if self._link is link:
-                self._link = None
                 self._owed = self._owed or link.used
-        link.close()
+                self._link = None
+        interrupts.uninterrupted(link.close)
 
     def _probe(self, deadline: float) -> None:
         """Look with new eyes: a store that came back empty refuses those who saw more than it."""

@@ -23,7 +23,7 @@ from kazoo.protocol import serialization as wire
 from kazoo.protocol.states import KeeperState
 from kazoo.retry import KazooRetry
 
-from multiboard import errors
+from multiboard import errors, interrupts
 from multiboard.backends._zookeeper.access import Access
 from multiboard.backends._zookeeper.wire import Client, Handler, MultiRead, NotSent, Quiet
 from multiboard.primitives import boottime
@@ -144,7 +144,7 @@ class Link:
         self._gone = gone
         self._woken = woken
         self._down_since = boottime()
-        self._changed = threading.Condition()
+        self._changed = interrupts.Condition()
         self._free_slots: list[int] = []
         self._slots = 0
         self._made_slots: set[int] = set()
@@ -245,7 +245,9 @@ class Link:
         """
         try:
             told = self._client.command(b"srvr")
-        except Exception:  # a courtesy: whatever a server that does not like it makes of it
+        except Exception as error:  # a courtesy: whatever a server that dislikes it makes of it
+            if interrupts.is_interrupt(error):
+                raise
             return "", False
         found = re.search(r"version: ([0-9.]+)", told)
         return found[1] if found else "", "Mode: standalone" in told
@@ -257,7 +259,7 @@ class Link:
         result = self._handler.async_result()
         if then is not None:
             result.rawlink(then)
-        self._client._call(request, result)
+        self._client.submit(request, result)
         return result
 
     def _settle(self, result: Any, until: float | None = None) -> tuple[Any, Exception | None]:
@@ -267,6 +269,7 @@ class Link:
         while not result.wait(0.05):
             if self.closing:
                 return None, kz.ConnectionLoss("the connection was closed")
+            self._client.nudge()
             last, looked = looked, boottime()
             if looked - last > FROZEN:  # what came meanwhile is about to be read
                 give_up = max(give_up, looked + FROZEN)

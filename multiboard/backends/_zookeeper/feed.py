@@ -27,7 +27,7 @@ from typing import Any
 
 from kazoo.protocol import serialization as wire
 
-from multiboard import errors
+from multiboard import errors, interrupts
 from multiboard.backends._zookeeper import client, layout
 from multiboard.backends._zookeeper.wire import AddWatch
 from multiboard.primitives import Change, ChangeKind, Changes, boottime
@@ -58,9 +58,10 @@ class Feed:
 
     def __init__(self, paths: layout.Paths, *, recursive: bool = True) -> None:
         self._paths = paths
-        self.changed = threading.Condition()
+        self.changed = interrupts.Condition()
         self._starting = threading.Lock()
-        self._reaping = threading.Lock()
+        #: Of the thread that has it: so an interrupted one can tell whether it has it.
+        self._reaping = threading.RLock()
         self._link: client.Link | None = None
         self._epoch = 0
         self._answered = 0.0
@@ -260,15 +261,18 @@ class Feed:
         """End the timed leases that are over, whoever held them."""
         if not any(at <= boottime() for at in list(self._timed.values())):
             return
-        if not self._reaping.acquire(blocking=wait):
-            # Another reader is at it, and wakes us by what it finds.
-            with self.changed:
-                self.changed.wait(SPREAD)
-            return
         try:
-            self._reap(link, now)
+            if self._reaping.acquire(blocking=wait):
+                self._reap(link, now)
+                return
         finally:
-            self._reaping.release()
+            try:  # noqa: SIM105 - nothing may come between
+                self._reaping.release()
+            except RuntimeError:
+                pass
+        # Another reader is at it, and wakes us by what it finds.
+        with self.changed:
+            self.changed.wait(SPREAD)
 
     def _reap(self, link: client.Link, now: Callable[[client.Link], layout.Now]) -> None:
         with self.changed:
@@ -285,10 +289,12 @@ class Feed:
                 hold = None  # marked as gone, or damaged: nobody can hold it
             with self.changed:
                 if hold is None or hold.expires_in is None:
-                    if self._timed.pop(name, None) is not None and not isinstance(
-                        answer, Exception
-                    ):
+                    if name in self._timed and not isinstance(answer, Exception):
+                        # What is cut short here leaves a feed that has to begin anew.
+                        seeded, self._seeded = self._seeded, False
                         self._over(name, ChangeKind.EXPIRED)
+                        self._seeded = seeded
+                    self._timed.pop(name, None)
                     continue
                 left = (answer[1].mtime - current.earliest) / 1000.0 + hold.expires_in
                 if name in self._timed:
@@ -335,9 +341,13 @@ class Feed:
     def learn(self, receipts: dict[str, object], places: dict[str, Place | None]) -> None:
         """Take in the places looked up, where nothing has changed them since."""
         with self.changed:
-            for key, place in places.items():
-                if self._order is not None and self._order.unknown.get(key) is receipts[key]:
-                    self._order.learn(key, place)
+            # Taken away meanwhile: an order that is cut short has to be read anew.
+            order, self._order = self._order, None
+            if order is not None:
+                for key, place in places.items():
+                    if order.unknown.get(key) is receipts[key]:
+                        order.learn(key, place)
+                self._order = order
 
     def has_delayed(self) -> bool:
         """Tell whether a posting may not be due yet."""

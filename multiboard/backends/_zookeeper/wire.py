@@ -6,8 +6,11 @@
 - The answer to the handshake is read (the granted time-out), and watch events as they arrive.
 - A server that answers nothing is left, also by a client that goes on asking.
 - No threads but the connection's own, no epoll for each wait, no requests in the log.
+- What a signal handler raises in a caller breaks nothing: no condition variable of ``threading``,
+  no bare ``except``.
 
-It imports kazoo and the primitives; what it tells, it tells the ``link`` of a client.
+It imports kazoo, the primitives and the interrupts; what it tells, it tells the ``link`` of a
+client.
 """
 
 from __future__ import annotations
@@ -16,17 +19,20 @@ import collections
 import logging
 import ssl
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from kazoo import exceptions as kz
 from kazoo.client import KazooClient
-from kazoo.handlers.threading import SequentialThreadingHandler
+from kazoo.handlers.threading import KazooTimeoutError, SequentialThreadingHandler
+from kazoo.handlers.utils import AsyncResult
 from kazoo.protocol import serialization as wire
 from kazoo.protocol.connection import ConnectionHandler
+from kazoo.protocol.states import KeeperState
 
-from multiboard import primitives
+from multiboard import interrupts, primitives
 from multiboard.primitives import FailureLog
 
 LOG = logging.getLogger(__name__)
@@ -89,6 +95,7 @@ class MultiRead(collections.namedtuple("MultiRead", "paths")):
             offset = end + wire.stat_struct.size
 
 
+_OVER = (KeeperState.AUTH_FAILED, KeeperState.CLOSED, KeeperState.EXPIRED_SESSION)
 _READ_HEAD = wire.multiheader_struct.pack(wire.GetData.type, False, -1)
 
 
@@ -131,6 +138,19 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]
     def stop(self) -> None:
         """Stop nothing."""
 
+    def async_result(self) -> Any:
+        """Return a result to wait for; kazoo's thread sets it, and must never find it locked."""
+        return AsyncResult(self, interrupts.Condition, KazooTimeoutError)
+
+    def event_object(self) -> Any:
+        return interrupts.Event()
+
+    def spawn(self, func: Any, *args: Any, **kwargs: Any) -> threading.Thread:
+        """Start a thread."""
+        thread = threading.Thread(target=func, args=args, kwargs=kwargs, daemon=True)
+        interrupts.begin(thread)
+        return thread
+
     def dispatch_callback(self, callback: Any) -> None:
         """Run a watch's callback; ours never block."""
         callback.func(*callback.args)
@@ -161,7 +181,9 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
         # kazoo takes a request for a ping, and waits for no answer to it: whoever goes on asking
         # would stay with a server that has fallen silent, for as long as TCP does.
         now = time.monotonic()
-        if self._owed_since is None:
+        if not self.client._queue:
+            pass  # a nudge, and nothing to send
+        elif self._owed_since is None:
             self._owed_since = now
         elif now - self._owed_since > read_timeout:
             raise kz.ConnectionDropped(f"no answer in {read_timeout:g} s")
@@ -237,6 +259,39 @@ class Client(KazooClient):  # type: ignore[misc]
             logger=self.logger,
             sasl_options=kwargs.get("sasl_options"),
         )
+
+    def submit(self, request: Any, result: Any) -> None:
+        """Queue a request and wake the connection's thread.
+
+        kazoo's own way takes whatever strikes meanwhile for a closed connection, though the
+        request is in the queue and is going to be sent.
+        """
+        if self._state in _OVER:
+            self._call(request, result)
+            return
+        try:
+            self._queue.append((request, result))
+            self._connection._write_sock.send(b"\0")
+        except (OSError, AttributeError) as error:
+            if interrupts.is_interrupt(error):
+                self.nudge()
+                raise
+            result.set_exception(kz.ConnectionClosedError("the connection has been closed"))
+        except BaseException:
+            self.nudge()
+            raise
+
+    def nudge(self) -> None:
+        """Have the connection's thread look at the queue.
+
+        It takes one request for each byte: where one is missing, the last request stays behind
+        until another one is made. One too many costs nothing.
+        """
+        try:
+            self._connection._write_sock.send(b"\0")
+        except (OSError, AttributeError) as error:  # closed: what is in the queue is failed
+            if interrupts.is_interrupt(error):
+                raise
 
     def _session_callback(self, state: Any) -> None:
         before = self._state
