@@ -24,6 +24,7 @@ DEPTH = {
     "errors": 0,
     "values": 1,
     "settings": 1,
+    "limits": 1,
     "primitives": 2,
     "guard": 3,
     "codec": 3,
