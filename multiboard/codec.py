@@ -3,8 +3,8 @@
 
 The bytes are a mark, a version, and msgpack with oslo.serialization's extensions, so that
 datetimes, sets, UUIDs and integer keys come back as they were; tuples come back as lists. Nothing
-is ever unpickled, and nothing is built that :mod:`multiboard.limits` does not allow: a body must not
-harm who reads it. It knows neither boards nor stores.
+is ever unpickled, and nothing is built that :mod:`multiboard.limits` does not allow: a body must
+not harm who reads it. It knows neither boards nor stores.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def _culprit(value: Any, place: str, depth: int = 0) -> str:
 _FIXED = re.compile(r"UTC(?:([+-])(\d\d):([0-5]\d)(?::([0-5]\d)(?:\.(\d{6}))?)?)?")
 
 
-class _DateTimes(msgpackutils.DateTimeHandler):  # type: ignore[misc]
+class _DateTimes(msgpackutils.DateTimeHandler):
     """Keeps also a fixed offset, where oslo.serialization knows zones by name only, and the fold.
 
     The bytes stay what they were for all that it could read.
@@ -295,7 +295,7 @@ def _make_registry() -> Any:
 
 
 def _make_addresses() -> Any:
-    class Addresses(msgpackutils.NetAddrIPHandler):  # type: ignore[misc]
+    class Addresses(msgpackutils.NetAddrIPHandler):
         """Keeps addresses of IPv6, which as numbers are too large, or become one of IPv4."""
 
         def serialize(self, obj: Any) -> Any:

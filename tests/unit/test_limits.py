@@ -23,14 +23,14 @@ from hypothesis import strategies as st
 
 from multiboard import codec, errors, limits
 
-HERE = pathlib.Path(__file__).resolve().parent
+TESTS = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def answers() -> Any:
     """How a process took each of the hostile bodies."""
     run = subprocess.run(
-        [sys.executable, HERE / "hostile.py"], capture_output=True, text=True, timeout=100
+        [sys.executable, TESTS / "hostile.py"], capture_output=True, text=True, timeout=100
     )
     assert run.returncode == 0, f"the reader died: {run.returncode} {run.stderr[-1000:]}"
     return json.loads(run.stdout)
