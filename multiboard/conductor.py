@@ -8,6 +8,7 @@ whose claim it lost.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ from typing import Any
 import futurist
 from taskflow import exceptions as excp
 from taskflow.conductors.backends import impl_executor
+from taskflow.types import timing
 from taskflow.utils import threading_utils
 
+from multiboard import arguments
 from multiboard.board import JobBoard
 from multiboard.job import Job
 from multiboard.primitives import boottime
@@ -34,7 +37,8 @@ class Conductor(impl_executor.ExecutorConductor):  # type: ignore[misc]
     suspended, after the tasks that are running, and the job is not consumed. On :meth:`stop`, jobs
     under way are suspended and abandoned.
 
-    Raises: ``TypeError`` for a board that is not multiboard's.
+    Raises: ``TypeError`` for a board that is not multiboard's; ``ValueError`` for another argument
+    that can't be used.
     """
 
     #: As many threads as TaskFlow's nonblocking conductor has.
@@ -48,13 +52,35 @@ class Conductor(impl_executor.ExecutorConductor):  # type: ignore[misc]
                 f"this conductor works on multiboard's JobBoard, not on {type(jobboard).__name__};"
                 " TaskFlow's 'blocking' and 'nonblocking' conductors work on any board"
             )
+        arguments.check_holder(name)
         self._expiry = kwargs.pop("expiry", None)
-        wanted = kwargs.pop("max_simultaneous_jobs", None) or self.MAX_SIMULTANEOUS_JOBS
+        arguments.check_expiry(self._expiry)
+        wanted = kwargs.pop("max_simultaneous_jobs", None)
+        if wanted is None:
+            wanted = self.MAX_SIMULTANEOUS_JOBS
+        arguments.check_count("max_simultaneous_jobs", wanted)
+        pause = kwargs.get("wait_timeout")
+        if isinstance(pause, str):
+            with contextlib.suppress(ValueError):
+                pause = float(pause)
+        if not isinstance(pause, (timing.Timeout, type(None))):
+            arguments.check_duration("wait_timeout", pause)
         super().__init__(name, jobboard, max_simultaneous_jobs=wanted, **kwargs)
         self._free = threading.Semaphore(self._max_simultaneous_jobs)
 
     def _executor_factory(self) -> futurist.ThreadPoolExecutor:
         return futurist.ThreadPoolExecutor(max_workers=self._max_simultaneous_jobs)
+
+    def run(self, max_dispatches: int | None = None) -> None:
+        """Run jobs until :meth:`stop`, or until ``max_dispatches`` of them were dispatched."""
+        if max_dispatches is not None:
+            arguments.check_count("max_dispatches", max_dispatches, least=-1, most=2**63)
+        super().run(max_dispatches)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until :meth:`run` is over; return False where ``timeout`` seconds pass before."""
+        arguments.check_wait("timeout", timeout)
+        return bool(super().wait(timeout))
 
     def _run_until_dead(
         self, executor: futurist.ThreadPoolExecutor, max_dispatches: int | None = None

@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import stevedore
 from stevedore import exception as stevedore_errors
 
-from multiboard import errors
+from multiboard import arguments, errors
 from multiboard.primitives import Backend, Settings, Url
 
 #: The entry point group of backends, ours and third parties': one name for each URL scheme.
@@ -58,6 +58,11 @@ def backend_maker(conf: Mapping[str, Any], client: Backend | None) -> Callable[[
                 f"client is {type(client).__name__}; it should be a multiboard backend, or None"
             )
         return lambda: type(client)(client.settings)
+    if not isinstance(conf, Mapping) or not all(isinstance(name, str) for name in conf):
+        raise errors.ConfigError(
+            f"a {type(conf).__name__} that does not hold options by their names is no board's"
+            " configuration: that is a URL, or a dict with 'url' and options"
+        )
     options = {name: value for name, value in conf.items() if name not in ("board", "url")}
     if "url" not in conf:
         raise errors.ConfigError(
@@ -69,8 +74,9 @@ def backend_maker(conf: Mapping[str, Any], client: Backend | None) -> Callable[[
 def _read(spec: str) -> tuple[type[Backend], dict[str, Any]]:
     if not isinstance(spec, str) or not spec:
         raise errors.ConfigError(
-            f"a backend is given as a URL, a name or module:Class, not as {spec!r}"
+            f"a backend is given as a URL, a name or module:Class, not as {arguments.shown(spec)}"
         )
+    _check_text("the URL", unquote(spec))
     if "://" in spec:
         url, values = parse_url(spec)
         cls = backend_class(url.scheme)
@@ -181,6 +187,8 @@ def backend_class(name: str) -> type[Backend]:
 
     Raises: ``ConfigError`` naming the backends that are known, or what has to be installed.
     """
+    if not isinstance(name, str):
+        raise errors.ConfigError(f"a backend's name is a string, not {arguments.shown(name)}")
     try:
         manager: stevedore.DriverManager[Any] = stevedore.DriverManager(
             ENTRY_POINTS, name, on_load_failure_callback=_explain_load_failure
@@ -270,6 +278,7 @@ def _convert(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
         if wanted is bool:
             return _convert_bool(value)
         if wanted is str and isinstance(value, str):
+            _check_text(f"option {field.name!r}", value)
             return value
         if wanted in (int, float) and not isinstance(value, bool):
             number = wanted(value)
@@ -280,12 +289,25 @@ def _convert(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
             return number
         if typing.get_origin(wanted) is tuple:
             parts = value.split(",") if isinstance(value, str) else list(value)
-            return tuple(str(part).strip() for part in parts)
-    except (TypeError, ValueError):
+            if not all(isinstance(part, str) for part in parts):
+                raise ValueError(value)
+            for part in parts:
+                _check_text(f"option {field.name!r}", part)
+            return tuple(part.strip() for part in parts)
+    except errors.ConfigError:
+        raise
+    except (TypeError, ValueError, OverflowError):  # 10**400 is not even infinite
         pass
     label = getattr(wanted, "__name__", str(wanted))
-    shown = "the value given" if field.metadata.get("secret") else repr(value)
+    shown = "the value given" if field.metadata.get("secret") else arguments.shown(value)
     raise errors.ConfigError(f"option {field.name!r}: {shown} is not a valid {label}")
+
+
+def _check_text(name: str, text: str) -> None:
+    try:
+        arguments.check_plain(name, text)
+    except errors.InvalidArgument as error:
+        raise errors.ConfigError(str(error)) from None
 
 
 def _convert_bool(value: Any) -> bool:

@@ -88,6 +88,8 @@ def read(conf: cfg.ConfigOpts) -> dict[str, Any]:
 
     Raises: ``ConfigError`` for an unknown backend or a value that can't be used.
     """
+    if not isinstance(conf, cfg.ConfigOpts):
+        raise errors.ConfigError(f"conf is {type(conf).__name__}; it should be oslo.config's CONF")
     conf.register_opts([copy.deepcopy(_URL)], group=GROUP)
     url = conf[GROUP].backend_url
     cls = loading.spec_class(url)

@@ -25,6 +25,8 @@ DEPTH = {
     "values": 1,
     "settings": 1,
     "sockets": 1,
+    "limits": 1,
+    "arguments": 1,
     "primitives": 2,
     "guard": 3,
     "codec": 3,
