@@ -132,11 +132,11 @@ def _culprit(value: Any, place: str = "details", depth: int = 0) -> str:
     if depth > 20:
         return "it is nested too deep, or contains itself"
     if isinstance(value, Mapping):
-        for key, part in value.items():
+        for index, (key, part) in enumerate(value.items()):
             if _pack({key: None}) is None:
                 return f"a key of {place} is a {type(key).__name__}"
-            if _pack(part) is None:
-                return _culprit(part, f"{place}[{key!r}]", depth + 1)
+            if _pack(part) is None:  # services have secrets as keys, too
+                return _culprit(part, f"{place}[key {index}]", depth + 1)
     elif isinstance(value, (list, tuple)):
         for index, part in enumerate(value):
             if _pack(part) is None:

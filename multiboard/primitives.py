@@ -41,7 +41,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from multiboard import errors
-from multiboard.settings import Settings, Url, setting
+from multiboard.settings import (
+    Settings,
+    TlsSettings,
+    Url,
+    format_address,
+    parse_address,
+    setting,
+)
 from multiboard.values import (
     Change,
     ChangeKind,
@@ -70,9 +77,12 @@ __all__ = [
     "PostingDirectory",
     "Settings",
     "Shelf",
+    "TlsSettings",
     "Traits",
     "Url",
     "boottime",
+    "format_address",
+    "parse_address",
     "setting",
 ]
 
@@ -328,15 +338,17 @@ class ChangeFeed(abc.ABC):
 class Backend(PostingDirectory, LeaseLock, ChangeFeed):
     """The primitives of one store, connected to one board in it.
 
-    A backend is made from its settings, opened once, closed once. Making one does nothing: no
-    connection, no thread, no file. The class is registered under the entry point group
-    ``multiboard.backends``, once for each URL scheme that it answers to.
+    A backend is made from its settings, opened once, closed once. Making one checks them
+    (:meth:`Settings.check`) and does nothing else: no connection, no thread, no file. The class is
+    registered under the entry point group ``multiboard.backends``, once for each URL scheme that
+    it answers to.
     """
 
     #: The options: a frozen dataclass that extends :class:`Settings`.
     settings_class: ClassVar[type[Settings]] = Settings
 
     def __init__(self, settings: Settings) -> None:
+        settings.check()
         self.settings = settings
 
     @classmethod

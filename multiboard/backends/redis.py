@@ -82,6 +82,7 @@ class RedisBackend(primitives.Backend):
         return self._board.incarnation
 
     def open(self) -> None:
+        self.settings.check_tls_files()
         self._board.open(self.settings.connect_timeout)
 
     def close(self) -> None:

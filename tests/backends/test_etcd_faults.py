@@ -12,6 +12,7 @@ import pytest
 import servers
 from certificates import Authority
 from etcd_boards import Maker, boards_on, make, server, write
+from leaks import all_logs, shown_by
 from multiboard_conformance.proxy import Mode, Proxy
 from servers import clusters
 from waiting import eventually
@@ -74,9 +75,19 @@ def test_strangers_are_told_so_and_no_secret_is(locked: Any) -> None:
         {"username": "me", "password": SECRET, "root": "/elsewhere"},
     ):
         board = EtcdBackend(EtcdSettings(hosts=hosts, **options))
+        with all_logs() as lines, pytest.raises(errors.AccessDenied) as caught:
+            board.open()
+        assert SECRET not in shown_by(caught.value) + "".join(lines) + repr(board.settings)
+
+
+def test_a_refused_password_is_answered_in_our_own_words(locked: Any) -> None:
+    place = f"127.0.0.1:{locked.port}"
+    for user, password in (("me", "invalid"), ("nobody", "ed"), ("", "x"), ("me", "")):
+        board = EtcdBackend(EtcdSettings(hosts=(place,), username=user, password=password))
         with pytest.raises(errors.AccessDenied) as caught:
             board.open()
-        assert SECRET not in str(caught.value) + repr(caught.value.__cause__) + repr(board.settings)
+        assert str(caught.value) == f"etcd at {place} refused the user or the password"
+        assert "etcdserver" not in shown_by(caught.value)
 
 
 def test_a_password_that_nobody_asks_for_is_no_trouble(server: Any) -> None:

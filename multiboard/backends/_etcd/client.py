@@ -223,6 +223,13 @@ class Client:
         (reply,) = self._exchange("Authenticate", [body], [], deadline, write=False)
         if reply.status == _PRECONDITION and "not enabled" in reply.message:
             return ""  # nobody is asked for a password there
+        if reply.status != 0 and not reply.refused:
+            # Not in the server's words, nor with them as the cause: it was sent the password.
+            denied = isinstance(self.error(reply, write=False), errors.AccessDenied)
+            denied = denied or reply.status == _INVALID
+            kind = errors.AccessDenied if denied else errors.Unavailable
+            words = "refused the user or the password" if denied else "could not authenticate"
+            raise kind(f"etcd at {self.access} {words}") from NativeError(reply.status, words)
         answer = self._answer("Authenticate", reply, write=False)
         return str(answer.token)
 
