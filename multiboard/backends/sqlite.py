@@ -79,6 +79,8 @@ class SQLiteBackend(primitives.Backend):
 
     @classmethod
     def from_url(cls, url: Url) -> Mapping[str, Any]:
+        if url.hosts == ((":memory:", None),) or url.path.startswith("/:memory:"):
+            raise errors.ConfigError("for a board in memory use memory://")
         if url.hosts or url.username or url.password:
             raise errors.ConfigError(
                 "an SQLite URL is sqlite:///absolute/path, with three slashes and no host or user"
@@ -119,7 +121,7 @@ class SQLiteBackend(primitives.Backend):
             board,
             incarnation,
             settings.session_timeout,
-            SessionLocks(f"{path}-sessions"),
+            SessionLocks(f"{path}-sessions", path),
             files.hub_of(identity),
             self._link(path, identity),
         )

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import random
 import sqlite3
+import stat
 import threading
 import time
 import urllib.parse
@@ -218,7 +220,7 @@ class Link:
                     "it here: start the process afresh"
                 )
             try:
-                connection = connect(self._path, "rw")
+                connection = connect(self._path)
             except sqlite3.OperationalError as error:
                 if identify(self._path) is None:
                     raise errors.BoardLost(f"{self._path} was deleted") from error
@@ -270,10 +272,10 @@ class Link:
         return self._connection is not None
 
 
-def connect(path: str, mode: str) -> sqlite3.Connection:
-    """Open a connection. ``mode`` is ``rw``, or ``rwc`` to make the file where there is none."""
+def connect(path: str) -> sqlite3.Connection:
+    """Open a connection to a file that is there."""
     connection = sqlite3.connect(
-        f"file:{urllib.parse.quote(path)}?mode={mode}",
+        f"file:{urllib.parse.quote(path)}?mode=rw",
         uri=True,
         timeout=0,
         isolation_level=None,
@@ -291,9 +293,13 @@ def _text(value: bytes) -> str:
 
 @contextlib.contextmanager
 def connecting(path: str) -> Iterator[sqlite3.Connection]:
-    """Give a connection that may make the file; no fork comes between its begin and its end."""
+    """Give a connection, and make the file; no fork comes between its begin and its end."""
     with _connecting:
-        connection = connect(path, "rwc")
+        # Made by hand, for SQLite would not let the umask allow a group to write. Nobody can have
+        # a connection to a file that is not there: closing this descriptor drops no lock.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        connection = connect(path)
         try:
             yield connection
         finally:
@@ -319,22 +325,30 @@ def locate(path: str) -> str:
 
     Raises: ``ConfigError``, ``Unavailable``, ``AccessDenied``, ``Unsupported``; each names it.
     """
-    if path.startswith(":memory:") or "\0" in path:
-        raise errors.ConfigError(f"{path!r} is no file; for a board in memory use memory://")
+    name = os.path.basename(path)
+    if name.startswith(":memory:") or path.startswith("file:") or "\0" in path:
+        raise errors.ConfigError(
+            f"{path!r} is not the path of a file; for a board in memory use memory://"
+        )
     if not path:
-        state = os.environ.get("XDG_STATE_HOME", "")
-        base = state if os.path.isabs(state) else os.path.expanduser("~/.local/state")
-        path = os.path.join(base, "multiboard", "multiboard.sqlite3")
+        path = os.path.join(_state_folder(), "multiboard", "multiboard.sqlite3")
+        _check_text(path)
         try:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         except OSError as error:
             raise errors.AccessDenied(f"the default directory can't be made: {error}") from error
+    _check_text(path)
     path = os.path.realpath(path)
+    _check_text(path)  # a link, or the working directory, may lead anywhere
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise errors.Unavailable(f"{path} can't be made: there is no directory {folder}")
     if os.path.isdir(path):
         raise errors.Unavailable(f"{path} is a directory, not a database file")
+    for part in (path, f"{path}-wal", f"{path}-shm", f"{path}-journal"):
+        # SQLite would wait for ever at a pipe, and follow a device wherever it leads.
+        if os.path.lexists(part) and not stat.S_ISREG(os.lstat(part).st_mode):
+            raise errors.Unavailable(f"{part} is not a regular file")
     kind = file_system(path)
     if is_network(kind):
         raise errors.Unsupported(
@@ -346,6 +360,34 @@ def locate(path: str) -> str:
     if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
         raise errors.AccessDenied(f"{path} can't be read and written by this process")
     return path
+
+
+def _state_folder() -> str:
+    """Return the folder for what programs of this user keep.
+
+    Raises: ``ConfigError`` where there is none.
+    """
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(state):
+        return state
+    home = os.environ.get("HOME", "")
+    if not home:
+        with contextlib.suppress(KeyError):
+            home = pwd.getpwuid(os.getuid()).pw_dir
+    if not os.path.isabs(home):  # not set, and the user is not in the list of users
+        raise errors.ConfigError(
+            "sqlite:// is a file in the user's home, and there is none: name the file, as in"
+            " sqlite:///var/lib/service/board.db, or set XDG_STATE_HOME or HOME"
+        )
+    return os.path.join(home, ".local", "state")
+
+
+def _check_text(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode("ascii", "backslashreplace")
+        raise errors.ConfigError(f"the path {shown} is not UTF-8, as SQLite wants it") from None
 
 
 def check_process() -> None:
