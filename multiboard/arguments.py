@@ -24,6 +24,7 @@ MOST = 10_000
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _CLAIM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_HALF = re.compile("[\ud800-\udfff]")
 #: Control characters, line breaks of any kind, and halves of characters.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -129,7 +130,7 @@ def check_holder(value: Any) -> None:
 
 def check_plain(name: str, value: str) -> None:
     """Refuse a text with control characters, or that is not valid Unicode; it is not repeated."""
+    if not value.isascii() and _HALF.search(value):
+        raise errors.InvalidArgument(f"{name} is not UTF-8: it has half a character in it")
     if _UNFIT.search(value):
-        raise errors.InvalidArgument(
-            f"{name} has a control character, a line break or half a character in it"
-        )
+        raise errors.InvalidArgument(f"{name} has a control character or a line break in it")

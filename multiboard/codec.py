@@ -9,6 +9,7 @@ not harm who reads it. It knows neither boards nor stores.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 import zoneinfo
@@ -46,17 +47,16 @@ def encode(body: Body) -> bytes:
 
     Raises: ``InvalidArgument`` naming what can't be encoded by its place, never by its value.
     """
-    try:
-        return _MARK + _pack(
-            {"uuid": body.uuid, "name": body.name, "details": body.details, "book": body.book}
-        )
-    except _Refused as error:
-        for place, part in (("name", body.name), ("book", body.book), ("details", body.details)):
-            if _refusal(part) is not None:
-                raise errors.InvalidArgument(
-                    f"the {place} of job {body.name!r} can't be encoded: {_culprit(part, place)}"
-                ) from None
-        raise errors.InvalidArgument(f"job {body.name!r} can't be encoded: {error}") from None
+    said = {"uuid": body.uuid, "name": body.name, "details": body.details, "book": body.book}
+    with contextlib.suppress(_Refused):
+        return _MARK + _pack(said)
+    # Out of the handler: an error's context is logged with it, and the native one shows values.
+    for place, part in (("name", body.name), ("book", body.book), ("details", body.details)):
+        if _refusal(part) is not None:
+            raise errors.InvalidArgument(
+                f"the {place} of job {body.name!r} can't be encoded: {_culprit(part, place)}"
+            )
+    raise errors.InvalidArgument(f"job {body.name!r} can't be encoded: {_refusal(said)}")
 
 
 def decode(data: bytes) -> Body:
@@ -87,12 +87,9 @@ def encode_plain(value: Mapping[str, Any]) -> bytes:
 
     Raises: ``InvalidArgument``.
     """
-    try:
+    with contextlib.suppress(_Refused):
         return _MARK + _pack(value)
-    except _Refused:
-        raise errors.InvalidArgument(
-            f"the metadata can't be encoded: {_culprit(value, 'metadata')}"
-        ) from None
+    raise errors.InvalidArgument(f"the metadata can't be encoded: {_culprit(value, 'metadata')}")
 
 
 def decode_plain(data: bytes) -> Mapping[str, Any]:
@@ -119,6 +116,16 @@ class _Refused(ValueError):
     """A value can't be written, or could be and not be read again."""
 
 
+class _NoType(TypeError):
+    """No type of msgpack can hold a value; says what the value's type is."""
+
+
+def _reason(error: Exception) -> str:
+    """Return what may be shown of an error: others' texts repeat what they were given."""
+    shown = isinstance(error, (limits.LimitExceeded, limits.Malformed, _NoType))
+    return str(error) if shown else type(error).__name__
+
+
 def _pack(value: Any) -> bytes:
     """Return a value as bytes that are sure to be read again.
 
@@ -131,9 +138,10 @@ def _pack(value: Any) -> bytes:
         if packing.used:  # else the shape of the value is the shape of the bytes
             limits.check(data)
         _build(data)  # a dict with tuples as keys can be written but never be read again
+        return data
     except Exception as error:  # what a value's own methods raise is as good a reason as any
-        raise _Refused(str(error)) from error
-    return data
+        why = _reason(error)
+    raise _Refused(why)
 
 
 class _Packing:
@@ -147,7 +155,7 @@ class _Packing:
         self.used = True
         handler = _registry.match(value)
         if handler is None:
-            raise TypeError(f"no type of msgpack is a {type(value).__name__}")
+            raise _NoType(f"no type of msgpack is a {type(value).__name__}")
         if not isinstance(value, (set, frozenset)):
             return msgpack.ExtType(handler.identity, handler.serialize(value))
         self._depth += 1
@@ -203,11 +211,11 @@ def _culprit(value: Any, place: str, depth: int = 0) -> str:
     if isinstance(value, (Mapping, list, tuple)) and len(value) > limits.MAX_ITEMS:
         pass  # whatever else is wrong with it
     elif isinstance(value, Mapping):
-        for key, part in value.items():
+        for index, (key, part) in enumerate(value.items()):
             if _refusal({key: None}) is not None:
                 return f"a key of {place} is a {type(key).__name__}"
-            if _refusal(part) is not None:
-                return _culprit(part, f"{place}[{key!r}]", depth + 1)
+            if _refusal(part) is not None:  # services have secrets as keys, too
+                return _culprit(part, f"{place}[key {index}]", depth + 1)
     elif isinstance(value, (list, tuple)):
         for index, part in enumerate(value):
             if _refusal(part) is not None:

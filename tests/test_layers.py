@@ -36,6 +36,7 @@ DEPTH = {
     "deadlines": 3,
     "timer": 3,
     "keeper": 4,
+    "urls": 4,
     "notifier": 4,
     "loading": 5,
     "options": 6,

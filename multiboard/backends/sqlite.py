@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from multiboard import errors, primitives
-from multiboard.backends._sqlite import feed, files, schema
+from multiboard.backends._sqlite import feed, files, places, schema
 from multiboard.backends._sqlite.opening import Opening, reading
 from multiboard.backends._sqlite.sessions import SessionLocks
 from multiboard.backends._sqlite.step import Step, writing
@@ -80,6 +80,8 @@ class SQLiteBackend(primitives.Backend):
 
     @classmethod
     def from_url(cls, url: Url) -> Mapping[str, Any]:
+        if url.hosts == ((":memory:", None),) or url.path.startswith("/:memory:"):
+            raise errors.ConfigError("for a board in memory use memory://")
         if url.hosts or url.username or url.password:
             raise errors.ConfigError(
                 "an SQLite URL is sqlite:///absolute/path, with three slashes and no host or user"
@@ -114,7 +116,7 @@ class SQLiteBackend(primitives.Backend):
         if self._opening is not None:
             return
         files.check_process()
-        path = files.locate(self.settings.path)
+        path = places.locate(self.settings.path)
         settings = self.settings
         found, identity = schema.open_board(path, settings.namespace, settings.connect_timeout)
         self._opening = Opening(
@@ -123,7 +125,7 @@ class SQLiteBackend(primitives.Backend):
             found.board,
             found.incarnation,
             settings.session_timeout,
-            SessionLocks(f"{path}-sessions"),
+            SessionLocks(f"{path}-sessions", path),
             files.hub_of(identity),
             self._link(path, identity),
             seen=found.told,

@@ -68,7 +68,8 @@ def url_and_uuids(words: Sequence[str]) -> tuple[str | None, list[str]]:
         raise errors.ConfigError("name a job by its UUID; 'multiboard jobs' shows them")
     for word in uuids:
         if not _is_uuid(word):
-            raise errors.ConfigError(f"{loading.redact(word)!r} is not a UUID of a job")
+            shown = repr(word) if word.replace("-", "").isalnum() else "one of the words"
+            raise errors.ConfigError(f"{shown} is not a UUID of a job")
     return url, [str(uuid.UUID(word)) for word in uuids]
 
 
