@@ -2,7 +2,8 @@
 #
 #   make demo [URL=redis://...] [DIR=...]   see it work: workers, a kill -9, a takeover
 #   make test                               lint, unit tests, conformance: on real servers
-#   make test-full                          every mutant, clusters under faults, the installed package
+#   make test-full                          every mutant, clusters under faults, a fuzzed codec,
+#                                           the installed package
 #   make soak [MINUTES=10] [CLUSTERS='...'] workers on clusters whose leader is killed, and so on
 #   make reports                            conformance/reports/*.json, from real servers
 #   make side-by-side                       conformance/reports/boards/*.json: whole jobboards
@@ -61,7 +62,7 @@ test: venv servers lint
 test-full: venv servers docs
 	$(BIN)/reno lint
 	MULTIBOARD_FULL=1 $(BIN)/python -m pytest -n 4 tests/mutants
-	MULTIBOARD_FULL=1 $(BIN)/python -m pytest -n 2 tests/faults tests/conformance -m full
+	MULTIBOARD_FULL=1 $(BIN)/python -m pytest -n 2 tests/unit tests/faults tests/conformance tests/fuzz -m full
 	tools/try-installed $(PYTHON)
 
 soak: venv servers

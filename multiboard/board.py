@@ -6,35 +6,32 @@ It knows no store. What it needs of one is in :mod:`multiboard.primitives`.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from taskflow import exceptions as excp
 from taskflow import logging
-from taskflow.conductors import base as conductors
 from taskflow.jobs import base
 from taskflow.types import entity as entities
 
-from multiboard import codec, errors, interrupts, loading
+from multiboard import arguments, codec, errors, interrupts, loading
+from multiboard._board_entities import entity_of, posting_of
 from multiboard.connection import Claim, Connection
 from multiboard.guard import Guard
-from multiboard.job import PRIORITIES, Job, JobIterator, JobSpec
+from multiboard.job import Job, JobIterator, JobSpec
 from multiboard.notifier import EVENTS, BoardNotifier
 from multiboard.primitives import (
     Backend,
     ChangeKind,
     Lease,
-    NewPosting,
     Posting,
     Settings,
     Shelf,
     boottime,
 )
-from multiboard.translation import RefusedJob, translate, translated, value_of
+from multiboard.translation import RefusedJob, check_who, translate, translated, value_of
 
 LOG = logging.getLogger(__name__)
 
@@ -60,6 +57,8 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         client: Backend | None = None,
         persistence: Any = None,
     ) -> None:
+        if not isinstance(name, str):
+            raise errors.ConfigError(f"a board's name is a string, not {arguments.shown(name)}")
         super().__init__(name, conf)
         self._persistence = persistence
         self._make_backend = loading.backend_maker(conf, client)
@@ -182,19 +181,13 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
         Raises: as :meth:`post`; then those before the one that failed are posted.
         """
-        specs = list(jobs)
         with translated("post a job"):
+            specs = arguments.list_of("jobs", jobs, "JobSpecs")
+            for spec in specs:
+                arguments.check_instance("one of the jobs", spec, JobSpec, "a JobSpec")
             here = self._here
-            bodies = [self._body(spec) for spec in specs]
-            new = [
-                NewPosting(
-                    body.uuid,
-                    codec.encode(body),
-                    PRIORITIES.index(base.JobPriority.convert(spec.priority)),
-                    spec.delay,
-                )
-                for body, spec in zip(bodies, specs, strict=True)
-            ]
+            prepared = [spec.prepare() for spec in specs]
+            new = [posting for _, posting in prepared]
             limit = here.guard.traits.max_body
             for posting in new:
                 if len(posting.body) > limit:
@@ -204,20 +197,11 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
                 posted = [value_of(answer) for answer in answers]
                 made = [
                     Job(self, posting, body, self._persistence, spec.book)
-                    for posting, body, spec in zip(posted, bodies, specs, strict=True)
+                    for posting, (body, _), spec in zip(posted, prepared, specs, strict=True)
                 ]
                 if here.view.started:
                     here.view.note_present(posted, asked_at, made)
             return made
-
-    @staticmethod
-    def _body(spec: JobSpec) -> codec.Body:
-        if not isinstance(spec.name, str):
-            raise RefusedJob(f"a job's name is a string, not {type(spec.name).__name__}")
-        if spec.details is not None and not isinstance(spec.details, Mapping):
-            raise RefusedJob(f"details are a dict, not {type(spec.details).__name__}")
-        book = {} if spec.book is None else {"name": spec.book.name, "uuid": spec.book.uuid}
-        return codec.Body(str(uuid.uuid4()), spec.name, dict(spec.details or {}), book)
 
     def _job(self, posting: Posting) -> Job:
         """Make the job that a posting means; a ``ValueError`` says why it means none."""
@@ -225,7 +209,6 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
     # -- claiming --------------------------------------------------------------------------------
 
-    @base.check_who  # type: ignore[untyped-decorator]
     def claim(self, job: Job, who: str, expiry: float | None = None) -> None:
         """Claim a job: until this board closes or its process dies, or for ``expiry`` seconds.
 
@@ -237,6 +220,8 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         ``JobFailure``.
         """
         with translated("claim", job):
+            check_who(who)
+            arguments.check_expiry(expiry)
             here = self._here
             self._check_job(job)
             entry = here.view.find(job.key)
@@ -246,30 +231,25 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
             here.acquire(job, who, expiry)
 
     def claim_next(
-        self, who: str, limit: int = 1, timeout: float = 0.0, expiry: float | None = None
+        self, who: str, limit: int = 1, timeout: float | None = 0.0, expiry: float | None = None
     ) -> list[Job]:
         """Claim the first jobs of the order that are due and unclaimed, up to ``limit`` of them.
 
-        Where there is none, wait for up to ``timeout`` seconds for the first. Workers that ask
-        together get different jobs.
+        ``limit`` is at most 10,000. Where there is none, wait for up to ``timeout`` seconds for the
+        first, or for ever where it is None. Workers that ask together get different jobs.
 
         Raises: ``JobFailure``, ``TypeError`` and ``ValueError`` as :meth:`claim`.
         """
-        return self._claim_next(None, who, limit, timeout, expiry)  # type: ignore[no-any-return]
-
-    @base.check_who  # type: ignore[untyped-decorator]
-    def _claim_next(
-        self, _job: None, who: str, limit: int, timeout: float, expiry: float | None
-    ) -> list[Job]:
-        if limit < 1:
-            raise ValueError(f"limit is {limit!r}; it should be 1 or more")
-        give_up = boottime() + timeout
         with translated("claim the next job"):
+            check_who(who)
+            arguments.check_count("limit", limit)
+            arguments.check_wait("timeout", timeout)
+            arguments.check_expiry(expiry)
+            give_up = boottime() + (arguments.LONGEST if timeout is None else timeout)
             return self._here.take_in_time(who, limit, expiry, give_up)
 
     # -- finishing -------------------------------------------------------------------------------
 
-    @base.check_who  # type: ignore[untyped-decorator]
     def consume(self, job: Job, who: str) -> None:
         """Remove a job that is done from the board.
 
@@ -277,6 +257,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         somebody else, or the claim of this board was lost).
         """
         with translated("consume", job):
+            check_who(who)
             value_of(self._finish([job], who)[0])
 
     def consume_many(self, jobs: Sequence[Job], who: str) -> list[Exception | None]:
@@ -286,28 +267,31 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         have raised. What concerns all of them (the store is away) is raised.
         """
         with translated("consume jobs"):
+            check_who(who)
+            jobs = arguments.list_of("jobs", jobs, "jobs")
             answers = self._finish(jobs, who)
         return [
             None if answer is None else translate(f"consume {job}", answer)
             for job, answer in zip(jobs, answers, strict=True)
         ]
 
-    @base.check_who  # type: ignore[untyped-decorator]
     def trash(self, job: Job, who: str) -> None:
         """Set a job aside: it is not handed out until it is restored; see :meth:`trashed`.
 
         Raises: as :meth:`consume`.
         """
         with translated("trash", job):
+            check_who(who)
             value_of(self._finish([job], who, Shelf.TRASH)[0])
 
-    @base.check_who  # type: ignore[untyped-decorator]
     def abandon(self, job: Job, who: str, delay: float = 0.0) -> None:
         """Give a claim back; nobody can claim the job again before ``delay`` seconds.
 
         Raises: as :meth:`consume`.
         """
         with translated("abandon", job):
+            check_who(who)
+            arguments.check_duration("delay", delay, least=0.0)
             self._check_job(job)
             self._here.release(job.key, who, delay)
             job.due_at = boottime() + delay
@@ -353,6 +337,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         Raises: ``NotFound`` when ``timeout`` seconds pass before; ``JobFailure``.
         """
         with translated("wait for jobs"):
+            arguments.check_wait("timeout", timeout)
             view = self._here.view
             view.start()
             if not view.wait(lambda: len(view) > 0, timeout):
@@ -389,11 +374,14 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
     def seen_leased(self, job: Job) -> bool | None:
         """Return whether a job is claimed as far as is seen here; None where it is gone."""
         with translated("look at", job):
+            arguments.check_instance("job", job, Job, "a job of a multiboard board")
             entry = self._here.view.find(job.key)
             return None if entry is None else entry.leased is not None
 
     def lease_of(self, job: Job) -> Lease | None:
         """Return the lease with which this board claims a job; None where it does not."""
+        with translated("look at"):
+            arguments.check_instance("job", job, Job, "a job of a multiboard board")
         here = self._connection
         return None if here is None else here.lease_of(job.key)
 
@@ -405,19 +393,21 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
     def extend(self, job: Job, expiry: float) -> bool:
         """Do what :meth:`multiboard.job.Job.extend_expiry` promises."""
         with translated("extend the claim on", job):
+            arguments.check_duration("expiry: expires_in", expiry)
             self._check_job(job)
             return self._here.extend(job.key, expiry)
 
     def wait_complete(self, job: Job, timeout: float | None) -> bool:
         """Do what :meth:`multiboard.job.Job.wait` promises."""
         with translated("wait for", job):
+            arguments.check_wait("timeout", timeout)
             self._check_job(job)
             return self._here.wait_gone(job, timeout)
 
     def _check_job(self, job: Job) -> None:
         """Refuse what is not a job of this very board: to it, such a job would seem complete."""
         if not isinstance(job, Job):
-            raise RefusedJob(f"{type(job).__name__} is not a job of a multiboard board")
+            raise RefusedJob(f"{arguments.shown(job)} is not a job of a multiboard board")
         if job.incarnation != self._here.incarnation:
             raise RefusedJob(f"{job} is another board's, or from before the store lost this board")
 
@@ -428,12 +418,9 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
         Raises: ``JobFailure``.
         """
-        jobs: list[Job] = []
         with translated("list the trash"):
-            for posting in self._here.guard.list(Shelf.TRASH).postings:
-                with contextlib.suppress(codec.Undecodable):
-                    jobs.append(self._job(posting))
-        return jobs
+            here = self._here
+            return here.read(here.guard.list(Shelf.TRASH), self._job)
 
     def restore(self, job: Job) -> Job:
         """Put a trashed job back, the last of its priority; return it as it stands there.
@@ -456,6 +443,9 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         Raises: ``JobFailure``.
         """
         with translated("purge the trash"):
+            jobs = arguments.list_of("jobs", jobs, "jobs")
+            for job in jobs:
+                self._check_job(job)
             return list(self._here.guard.purge([job.key for job in jobs]))
 
     def register_entity(self, entity: entities.Entity) -> None:
@@ -464,26 +454,17 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         Raises: ``taskflow.exceptions.NotImplementedError`` for any other kind of entity;
         ``JobFailure``.
         """
-        if entity.kind != conductors.Conductor.ENTITY_KIND:
-            raise excp.NotImplementedError(
-                f"no entities of the kind {entity.kind!r}, only conductors"
-            )
         with translated("register an entity"):
-            key = uuid.uuid5(uuid.NAMESPACE_OID, f"{entity.kind}/{entity.name}")
-            self._here.enter(NewPosting(str(key), codec.encode_plain(entity.to_dict())))
+            self._here.enter(posting_of(entity))
 
     def entities(self) -> list[entities.Entity]:
         """Return the conductors that are present, those of other processes too.
 
         Raises: ``JobFailure``.
         """
-        found: list[entities.Entity] = []
         with translated("list the entities"):
-            for posting in self._here.guard.list(Shelf.ENTITIES).postings:
-                with contextlib.suppress(ValueError, KeyError):
-                    said = codec.decode_plain(posting.body)
-                    found.append(entities.Entity(said["kind"], said["name"], said["metadata"]))
-        return found
+            here = self._here
+            return here.read(here.guard.list(Shelf.ENTITIES), entity_of)
 
     def health(self) -> dict[str, Any]:
         """Return what an operator wants to know: nothing of it is asked of the store.

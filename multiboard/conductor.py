@@ -8,6 +8,7 @@ whose claim it lost.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -19,9 +20,10 @@ from taskflow import exceptions as excp
 from taskflow import states
 from taskflow.conductors.backends import impl_executor
 from taskflow.engines.action_engine import compiler
+from taskflow.types import timing
 from taskflow.utils import threading_utils
 
-from multiboard import errors
+from multiboard import arguments, errors
 from multiboard.board import JobBoard
 from multiboard.job import Job
 from multiboard.primitives import FailureLog, boottime
@@ -46,7 +48,8 @@ class Conductor(impl_executor.ExecutorConductor):  # type: ignore[misc]
     the trash: it would do the same to whoever took it next. While the conductor is being stopped it
     is abandoned instead, for then the flow may have been told to end.
 
-    Raises: ``TypeError`` for a board that is not multiboard's.
+    Raises: ``TypeError`` for a board that is not multiboard's; ``ValueError`` for another argument
+    that can't be used.
     """
 
     #: As many threads as TaskFlow's nonblocking conductor has.
@@ -60,8 +63,19 @@ class Conductor(impl_executor.ExecutorConductor):  # type: ignore[misc]
                 f"this conductor works on multiboard's JobBoard, not on {type(jobboard).__name__};"
                 " TaskFlow's 'blocking' and 'nonblocking' conductors work on any board"
             )
+        arguments.check_holder(name)
         self._expiry = kwargs.pop("expiry", None)
-        wanted = kwargs.pop("max_simultaneous_jobs", None) or self.MAX_SIMULTANEOUS_JOBS
+        arguments.check_expiry(self._expiry)
+        wanted = kwargs.pop("max_simultaneous_jobs", None)
+        if wanted is None:
+            wanted = self.MAX_SIMULTANEOUS_JOBS
+        arguments.check_count("max_simultaneous_jobs", wanted)
+        pause = kwargs.get("wait_timeout")
+        if isinstance(pause, str):
+            with contextlib.suppress(ValueError):
+                pause = float(pause)
+        if not isinstance(pause, (timing.Timeout, type(None))):
+            arguments.check_duration("wait_timeout", pause)
         super().__init__(name, jobboard, max_simultaneous_jobs=wanted, **kwargs)
         self._free = threading.Semaphore(self._max_simultaneous_jobs)
         #: Whether the store has lost the board, and with it every claim.
@@ -82,9 +96,16 @@ class Conductor(impl_executor.ExecutorConductor):  # type: ignore[misc]
         true any more, and whoever started it should start it anew. Flows under way are suspended
         first.
         """
+        if max_dispatches is not None:
+            arguments.check_count("max_dispatches", max_dispatches, least=-1, most=2**63)
         self._board_lost = False
         self._runner = threading.current_thread()
         super().run(max_dispatches)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until :meth:`run` is over; return False where ``timeout`` seconds pass before."""
+        arguments.check_wait("timeout", timeout)
+        return bool(super().wait(timeout))
 
     def _run_until_dead(
         self, executor: futurist.ThreadPoolExecutor, max_dispatches: int | None = None

@@ -18,7 +18,17 @@ from typing import Any, TypeVar
 from multiboard import errors
 from multiboard.guard import Guard
 from multiboard.keeper import Keeper
-from multiboard.primitives import Backend, ChangeKind, Lease, NewPosting, Posting, Shelf, boottime
+from multiboard.primitives import (
+    Backend,
+    ChangeKind,
+    Damage,
+    Lease,
+    NewPosting,
+    Page,
+    Posting,
+    Shelf,
+    boottime,
+)
 from multiboard.view import ASK_AGAIN, ASK_AGAIN_AT_MOST, View
 
 #: How many claims that were lost are remembered, so that their holders are told so.
@@ -183,6 +193,15 @@ class Connection:
             if taken:
                 return taken
             # The view may be behind; that there is nothing is for the store to say.
+        while True:
+            won = self._take_from_store(who, limit, expiry)
+            taken = [job for job in won if job is not None]
+            if taken or not won:
+                return taken
+            # None of them can be read: what is behind them in the order must not wait for it.
+
+    def _take_from_store(self, who: str, limit: int, expiry: float | None) -> list[Any]:
+        """Lease the first postings; one that means nothing is None, and was given back."""
         claim_ids = [self._claim_id() for _ in range(limit)]
         won: list[Lease] = []
 
@@ -196,8 +215,7 @@ class Connection:
             return jobs
 
         with self.view.asking() as tick:
-            jobs = self._claiming(claim_ids, None, won, lambda: self.with_session(attempt))
-        return [job for job in jobs if job is not None]
+            return self._claiming(claim_ids, None, won, lambda: self.with_session(attempt))
 
     def take_in_time(self, who: str, limit: int, expiry: float | None, give_up: float) -> list[Any]:
         """Do as :meth:`take`, and where there is nothing wait for it until ``give_up`` (boottime).
@@ -460,6 +478,19 @@ class Connection:
         self.keeper.forget(key)
 
     # -- the rest ------------------------------------------------------------------------------
+
+    def read(self, page: Page, interpret: Callable[[Posting], T]) -> list[T]:
+        """Return what the postings of a page mean; what can't be read is reported."""
+        found: list[T] = []
+        damaged = list(page.damaged)
+        for posting in page.postings:
+            try:
+                found.append(interpret(posting))
+            except ValueError as error:
+                damaged.append(Damage(posting.key, str(error)))
+        for damage in damaged:
+            self.view.quarantine(damage.where, damage.why)
+        return found
 
     def enter(self, entity: NewPosting) -> None:
         """Put an entity on its shelf and keep it there as long as the connection lasts.

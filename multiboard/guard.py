@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
@@ -20,7 +19,7 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from multiboard import errors, interrupts
+from multiboard import arguments, errors, interrupts
 from multiboard.primitives import (
     Backend,
     Changes,
@@ -37,12 +36,8 @@ LOG = logging.getLogger(__name__)
 
 #: Items of one call to the backend: bounds how long one step can keep a store busy.
 BATCH = 500
-#: The longest duration that may be asked for, in seconds: a hundred years.
-LONGEST = 100 * 365 * 86400.0
 
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._/-]{1,200}")
-_CLAIM_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 T = TypeVar("T")
 
@@ -136,7 +131,7 @@ class Guard(Backend):
 
     def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
         for key in keys:
-            _check_key(key)
+            arguments.check_key(key)
         return self._batches(self.backend.get, keys)
 
     def list(
@@ -146,8 +141,8 @@ class Guard(Backend):
         after: tuple[int, int] | None = None,
         limit: int | None = None,
     ) -> Page:
-        if limit is not None and limit < 1:
-            raise errors.InvalidArgument(f"limit is {limit!r}; it should be 1 or more, or None")
+        if limit is not None:
+            arguments.check_count("limit", limit, most=2**31 - 1)
         return self._repeat(lambda: self.backend.list(shelf, after=after, limit=limit))
 
     def count(self, shelf: Shelf = Shelf.LIVE) -> int:
@@ -161,14 +156,14 @@ class Guard(Backend):
         return self._batches(lambda part: self.backend.remove(part, to), leases)
 
     def restore(self, key: str) -> Posting:
-        _check_key(key)
+        arguments.check_key(key)
         return self._repeat(lambda: self.backend.restore(key))
 
     def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
         if shelf is Shelf.LIVE:
             raise errors.InvalidArgument("a live posting is removed by its lease, never purged")
         for key in keys:
-            _check_key(key)
+            arguments.check_key(key)
         return self._batches(lambda part: self.backend.purge(part, shelf), keys)
 
     # -- lock --------------------------------------------------------------------------------
@@ -176,7 +171,7 @@ class Guard(Backend):
     def acquire(
         self, key: str, holder: str, claim_id: str, expires_in: float | None = None
     ) -> Lease:
-        _check_key(key)
+        arguments.check_key(key)
         _check_claim(holder, [claim_id], expires_in)
         with self._claiming([claim_id], key) as lost:
             return self._repeat(
@@ -193,17 +188,17 @@ class Guard(Backend):
             )
 
     def renew(self, lease: Lease, expires_in: float) -> Lease:
-        _check_duration("expires_in", expires_in)
+        arguments.check_duration("expires_in", expires_in)
         return self._repeat(lambda: self.backend.renew(lease, expires_in))
 
     def release(self, lease: Lease, delay: float = 0.0) -> None:
-        _check_duration("delay", delay, least=0.0)
+        arguments.check_duration("delay", delay, least=0.0)
         self._repeat(lambda: self.backend.release(lease, delay))
 
     # -- feed --------------------------------------------------------------------------------
 
     def changes(self, cursor: str | None, timeout: float) -> Changes:
-        _check_duration("timeout", timeout, least=0.0)
+        arguments.check_duration("timeout", timeout, least=0.0)
         return self._once(lambda: self.backend.changes(cursor, timeout))
 
     # -- how -----------------------------------------------------------------------------------
@@ -332,43 +327,15 @@ class Guard(Backend):
         return answer
 
 
-# -- arguments -------------------------------------------------------------------------------
-
-
-def _check_key(key: str) -> None:
-    if not isinstance(key, str) or not _KEY.fullmatch(key):
-        raise errors.InvalidArgument(
-            f"{key!r} is not a key: 1 to 128 characters of A-Z a-z 0-9 . _ - are, the first one a"
-            " letter or a digit"
-        )
-
-
 def _check_new(new: NewPosting) -> None:
-    _check_key(new.key)
+    arguments.check_key(new.key)
     if not isinstance(new.body, bytes):
         raise errors.InvalidArgument(f"the body of {new.key!r} is not bytes")
-    if isinstance(new.rank, bool) or not isinstance(new.rank, int) or not 0 <= new.rank <= 99:
-        raise errors.InvalidArgument(f"{new.rank!r} is not a rank: a whole number from 0 to 99 is")
-    _check_duration("delay", new.delay, least=0.0)
+    arguments.check_rank(new.rank)
+    arguments.check_duration("delay", new.delay, least=0.0)
 
 
 def _check_claim(holder: str, claim_ids: Sequence[str], expires_in: float | None) -> None:
-    if not isinstance(holder, str) or not 1 <= len(holder) <= 255:
-        raise errors.InvalidArgument("a holder is a string of 1 to 255 characters")
-    for claim_id in claim_ids:
-        if not isinstance(claim_id, str) or not _CLAIM_ID.fullmatch(claim_id):
-            raise errors.InvalidArgument(
-                f"{claim_id!r} is not a claim id: 1 to 64 characters of A-Z a-z 0-9 _ - are"
-            )
-    if len(set(claim_ids)) != len(claim_ids):
-        raise errors.InvalidArgument("a claim id is for one attempt at one posting, not for two")
-    if expires_in is not None:
-        _check_duration("expires_in", expires_in)
-
-
-def _check_duration(name: str, value: float, least: float = 0.001) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not least <= value <= LONGEST:
-        raise errors.InvalidArgument(
-            f"{name} is {value!r}; it should be a number of seconds from {least:g} to {LONGEST:g}"
-        )
+    arguments.check_holder(holder)
+    arguments.check_claim_ids(claim_ids)
+    arguments.check_expiry(expires_in)

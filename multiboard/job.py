@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import enum
 import functools
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from taskflow import states
 from taskflow.jobs import base
 
+from multiboard import arguments, codec, errors
 from multiboard.codec import Body
-from multiboard.primitives import Lease, Posting, boottime
+from multiboard.primitives import Lease, NewPosting, Posting, boottime
 
 if TYPE_CHECKING:
     from multiboard.board import JobBoard
@@ -51,6 +53,30 @@ class JobSpec:
     priority: Any = base.JobPriority.NORMAL
     #: Seconds, by the store's clock, before which nobody can claim it.
     delay: float = 0.0
+
+    def prepare(self) -> tuple[Body, NewPosting]:
+        """Return what to post, with a key of its own.
+
+        Raises: ``InvalidArgument`` naming what can't be posted.
+        """
+        arguments.check_instance("a job's name", self.name, str, "a string")
+        optional = (Mapping, type(None))
+        arguments.check_instance("details", self.details, optional, "a dict: details are a dict")
+        arguments.check_duration("delay", self.delay, least=0.0)
+        try:
+            rank = PRIORITIES.index(base.JobPriority.convert(self.priority))
+        except ValueError as error:
+            raise errors.InvalidArgument(str(error)) from None
+        book: dict[str, Any] = {}
+        if self.book is not None:
+            book = {what: getattr(self.book, what, None) for what in ("name", "uuid")}
+            if not all(isinstance(said, str) for said in book.values()):
+                raise errors.InvalidArgument(
+                    f"book is {arguments.shown(self.book)}; it should be a logbook, with a name"
+                    " and a uuid, or None"
+                )
+        body = Body(str(uuid.uuid4()), self.name, dict(self.details or {}), book)
+        return body, NewPosting(body.uuid, codec.encode(body), rank, self.delay)
 
 
 @functools.total_ordering
@@ -182,9 +208,9 @@ class Job(base.Job):  # type: ignore[misc]
         """Wait until the job is complete; return False when ``timeout`` seconds pass before.
 
         The board's change feed tells of it: there are no delays, and the arguments that TaskFlow
-        has for them are not used.
+        has for them are not used. None waits for ever.
 
-        Raises: ``JobFailure``.
+        Raises: ``JobFailure``, which is a ``ValueError`` too for a ``timeout`` that can't be.
         """
         return bool(self._board.wait_complete(self, timeout))
 
@@ -204,7 +230,8 @@ class Job(base.Job):  # type: ignore[misc]
     def __str__(self) -> str:
         # Without the details, unlike TaskFlow's: conductors log jobs, and services keep secrets
         # there.
-        return f"Job: {self.name} (priority={self.priority.value}, uuid={self.uuid})"
+        name = arguments.printable(self.name)
+        return f"Job: {name} (priority={self.priority.value}, uuid={self.uuid})"
 
     def __repr__(self) -> str:
         return f"<{self}>"

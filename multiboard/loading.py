@@ -11,17 +11,33 @@ import dataclasses
 import difflib
 import importlib
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import stevedore
 from stevedore import exception as stevedore_errors
 
-from multiboard import errors
+from multiboard import arguments, errors
 from multiboard.primitives import Backend, Settings, Url
+from multiboard.urls import CLASS, NAME, parse_query, parse_url, redact, shown_option
+
+__all__ = [
+    "ENTRY_POINTS",
+    "backend_class",
+    "backend_maker",
+    "check_namespace",
+    "field_type",
+    "given_options",
+    "load",
+    "make_settings",
+    "names",
+    "parse_url",
+    "redact",
+    "spec_class",
+]
 
 #: The entry point group of backends, ours and third parties': one name for each URL scheme.
 ENTRY_POINTS = "multiboard.backends"
@@ -38,10 +54,16 @@ def load(spec: str, **overrides: Any) -> Backend:
     ``overrides`` are settings by name and win over the URL's; strings are converted.
 
     Raises: ``ConfigError`` for a name that is not known, a client library that is not installed,
-    a URL that can't be read, or an option that does not exist or has a wrong value.
+    a URL that can't be read, an option that does not exist or has a wrong value, or options that
+    contradict each other or the URL.
     """
-    cls, values = _read(spec)
-    return cls(make_settings(cls, {**values, **overrides}))
+    cls, meant, query = _read(spec)
+    settings = make_settings(cls, {**meant, **query, **overrides})
+    if meant.get("tls") and not getattr(settings, "tls", True):
+        raise errors.ConfigError(
+            "the URL's scheme means TLS, and the option tls=false takes it back: leave one out"
+        )
+    return cls(settings)
 
 
 def backend_maker(conf: Mapping[str, Any], client: Backend | None) -> Callable[[], Backend]:
@@ -58,6 +80,11 @@ def backend_maker(conf: Mapping[str, Any], client: Backend | None) -> Callable[[
                 f"client is {type(client).__name__}; it should be a multiboard backend, or None"
             )
         return lambda: type(client)(client.settings)
+    if not isinstance(conf, Mapping) or not all(isinstance(name, str) for name in conf):
+        raise errors.ConfigError(
+            f"a {type(conf).__name__} that does not hold options by their names is no board's"
+            " configuration: that is a URL, or a dict with 'url' and options"
+        )
     options = {name: value for name, value in conf.items() if name not in ("board", "url")}
     if "url" not in conf:
         raise errors.ConfigError(
@@ -66,18 +93,51 @@ def backend_maker(conf: Mapping[str, Any], client: Backend | None) -> Callable[[
     return lambda: load(conf["url"], **options)
 
 
-def _read(spec: str) -> tuple[type[Backend], dict[str, Any]]:
-    if not isinstance(spec, str) or not spec:
+def _read(spec: str) -> tuple[type[Backend], dict[str, Any], dict[str, str]]:
+    """Return the class, and the settings that the URL means before and behind its '?'."""
+    if not isinstance(spec, str) or not spec.strip():
         raise errors.ConfigError(
-            f"a backend is given as a URL, a name or module:Class, not as {spec!r}"
+            "a backend is given as a URL, a name or module:Class, not as"
+            f" {'an empty text' if isinstance(spec, str) else type(spec).__name__}"
         )
+    spec = spec.strip()
     if "://" in spec:
-        url, values = parse_url(spec)
+        url, query = parse_url(spec)
         cls = backend_class(url.scheme)
-        return cls, {**cls.from_url(url), **values}
-    name, _, query = spec.partition("?")
-    cls = _import_class(name) if ":" in name else backend_class(name)
-    return cls, _parse_query(query)
+        return cls, _meant(cls, url, query), query
+    name, _, options = spec.partition("?")
+    if not NAME.fullmatch(name) and not CLASS.fullmatch(name):
+        scheme = re.split("[:/]", spec)[0]
+        like = scheme if scheme in names() else "redis"
+        raise errors.ConfigError(
+            "what names the store is no URL, no name and no module:Class; a URL looks like"
+            f" {like}://..., with '://' behind its scheme (the text is not shown: it may hold a"
+            " password)"
+        )
+    return _import_class(name) if ":" in name else backend_class(name), {}, parse_query(options)
+
+
+def _meant(cls: type[Backend], url: Url, query: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings that the URL means before its '?'; what it leaves open is not among them.
+
+    Raises: ``ConfigError`` where an option behind the '?' says otherwise.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls.settings_class)}
+    hints = typing.get_type_hints(cls.settings_class)
+    meant = {
+        name: value
+        for name, value in cls.from_url(url).items()
+        if not (value is None or value is False or value == "")
+        or (name in fields and value != fields[name].default)
+    }
+    for name in sorted(meant.keys() & query.keys() & fields.keys()):
+        field, hint = fields[name], hints[name]
+        if _convert(field, hint, query[name]) != _convert(field, hint, meant[name]):
+            raise errors.ConfigError(
+                f"the URL contradicts itself: the option {name!r} behind its '?' is not what its"
+                f" scheme {url.scheme!r}, its hosts, its user or its path mean: leave one out"
+            )
+    return meant
 
 
 def spec_class(spec: str) -> type[Backend]:
@@ -93,76 +153,8 @@ def given_options(spec: str) -> set[str]:
 
     Raises: as :func:`load`.
     """
-    return set(_read(spec)[1])
-
-
-def parse_url(text: str) -> tuple[Url, dict[str, str]]:
-    """Split a URL into its parts and its query.
-
-    Several hosts are separated by commas; an IPv6 address stands in brackets.
-
-    Raises: ``ConfigError``; its message never repeats the user's part of the URL.
-    """
-    if "#" in text:  # before anything else: what follows it would be missing from the password
-        raise errors.ConfigError(
-            f"the URL {redact(text)!r} has a '#': write %23 where a password or a name contains one"
-        )
-    try:
-        split = urlsplit(text)
-        userinfo, _, hosts = split.netloc.rpartition("@")
-        username, _, password = userinfo.partition(":")
-        url = Url(
-            scheme=split.scheme,
-            username=unquote(username) or None,
-            password=unquote(password) or None,
-            hosts=tuple(_parse_host(host) for host in hosts.split(",")) if hosts else (),
-            path=unquote(split.path),
-        )
-    except ValueError as error:
-        raise errors.ConfigError(
-            f"can't read the URL {redact(text)!r}: {error}; it should look like"
-            " scheme://user:password@host:port,host:port/path?option=value"
-        ) from None
-    return url, _parse_query(split.query)
-
-
-def _parse_host(text: str) -> tuple[str, int | None]:
-    # Not urlsplit's hostname: that is in lower case, and a memory store's name is not.
-    if text.startswith("["):
-        host, bracket, port = text[1:].partition("]")
-        if not bracket or (port and not port.startswith(":")):
-            raise ValueError("an IPv6 address should look like [::1]:6379")
-        port = port[1:]
-    else:
-        host, _, port = text.partition(":")
-    if not host:
-        raise ValueError("a host is empty")
-    if port and not (port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError("a port is not a number from 1 to 65535")
-    return unquote(host), int(port) if port else None
-
-
-def _parse_query(query: str) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
-    except ValueError:
-        raise errors.ConfigError("the options after '?' should be name=value&name=value") from None
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise errors.ConfigError(f"options given twice: {', '.join(twice)}")
-    return values
-
-
-def redact(text: str) -> str:
-    """Return a URL without what stands before the '@' and without its options."""
-    head, separator, rest = text.partition("://")
-    if not separator:
-        return head.partition("?")[0]
-    authority, slash, path = rest.partition("?")[0].partition("/")
-    user, at, hosts = (authority + slash + path).rpartition("@")
-    return f"{head}://{'***@' if at else ''}{hosts if at else user + hosts}"
+    _, meant, query = _read(spec)
+    return {*meant, *query}
 
 
 # -- names -----------------------------------------------------------------------------------
@@ -181,20 +173,27 @@ def backend_class(name: str) -> type[Backend]:
 
     Raises: ``ConfigError`` naming the backends that are known, or what has to be installed.
     """
-    try:
-        manager: stevedore.DriverManager[Any] = stevedore.DriverManager(
-            ENTRY_POINTS, name, on_load_failure_callback=_explain_load_failure
-        )
-    except stevedore_errors.NoMatches:
-        raise errors.ConfigError(
-            f"unknown backend {name!r}{_did_you_mean(name, names())};"
-            f" installed are: {', '.join(names())}"
-        ) from None
-    except stevedore_errors.MultipleMatches:
+    found: stevedore.DriverManager[Any] | None = None
+    several = False
+    if isinstance(name, str) and NAME.fullmatch(name):
+        try:
+            found = stevedore.DriverManager(
+                ENTRY_POINTS, name, on_load_failure_callback=_explain_load_failure
+            )
+        except stevedore_errors.NoMatches:
+            pass
+        except stevedore_errors.MultipleMatches:
+            several = True
+        shown = f" {name!r}{_did_you_mean(name, names())}"
+    else:  # a URL, perhaps, with a password in it
+        shown = ": what was given is not the name of one, and is not shown"
+    if several:
         raise errors.ConfigError(
             f"several installed packages provide a backend named {name!r}: remove all but one"
-        ) from None
-    return _checked(manager.driver, name)
+        )
+    if found is None:
+        raise errors.ConfigError(f"unknown backend{shown}; installed are: {', '.join(names())}")
+    return _checked(found.driver, name)
 
 
 def _explain_load_failure(_manager: Any, entry_point: Any, error: BaseException) -> None:
@@ -213,16 +212,23 @@ def _explain_load_failure(_manager: Any, entry_point: Any, error: BaseException)
 def _import_class(name: str) -> type[Backend]:
     module_name, _, class_name = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise errors.ConfigError(f"can't load the backend {name!r}: {error}") from error
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        raise errors.ConfigError(
+            f"can't load the backend from the module {module_name!r}: {error}"
+        ) from error
+    found = getattr(module, class_name, None)
+    if found is None:  # the name is not shown: it may be the password of redis:password
+        raise errors.ConfigError(
+            f"can't load the backend from the module {module_name!r}: it has no class of that name"
+        )
     return _checked(found, name)
 
 
 def _checked(found: Any, name: str) -> type[Backend]:
     if not (isinstance(found, type) and issubclass(found, Backend)):
         raise errors.ConfigError(
-            f"the backend {name!r} is {found!r}, which is not a subclass of"
+            f"the backend {name!r} is a {type(found).__name__}, which is not a subclass of"
             " multiboard.primitives.Backend"
         )
     return found
@@ -240,8 +246,11 @@ def make_settings(cls: type[Backend], values: Mapping[str, Any]) -> Settings:
     hints = typing.get_type_hints(cls.settings_class)
     unknown = [name for name in values if name not in fields]
     if unknown:
+        shown, hint = repr(shown_option(unknown[0])), _did_you_mean(str(unknown[0]), fields)
+        if not hint and any(fields[name].metadata["secret"] for name in values if name in fields):
+            shown = "of a name that was given (a '&' in a password is written %26)"
         raise errors.ConfigError(
-            f"{cls.__name__} has no option {unknown[0]!r}{_did_you_mean(unknown[0], fields)};"
+            f"{cls.__name__} has no option {shown}{hint};"
             f" its options are: {', '.join(sorted(fields))}"
         )
     converted = {
@@ -270,6 +279,8 @@ def _convert(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
         if wanted is bool:
             return _convert_bool(value)
         if wanted is str and isinstance(value, str):
+            secret = field.metadata.get("secret")
+            _check_text(f"option {field.name!r}", value.replace("\t", " ") if secret else value)
             return value
         if wanted in (int, float) and not isinstance(value, bool):
             number = wanted(value)
@@ -278,14 +289,29 @@ def _convert(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
             if not math.isfinite(number):
                 raise ValueError(value)
             return number
-        if typing.get_origin(wanted) is tuple:
+        if typing.get_origin(wanted) is tuple and not isinstance(value, (bytes, Mapping)):
             parts = value.split(",") if isinstance(value, str) else list(value)
-            return tuple(str(part).strip() for part in parts)
-    except (TypeError, ValueError):
+            if not all(isinstance(part, str) for part in parts):
+                raise ValueError(value)
+            for part in parts:
+                _check_text(f"option {field.name!r}", part)
+            return tuple(part.strip() for part in parts)
+    except errors.ConfigError:
+        raise
+    except (TypeError, ValueError, OverflowError):  # 10**400 is not even infinite
         pass
-    label = getattr(wanted, "__name__", str(wanted))
-    shown = "the value given" if field.metadata.get("secret") else repr(value)
+    label = "text in UTF-8" if wanted is str else getattr(wanted, "__name__", str(wanted))
+    plain = isinstance(value, (str, int, float)) and typing.get_origin(wanted) is not tuple
+    hidden = field.metadata.get("secret") or not plain
+    shown = f"the value given, a {type(value).__name__}," if hidden else arguments.shown(value)
     raise errors.ConfigError(f"option {field.name!r}: {shown} is not a valid {label}")
+
+
+def _check_text(name: str, text: str) -> None:
+    try:
+        arguments.check_plain(name, text)
+    except errors.InvalidArgument as error:
+        raise errors.ConfigError(str(error)) from None
 
 
 def _convert_bool(value: Any) -> bool:

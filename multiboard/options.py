@@ -88,21 +88,37 @@ def read(conf: cfg.ConfigOpts) -> dict[str, Any]:
 
     Raises: ``ConfigError`` for an unknown backend or a value that can't be used.
     """
+    if not isinstance(conf, cfg.ConfigOpts):
+        raise errors.ConfigError(f"conf is {type(conf).__name__}; it should be oslo.config's CONF")
     conf.register_opts([copy.deepcopy(_URL)], group=GROUP)
-    url = conf[GROUP].backend_url
+    url = _value(conf, GROUP, _URL.name, secret=True)
     cls = loading.spec_class(url)
     group = group_name(cls)
     conf.register_opts(backend_options(cls), group=group)
     said: dict[str, Any] = {"url": url}
     given = loading.given_options(url)
     for field in dataclasses.fields(cls.settings_class):
-        try:
-            value = getattr(conf[group], field.name)
-        except (cfg.ConfigFileValueError, ValueError) as error:
-            raise errors.ConfigError(f"[{group}] {field.name}: {error}") from None
+        value = _value(conf, group, field.name, secret=field.metadata["secret"])
         if field.name not in given and value != _plain(field.default):
             said[field.name] = value
     return said
+
+
+def _value(conf: cfg.ConfigOpts, group: str, name: str, *, secret: bool) -> Any:
+    """Return an option's value.
+
+    Raises: ``ConfigError``; where the option is secret, without what oslo.config says of it.
+    """
+    try:
+        return getattr(conf[group], name)
+    except cfg.ConfigFileValueError as error:
+        why = "the value can't be used" if secret else str(error)
+    except (cfg.NoSuchOptError, cfg.TemplateSubstitutionError):
+        # The rest of the value is what was looked for in vain, and it may be half a password.
+        why = "a '$' stands before the name of another option, and there is none: write '$$'"
+    except ValueError as error:
+        why = "the value can't be used" if secret else str(error)
+    raise errors.ConfigError(f"[{group}] {name}: {why}")
 
 
 def _plain(default: Any) -> Any:

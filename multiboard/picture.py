@@ -21,6 +21,7 @@ from typing import Any
 
 from sortedcontainers import SortedDict
 
+from multiboard import arguments
 from multiboard.primitives import Change, ChangeKind, Damage, Lease, Posting, boottime
 
 LOG = logging.getLogger(__name__)
@@ -312,4 +313,8 @@ class Picture:
         """Report, once, what is skipped."""
         if where not in self.damage:
             self.damage[where] = why
-            LOG.warning("Skipping %s, which is left where it is: %s", where, why)
+            LOG.warning(
+                "Skipping %s, which is left where it is: %s",
+                arguments.printable(where),
+                arguments.printable(why),
+            )

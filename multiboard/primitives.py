@@ -64,7 +64,14 @@ from typing import Any, ClassVar
 
 from multiboard import errors
 from multiboard.failures import FailureLog
-from multiboard.settings import Settings, Url, setting
+from multiboard.settings import (
+    Settings,
+    TlsSettings,
+    Url,
+    format_address,
+    parse_address,
+    setting,
+)
 from multiboard.sockets import wait_for
 from multiboard.values import (
     Change,
@@ -96,9 +103,12 @@ __all__ = [
     "Settings",
     "Shelf",
     "SpentClaims",
+    "TlsSettings",
     "Traits",
     "Url",
     "boottime",
+    "format_address",
+    "parse_address",
     "setting",
     "wait_for",
 ]
@@ -390,15 +400,17 @@ class ChangeFeed(abc.ABC):
 class Backend(PostingDirectory, LeaseLock, ChangeFeed):
     """The primitives of one store, connected to one board in it.
 
-    A backend is made from its settings, opened once, closed once. Making one does nothing: no
-    connection, no thread, no file. The class is registered under the entry point group
-    ``multiboard.backends``, once for each URL scheme that it answers to.
+    A backend is made from its settings, opened once, closed once. Making one checks them
+    (:meth:`Settings.check`) and does nothing else: no connection, no thread, no file. The class is
+    registered under the entry point group ``multiboard.backends``, once for each URL scheme that
+    it answers to.
     """
 
     #: The options: a frozen dataclass that extends :class:`Settings`.
     settings_class: ClassVar[type[Settings]] = Settings
 
     def __init__(self, settings: Settings) -> None:
+        settings.check()
         self.settings = settings
 
     @classmethod

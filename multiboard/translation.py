@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from taskflow import exceptions as excp
+from taskflow.jobs import base
 
-from multiboard import errors
+from multiboard import arguments, errors
 
 if TYPE_CHECKING:
     from multiboard.job import Job
@@ -50,7 +51,9 @@ class translated:  # noqa: N801 - it reads as the statement that it is
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
         if isinstance(error, errors.MultiboardError):
-            doing = self._doing if self._job is None else f"{self._doing} {self._job}"
+            job = self._job  # or what was handed in for one
+            name = str(job) if isinstance(job, base.Job) else arguments.shown(job)
+            doing = self._doing if job is None else f"{self._doing} {name}"
             raise translate(doing, error) from error
 
 
@@ -70,3 +73,12 @@ def value_of(answer: T | errors.MultiboardError) -> T:
     if isinstance(answer, errors.MultiboardError):
         raise answer
     return answer
+
+
+def check_who(who: Any) -> None:
+    """Refuse what can't be an owner.
+
+    Raises: ``TypeError`` and ``ValueError`` where TaskFlow does; ``InvalidArgument`` for the rest.
+    """
+    base.check_who(lambda *_: None)(None, None, who)
+    arguments.check_holder(who)

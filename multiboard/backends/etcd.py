@@ -31,8 +31,10 @@ REPEAT_WINDOW = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class EtcdSettings(primitives.Settings):
+class EtcdSettings(primitives.TlsSettings):
     """The options of ``etcd://`` and ``etcd+https://``."""
+
+    tls_url = "etcd+https://"
 
     hosts: tuple[str, ...] = primitives.setting(
         ("localhost:2379",),
@@ -45,15 +47,6 @@ class EtcdSettings(primitives.Settings):
         None, help="The user, where the cluster asks for one."
     )
     password: str | None = primitives.setting(None, help="The user's password.", secret=True)
-    tls: bool = primitives.setting(False, help="Whether to connect with TLS.")
-    tls_ca: str | None = primitives.setting(
-        None, help="File with the certificates of the authorities to trust; none: the system's."
-    )
-    tls_cert: str | None = primitives.setting(None, help="File with the client's certificate.")
-    tls_key: str | None = primitives.setting(None, help="File with the client's private key.")
-    tls_verify: bool = primitives.setting(
-        True, help="Whether the server's certificate must be trusted and name the host."
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +79,8 @@ class EtcdBackend(Leases):
             )
         if (settings.username is None) != (settings.password is None):
             raise errors.ConfigError("etcd: username and password go together")
-        if settings.tls_key is not None and settings.tls_cert is None:
-            raise errors.ConfigError("etcd: tls_key is the key of tls_cert, which is not given")
-        if not settings.tls and (settings.tls_ca or settings.tls_cert or not settings.tls_verify):
-            raise errors.ConfigError("etcd: the tls_ options are for etcd+https:// or tls=true")
         access = Access(
-            tuple(_host(text) for text in settings.hosts),
+            tuple(primitives.parse_address(text, None) for text in settings.hosts),
             settings.username,
             settings.password,
             settings.tls,
@@ -117,11 +106,9 @@ class EtcdBackend(Leases):
     def from_url(cls, url: Url) -> Mapping[str, Any]:
         found: dict[str, Any] = {"username": url.username or None, "password": url.password}
         if url.hosts:
-            found["hosts"] = tuple(
-                f"{f'[{host}]' if ':' in host else host}:{port or 2379}" for host, port in url.hosts
-            )
+            found["hosts"] = url.addresses(2379)
         if url.path not in ("", "/"):
-            found["root"] = url.path.rstrip("/")
+            found["root"] = url.node()
         return {**found, "tls": url.scheme.endswith("https")}
 
     @property
@@ -147,6 +134,7 @@ class EtcdBackend(Leases):
         return self._board.position
 
     def open(self) -> None:
+        self.settings.check_tls_files()
         self._board.open(self.settings.create)
         self._start_over()
 
@@ -392,13 +380,6 @@ class EtcdBackend(Leases):
         give_up = boottime() + timeout
         self._feed.ensure(max(timeout, self._board.client.patience if cursor is None else 0.0))
         return self._feed.read(cursor, max(0.0, give_up - boottime()))
-
-
-def _host(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise errors.ConfigError(f"etcd: a host is given as host:port, not as {text!r}")
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _digest(new: NewPosting) -> bytes:

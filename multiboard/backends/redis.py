@@ -87,6 +87,7 @@ class RedisBackend(primitives.Backend):
         return self._board.mark.position
 
     def open(self) -> None:
+        self.settings.check_tls_files()
         self._board.open(self.settings.connect_timeout, self.settings.create)
 
     def boards(self) -> Sequence[str]:

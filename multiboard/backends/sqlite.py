@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from multiboard import errors, primitives
-from multiboard.backends._sqlite import feed, files, schema
+from multiboard.backends._sqlite import feed, files, places, schema
 from multiboard.backends._sqlite.opening import Opening, read
 from multiboard.backends._sqlite.sessions import SessionLocks
 from multiboard.backends._sqlite.step import Step, write
@@ -82,6 +82,8 @@ class SQLiteBackend(primitives.Backend):
 
     @classmethod
     def from_url(cls, url: Url) -> Mapping[str, Any]:
+        if url.hosts == ((":memory:", None),) or url.path.startswith("/:memory:"):
+            raise errors.ConfigError("for a board in memory use memory://")
         if url.hosts or url.username or url.password:
             raise errors.ConfigError(
                 "an SQLite URL is sqlite:///absolute/path, with three slashes and no host or user"
@@ -117,7 +119,7 @@ class SQLiteBackend(primitives.Backend):
             return
         files.check_process()
         settings = self.settings
-        path = files.locate(settings.path, settings.create)
+        path = places.locate(settings.path, settings.create)
         found, identity = schema.open_board(
             path, settings.namespace, settings.connect_timeout, settings.create
         )
@@ -127,7 +129,7 @@ class SQLiteBackend(primitives.Backend):
             found.board,
             found.incarnation,
             settings.session_timeout,
-            SessionLocks(f"{path}-sessions"),
+            SessionLocks(f"{path}-sessions", path),
             files.hub_of(identity),
             self._link(path, identity),
             seen=found.told,
@@ -135,7 +137,7 @@ class SQLiteBackend(primitives.Backend):
 
     def boards(self) -> Sequence[str]:
         files.check_process()
-        return schema.boards(files.locate(self.settings.path, create=False))
+        return schema.boards(places.locate(self.settings.path, create=False))
 
     def _link(self, path: str, identity: tuple[int, int]) -> files.Link:
         settings = self.settings

@@ -21,10 +21,14 @@ from multiboard.backends._zookeeper.feed import Feed
 from multiboard.backends._zookeeper.shelves import MAX_BODY, Shelves
 from multiboard.primitives import Changes, Url, boottime
 
+PORT = 2181
+
 
 @dataclass(frozen=True, kw_only=True)
-class ZooKeeperSettings(primitives.Settings):
+class ZooKeeperSettings(primitives.TlsSettings):
     """The options of ``zookeeper://`` and ``zookeeper+tls://``."""
+
+    tls_url = "zookeeper+tls://"
 
     hosts: tuple[str, ...] = primitives.setting(
         ("localhost:2181",), help="The servers of the ensemble, each as host:port."
@@ -40,15 +44,6 @@ class ZooKeeperSettings(primitives.Settings):
         "this username and password; 'sasl' is this user, whom the servers know (DIGEST-MD5). "
         "By default 'digest' where there is a username, and 'open' otherwise.",
         choices=(OPEN, DIGEST, SASL),
-    )
-    tls: bool = primitives.setting(False, help="Whether to connect with TLS.")
-    tls_ca: str | None = primitives.setting(
-        None, help="File with the certificates of the authorities to trust; none: the system's."
-    )
-    tls_cert: str | None = primitives.setting(None, help="File with the client's certificate.")
-    tls_key: str | None = primitives.setting(None, help="File with the client's private key.")
-    tls_verify: bool = primitives.setting(
-        True, help="Whether the server's certificate must be trusted and name the host."
     )
 
 
@@ -66,12 +61,16 @@ class ZooKeeperBackend(Shelves):
             raise errors.ConfigError(f"zookeeper: the root {settings.root!r} is no path")
         if not settings.hosts:
             raise errors.ConfigError("zookeeper: at least one host is needed")
+        hosts = [
+            primitives.format_address(*primitives.parse_address(text, PORT))
+            for text in settings.hosts
+        ]
         access = _access(settings)
         # A call waits for half of what a whole operation may take: a lost answer gets a second try.
         patience = min(settings.connect_timeout, settings.operation_timeout / 2)
         self._board = Board(
             dial=lambda: Link(
-                hosts=settings.hosts,
+                hosts=hosts,
                 session_timeout=settings.session_timeout,
                 patience=patience,
                 access=access,
@@ -81,7 +80,7 @@ class ZooKeeperBackend(Shelves):
             root=settings.root,
             namespace=settings.namespace,
             patience=patience,
-            name=f"ZooKeeper at {','.join(settings.hosts)}",
+            name=f"ZooKeeper at {','.join(hosts)}",
             forked=self._start_over,
         )
         self._feed = None
@@ -96,13 +95,11 @@ class ZooKeeperBackend(Shelves):
     def from_url(cls, url: Url) -> Mapping[str, Any]:
         found: dict[str, Any] = {"username": url.username or None, "password": url.password}
         if url.hosts:
-            found["hosts"] = tuple(
-                f"{f'[{host}]' if ':' in host else host}:{port or 2181}" for host, port in url.hosts
-            )
+            found["hosts"] = url.addresses(PORT)
         if url.scheme == "zookeeper+tls":
             found["tls"] = True
         if url.path not in ("", "/"):
-            found["root"] = url.path.rstrip("/")
+            found["root"] = url.node()
         return found
 
     @property
@@ -127,6 +124,7 @@ class ZooKeeperBackend(Shelves):
         return self._board.position
 
     def open(self) -> None:
+        self.settings.check_tls_files()
         self._board.open(self.settings.create)
         self._start_over()
 

@@ -24,7 +24,7 @@ from cliff.command import Command
 from taskflow import exceptions as excp
 
 import multiboard
-from multiboard import errors, loading
+from multiboard import arguments, errors, loading
 from multiboard.board import JobBoard
 from multiboard.cli import demo_files, demo_flow
 from multiboard.cli.demo_crew import Crew, crew
@@ -60,10 +60,10 @@ class Demo(Command):
             help="work on the files of this folder (default: the standard library's sources)",
         )
         parser.add_argument(
-            "--conductors", type=_at_least(2), default=3, help="processes (default: 3)"
+            "--conductors", type=_between(2, 1_000), default=3, help="processes (default: 3)"
         )
         parser.add_argument(
-            "--jobs", type=_at_least(1), default=200, help="files at most (default: 200)"
+            "--jobs", type=_between(1, 1_000_000), default=200, help="files at most (default: 200)"
         )
         parser.add_argument("--json", metavar="FILE", help="write the result to a file, too")
         return parser
@@ -88,10 +88,10 @@ class Demo(Command):
         return 1 if faults else 0
 
 
-def _at_least(minimum: int) -> Any:
+def _between(least: int, most: int) -> Any:
     def number(text: str) -> int:
-        if int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"it should be {minimum} or more")
+        if not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"it should be {least} or more, and at most {most}")
         return int(text)
 
     return number
@@ -193,7 +193,7 @@ class Run:
         for first in range(0, len(files), CHUNK):
             specs = []
             for number, path in enumerate(files[first : first + CHUNK], first):
-                name = str(path.relative_to(choice.folder))
+                name = arguments.printable(str(path.relative_to(choice.folder)))
                 book, flow = demo_flow.new_logbook(persistence, name)
                 store = {"path": str(path), "packed": str(self._packed / f"{number}.xz")}
                 specs.append(JobSpec(name, book, {"flow_uuid": flow, "store": store}))

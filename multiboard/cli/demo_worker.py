@@ -51,7 +51,7 @@ class ReportingBoard(JobBoard):
     """A board that tells which jobs were claimed through it, and when."""
 
     def claim_next(
-        self, who: str, limit: int = 1, timeout: float = 0.0, expiry: float | None = None
+        self, who: str, limit: int = 1, timeout: float | None = 0.0, expiry: float | None = None
     ) -> list[Job]:
         """Claim as any board does, and report it."""
         jobs = super().claim_next(who, limit, timeout, expiry)

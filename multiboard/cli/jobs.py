@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from multiboard.cli.opening import StoreCommand
 from multiboard.primitives import Damage, Shelf
 
 
-class _Listing(StoreCommand, Lister):
+class _Listing(opening.Shown, StoreCommand, Lister):
     """A command that lists a shelf."""
 
     shelf = Shelf.LIVE
@@ -60,7 +59,7 @@ class Trash(_Listing):
     shelf = Shelf.TRASH
 
 
-class Show(ShowOne):
+class Show(opening.Shown, ShowOne):
     """Show one job; what it was given to work on only with --details."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -98,7 +97,7 @@ class Show(ShowOne):
             "size": len(posting.body),
         }
         if parsed_args.details:
-            shown["details"] = json.dumps(body.details, default=str, ensure_ascii=False)
+            shown["details"] = opening.in_json(body.details)
         return list(shown), list(shown.values())
 
 

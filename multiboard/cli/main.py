@@ -6,9 +6,10 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import logging
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from cliff.app import App
 from cliff.commandmanager import CommandManager
@@ -31,6 +32,11 @@ COMMANDS: Mapping[str, type[Any]] = {
 #: Loggers of libraries that say on their own account what our error says already.
 LIBRARIES = ("kazoo", "redis", "stevedore", "taskflow", "cliff", "oslo_config")
 
+#: A word of a command line that may be repeated in an error; a URL may hold a password.
+_PLAIN = re.compile(r"[\w.=-]*", re.ASCII)
+#: Errors of argparse that repeat no value.
+_VALUELESS = re.compile(r"the following arguments are required: .*|argument [\w/-]+: expected .*")
+
 
 class MultiboardApp(App):
     """The application."""
@@ -41,6 +47,7 @@ class MultiboardApp(App):
     DEFAULT_VERBOSE_LEVEL = 0
 
     def __init__(self, **streams: Any) -> None:
+        self._words: list[str] = []
         manager = CommandManager(None)  # no entry points: these are all there are
         for name, command in COMMANDS.items():
             manager.add_command(name, command)
@@ -60,7 +67,41 @@ class MultiboardApp(App):
     ) -> argparse.ArgumentParser:
         """Name the command as it is installed, however it was started."""
         said = {"prog": self.NAME, **(argparse_kwargs or {})}
-        return super().build_option_parser(description, version, said)
+        return self._discreet(super().build_option_parser(description, version, said))
+
+    def prepare_to_run_command(self, cmd: Any) -> None:
+        """Let the command's parser show no URL."""
+        make = cmd.get_parser
+        cmd.get_parser = lambda name: self._discreet(make(name))
+
+    def _discreet(self, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        """Have a parser's errors repeat no word that may be a URL."""
+        say = parser.error
+
+        def error(message: str) -> NoReturn:
+            if not _VALUELESS.fullmatch(message) and not all(map(_PLAIN.fullmatch, self._words)):
+                message = "the words can't be understood (not shown: a URL may hold a password)"
+            say(message)
+
+        parser.error = error  # type: ignore[method-assign]
+        return parser
+
+    def run_subcommand(self, argv: list[str]) -> int:
+        """Run a command; where there is none of that name, repeat no more than the name."""
+        name = argv[1:] if argv[0] == "help" else argv
+        try:
+            if name:
+                self.command_manager.find_command(name)
+        except ValueError:
+            if not _PLAIN.fullmatch(name[0]):
+                self.LOG.error(
+                    "the first word is not a command, and is not shown (a URL may hold a"
+                    " password); see '%s --help'",
+                    self.NAME,
+                )
+                return 2
+            argv = [*argv[: len(argv) - len(name)], name[0]]
+        return int(super().run_subcommand(argv))
 
     def configure_logging(self) -> None:
         """Keep the error output to one line an error, unless more was asked for."""
@@ -71,6 +112,7 @@ class MultiboardApp(App):
 
     def run(self, argv: list[str]) -> int:
         """Run a command; without one, show which there are."""
+        self._words = list(argv)
         return int(super().run(argv or ["--help"]))
 
 

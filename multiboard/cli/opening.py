@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import json
 import os
 import time
 import uuid
@@ -19,7 +20,7 @@ from typing import Any
 from cliff import columns
 from cliff.command import Command
 
-from multiboard import codec, errors, loading
+from multiboard import arguments, codec, errors, loading
 from multiboard.guard import Guard
 from multiboard.job import PRIORITIES
 from multiboard.primitives import Damage, Posting, Shelf
@@ -67,7 +68,8 @@ def url_and_uuids(words: Sequence[str]) -> tuple[str | None, list[str]]:
         raise errors.ConfigError("name a job by its UUID; 'multiboard jobs' shows them")
     for word in uuids:
         if not _is_uuid(word):
-            raise errors.ConfigError(f"{loading.redact(word)!r} is not a UUID of a job")
+            shown = repr(word) if word.replace("-", "").isalnum() else "one of the words"
+            raise errors.ConfigError(f"{shown} is not a UUID of a job")
     return url, [str(uuid.UUID(word)) for word in uuids]
 
 
@@ -97,6 +99,53 @@ def opened(url: str | None) -> Iterator[Guard]:
 
 
 # -- what is shown -------------------------------------------------------------------------------
+
+#: The formats that write any text so that it can be read back, and no terminal obeys it.
+FAITHFUL = ("json", "yaml")
+
+
+class Shown:
+    r"""A command that displays what others wrote: names and owners may hold anything.
+
+    A line break in one could fake a line, an escape sequence could rule the terminal: they are
+    written as ``\n`` and ``\x1b``, except in the formats that have a way of their own.
+    """
+
+    def produce_output(self, parsed_args: argparse.Namespace, names: Any, data: Any) -> int:
+        """Display the data; called by cliff."""
+        if parsed_args.formatter not in FAITHFUL:
+            data = _harmless(data)
+        return int(super().produce_output(parsed_args, names, data))  # type: ignore[misc]
+
+
+def _harmless(value: Any) -> Any:
+    if isinstance(value, str):
+        return arguments.printable(value)
+    return [_harmless(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+class Lines(columns.FormattableColumn):  # type: ignore[type-arg]
+    """Several lines, each of them harmless."""
+
+    def human_readable(self) -> str:
+        return "\n".join(arguments.printable(line) for line in self._value)
+
+    machine_readable = human_readable
+
+
+def in_json(value: Any) -> str:
+    """Return a value as JSON for people: what JSON has no type for is written as Python does."""
+    return json.dumps(_with_plain_keys(value), default=str, ensure_ascii=False)
+
+
+def _with_plain_keys(value: Any) -> Any:
+    if isinstance(value, dict):
+        plain = (str, int, float, type(None))
+        return {
+            key if isinstance(key, plain) else str(key): _with_plain_keys(part)
+            for key, part in value.items()
+        }
+    return [_with_plain_keys(part) for part in value] if isinstance(value, list) else value
 
 
 class Age(columns.FormattableColumn):  # type: ignore[type-arg]
@@ -166,12 +215,15 @@ def read(guard: Guard, shelf: Shelf) -> tuple[list[tuple[Posting, codec.Body]], 
 def find(guard: Guard, key: str) -> tuple[Posting, codec.Body, Shelf]:
     """Return a job, wherever it is on the board.
 
-    Raises: ``PostingNotFound``; ``Undecodable``.
+    Raises: ``PostingNotFound``; ``BackendError`` for what can't be read.
     """
-    live = guard.get([key])[0]
-    if live is not None:
-        return live, codec.decode(live.body), Shelf.LIVE
-    for posting in guard.list(Shelf.TRASH).postings:
-        if posting.key == key:
-            return posting, codec.decode(posting.body), Shelf.TRASH
+    found, shelf = guard.get([key])[0], Shelf.LIVE
+    if found is None:
+        trash = guard.list(shelf := Shelf.TRASH).postings
+        found = next((posting for posting in trash if posting.key == key), None)
+    if found is not None:
+        try:
+            return found, codec.decode(found.body), shelf
+        except codec.Undecodable as error:
+            raise errors.BackendError(f"the job {key} can't be read: {error}") from error
     raise errors.PostingNotFound(key, f"no job {key} on the board, nor in its trash")

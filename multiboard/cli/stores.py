@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 from cliff.lister import Lister
 from cliff.show import ShowOne
 
-from multiboard import codec, errors, loading
+from multiboard import arguments, codec, errors, loading
 from multiboard.cli import opening
 from multiboard.cli.opening import StoreCommand
 from multiboard.guard import Guard
@@ -24,7 +23,7 @@ from multiboard.primitives import Change, ChangeKind, Settings, Shelf, boottime
 FEED_TIMEOUT = 1.0
 
 
-class Backends(Lister):
+class Backends(opening.Shown, Lister):
     """List the backends that are installed; with a name, the options of one."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -35,7 +34,7 @@ class Backends(Lister):
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
-        if parsed_args.name:
+        if parsed_args.name is not None:
             settings = loading.backend_class(parsed_args.name).settings_class
             return ("Option", "Type", "Default", "Meaning"), list(_options(settings))
         rows = [_backend(name) for name in loading.names()]
@@ -67,7 +66,7 @@ def _options(settings: type[Settings]) -> Iterable[Sequence[Any]]:
         yield (field.name, kind, default, said)
 
 
-class Health(StoreCommand, ShowOne):
+class Health(opening.Shown, StoreCommand, ShowOne):
     """Show what the store is, what it promises, and what is wrong with the board."""
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
@@ -85,12 +84,12 @@ class Health(StoreCommand, ShowOne):
             shown["trash"] = len(trash)
             shown["entities"] = guard.count(Shelf.ENTITIES)
             damage = [f"{damage.where}: {damage.why}" for damage in [*damaged, *more]]
-            shown["damaged"] = "\n".join(damage)
+            shown["damaged"] = opening.Lines(damage)
             shown.update(dataclasses.asdict(guard.traits))
         return list(shown), list(shown.values())
 
 
-class Entities(StoreCommand, Lister):
+class Entities(opening.Shown, StoreCommand, Lister):
     """List the conductors that are present on a board."""
 
     def take_action(
@@ -101,7 +100,7 @@ class Entities(StoreCommand, Lister):
             for posting in guard.list(Shelf.ENTITIES).postings:
                 try:
                     said = codec.decode_plain(posting.body)
-                    about = json.dumps(said["metadata"], default=str)
+                    about = opening.in_json(said["metadata"])
                     rows.append((said["kind"], said["name"], about))
                 except (codec.Undecodable, KeyError) as error:
                     self.app.stderr.write(f"the entity {posting.key} can't be read: {error}\n")
@@ -114,7 +113,7 @@ class Watch(StoreCommand):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument(
-            "--for", type=float, dest="seconds", metavar="SECONDS", help="end after so long"
+            "--for", type=_seconds, dest="seconds", metavar="SECONDS", help="end after so long"
         )
         return parser
 
@@ -131,8 +130,19 @@ class Watch(StoreCommand):
 
     def _print(self, *words: str) -> None:
         now = time.strftime("%H:%M:%S")
-        self.app.stdout.write(" ".join([now, *(word for word in words if word)]) + "\n")
+        self.app.stdout.write(
+            " ".join([now, *map(arguments.printable, filter(None, words))]) + "\n"
+        )
         self.app.stdout.flush()
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    try:
+        arguments.check_duration("it", seconds, least=0.0)
+    except errors.InvalidArgument as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return seconds
 
 
 class _Feed:

@@ -206,6 +206,22 @@ def test_a_board_of_an_unknown_version_is_not_opened(make: Maker) -> None:
         make()
 
 
+@pytest.mark.parametrize(
+    "damage", [b"[" * 100_000, b'{"v":1,"x":' * 100_000, b'{"v":1,"rank":0,"created":Infinity}']
+)
+def test_a_record_without_end_is_damage(make: Maker, damage: bytes) -> None:
+    board = make()
+    board.add([NewPosting("good", b""), NewPosting("bad", b"")])
+    for name in ("live/bad", "trash/worse", "entities/worst"):
+        write(board, name, damage)
+    assert [posting.key for posting in board.list().postings] == ["good"]
+    assert any("bad" in damaged.where for damaged in board.list().damaged)
+    assert board.get(["bad", "good"])[0] is None
+    assert [posting.key for posting, _ in board.acquire_next("me", ["c-1", "c-2"])] == ["good"]
+    for shelf in (Shelf.TRASH, Shelf.ENTITIES):
+        assert list(board.list(shelf).postings) == []
+
+
 def test_boards_that_are_made_at_once_are_one(make: Maker) -> None:
     made: list[EtcdBackend] = []
     threads = [threading.Thread(target=lambda: made.append(make())) for _ in range(6)]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from etcd_accounts import KINDS, SECRET, Admin, locked_server
 from etcd_boards import boards_on, server
+from leaks import all_logs, shown_by
 from waiting import eventually
 
 from multiboard import errors
@@ -71,9 +72,19 @@ def test_strangers_are_told_so_and_no_secret_is(locked: Admin) -> None:
         {"username": "me", "password": SECRET, "root": "/elsewhere"},
     ):
         board = EtcdBackend(EtcdSettings(hosts=hosts, **options))
+        with all_logs() as lines, pytest.raises(errors.AccessDenied) as caught:
+            board.open()
+        assert SECRET not in shown_by(caught.value) + "".join(lines) + repr(board.settings)
+
+
+def test_a_refused_password_is_answered_in_our_own_words(locked: Admin) -> None:
+    place = f"127.0.0.1:{locked.port}"
+    for user, password in (("me", "invalid"), ("nobody", "ed"), ("", "x"), ("me", "")):
+        board = EtcdBackend(EtcdSettings(hosts=(place,), username=user, password=password))
         with pytest.raises(errors.AccessDenied) as caught:
             board.open()
-        assert SECRET not in str(caught.value) + repr(caught.value.__cause__) + repr(board.settings)
+        assert str(caught.value) == f"etcd at {place} refused the user or the password"
+        assert "etcdserver" not in shown_by(caught.value)
 
 
 def test_a_password_that_nobody_asks_for_is_no_trouble(server: Any) -> None:
@@ -179,7 +190,7 @@ def test_a_password_that_was_changed_is_denied(tmp_path: pathlib.Path) -> None:
     ):
         board = make()
         admin.ask("user/changepw", name="me", password="another")
-        with pytest.raises(errors.AccessDenied, match="authentication failed"):
+        with pytest.raises(errors.AccessDenied, match="refused the user or the password"):
             board.count()
         admin.ask("user/changepw", name="me", password=SECRET)
         assert board.count() == 0

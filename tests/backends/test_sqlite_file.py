@@ -15,7 +15,7 @@ import pytest
 from sqlite_boards import board, in_child, make, path, post, sql  # noqa: F401
 
 from multiboard import errors
-from multiboard.backends._sqlite import files
+from multiboard.backends._sqlite import places
 from multiboard.backends.sqlite import SQLiteBackend
 from multiboard.primitives import NewPosting, Shelf, Url
 
@@ -212,15 +212,15 @@ def test_the_file_system_is_found(
     """It is that of the innermost and latest mount."""
     table = tmp_path / "mountinfo"
     table.write_text(mounts.format(str(tmp_path / "a b").replace(" ", "\\040")) + "\n")
-    assert files.file_system(str(tmp_path / "a b" / "file"), str(table)) == expected
-    assert files.is_network(expected) == (expected in ("nfs4", "fuse.sshfs"))
+    assert places.file_system(str(tmp_path / "a b" / "file"), str(table)) == expected
+    assert places.is_network(expected) == (expected in ("nfs4", "fuse.sshfs"))
 
 
 def test_a_network_file_system_is_refused(
     make: Callable[..., SQLiteBackend], monkeypatch: pytest.MonkeyPatch, path: pathlib.Path
 ) -> None:
     """Where the locks do not hold nobody gets a board."""
-    monkeypatch.setattr(files, "file_system", lambda _: "cifs")
+    monkeypatch.setattr(places, "file_system", lambda _: "cifs")
     with pytest.raises(errors.Unsupported, match="network file system \\(cifs\\)"):
         make()
     assert not path.exists()

@@ -150,6 +150,22 @@ def test_strangers_are_denied(make: Any) -> None:
 # -- foreign nodes -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("damage", [b"[" * 100_000, b'{"v":1,"x":' * 50_000])
+def test_a_record_without_end_is_damage(make: Any, zk: KazooClient, damage: bytes) -> None:
+    board = make()
+    for key in ("good", "bad"):
+        post(board, key)
+    zk.set(f"{base(board)}/live/bad", damage)
+    for shelf in ("trash", "entities"):
+        zk.create(f"{base(board)}/{shelf}/worse", damage)
+    assert [posting.key for posting in board.list().postings] == ["good"]
+    assert any("bad" in damaged.where for damaged in board.list().damaged)
+    assert board.get(["bad", "good"])[0] is None
+    assert [posting.key for posting, _ in board.acquire_next("me", ["c-1", "c-2"])] == ["good"]
+    for shelf in (Shelf.TRASH, Shelf.ENTITIES):
+        assert list(board.list(shelf).postings) == []
+
+
 def test_foreign_nodes_break_nothing_and_stay(make: Any, zk: KazooClient) -> None:
     board = make()
     for key in ("good", "parent", "spoilt", "kept"):

@@ -16,6 +16,7 @@ from certificates import Authority, Certificate
 from kazoo import exceptions as kz
 from kazoo import security
 from kazoo.client import KazooClient
+from leaks import all_logs, shown_by
 from servers.ports import free_port
 from zookeeper_boards import A, eventually, follow, post
 
@@ -23,6 +24,7 @@ from multiboard import errors, loading
 from multiboard.backends.zookeeper import ZooKeeperBackend
 from multiboard.primitives import Change, ChangeKind, NewPosting, Shelf
 
+GUESSED = "gue55ed"
 US = {"username": "us", "password": "s3cret"}
 #: Long enough to tell a refusal from a slow start.
 PATIENT = {"connect_timeout": 8.0, "operation_timeout": 16.0}
@@ -138,10 +140,10 @@ def test_strangers_are_told_why_they_are_denied(
     make: Opener, place: str, options: dict[str, str], words: str
 ) -> None:
     make(place, **US)  # with a username, 'digest' is the default
-    with pytest.raises(errors.AccessDenied, match=words) as caught:
+    with all_logs() as lines, pytest.raises(errors.AccessDenied, match=words) as caught:
         make(place, **options)
     assert isinstance(caught.value.__cause__, kz.NoAuthError)
-    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in shown_by(caught.value) + "".join(lines)
 
 
 def test_an_open_board_is_anybodys_even_of_a_user(make: Opener, place: str) -> None:
@@ -216,9 +218,12 @@ def test_a_user_whom_the_server_knows_has_a_board(knowing: servers.Server, make:
 
 
 def test_a_server_turns_a_wrong_password_away(knowing: servers.Server, make: Opener) -> None:
-    with pytest.raises(errors.AccessDenied, match="denied to the user 'us'") as caught:
-        make(f"{knowing.url}/any", acl="sasl", username="us", password="guessed")
-    assert "guessed" not in str(caught.value)
+    with (
+        all_logs() as lines,
+        pytest.raises(errors.AccessDenied, match="denied to the user 'us'") as caught,
+    ):
+        make(f"{knowing.url}/any", acl="sasl", username="us", password=GUESSED)
+    assert GUESSED not in shown_by(caught.value) + "".join(lines)
 
 
 # -- TLS -------------------------------------------------------------------------------------------

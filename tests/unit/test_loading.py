@@ -119,9 +119,10 @@ def test_a_missing_client_library_names_the_extra(
     [
         ("redis://u:secret@h:1/0?password=secret", "redis://***@h:1/0"),
         ("redis://:se@cret@h/0", "redis://***@h/0"),
-        ("redis://:se/cret@h/0", "redis://***@h/0"),
+        ("redis://:se/cret@h/0", "redis://..."),
+        ("redis:/u:secret@h", "..."),
         ("memory", "memory"),
-        ("a:B?password=secret", "a:B"),
+        ("a.b:B?password=secret", "a.b:..."),
     ],
 )
 def test_no_password_is_shown(text: str, shown: str) -> None:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from multiboard import errors, interrupts
 from multiboard.backends._etcd.errors import (
     Meaning,
+    NativeError,
     TokenOver,
     meaning,
     translate_error,
@@ -43,6 +44,8 @@ CALLS = {
 _LEADER = ("hasleader", "true")
 _IDLE = 8
 
+#: The gRPC status of an argument that can't be.
+_INVALID = 3
 #: How often a call asks for a new token: accounts may change between that and the call.
 _TOKENS = 3
 
@@ -266,6 +269,13 @@ class Client:
         (reply,) = self._exchange("Authenticate", [body], [], deadline, write=False)
         if reply.status and "authentication is not enabled" in reply.message:
             return ""  # nobody is asked for a password there
+        if reply.status != 0 and not reply.refused:
+            # Not in the server's words, nor with them as the cause: it was sent the password.
+            meant = meaning(reply.status, reply.message)
+            denied = meant in (Meaning.DENIED, Meaning.AUTHENTICATE) or reply.status == _INVALID
+            kind = errors.AccessDenied if denied else errors.Unavailable
+            words = "refused the user or the password" if denied else "could not authenticate"
+            raise kind(f"etcd at {self.access} {words}") from NativeError(reply.status, words)
         answer = self._answer("Authenticate", reply, write=False)
         return str(answer.token)
 

@@ -82,7 +82,7 @@ class Keys:
 def _decode(data: bytes) -> dict[str, Any]:
     try:
         record = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter for a thousand brackets
         raise ValueError("it is no record of multiboard") from None
     if not isinstance(record, dict) or record.get("v") != 1:
         raise ValueError("it is no record of a version that is known here")
@@ -102,7 +102,7 @@ def _number(record: Mapping[str, Any], name: str, kind: type = int) -> Any:
     value = record.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
         raise ValueError(f"its {name} is {value!r}")
-    if not value >= 0:  # a NaN is not either
+    if not 0 <= value < 2**63:  # which a NaN is not, nor infinity
         raise ValueError(f"its {name} is {value!r}")
     return value
 

@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """A Redis server: its address, a line to it, what its refusals mean.
 
-It imports the errors and ``redis``, and knows no scripts.
+It imports the primitives, the errors and ``redis``, and knows no scripts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from redis.connection import (
 )
 from redis.retry import Retry
 
-from multiboard import errors, interrupts
+from multiboard import errors, interrupts, primitives
 from multiboard.backends._redis.wire import _NOTHING_YET, Wire
 
 #: Telling the server the library's name and version would cost two round trips a connection.
@@ -57,6 +57,22 @@ _REFUSED_TEXT = re.compile(
 _CUT_OFF_TEXT = re.compile(r"EOF occurred|alert|reset by peer|Connection closed")
 #: The server is not, or not any more, the one that takes the board's writes.
 _DEPOSED_TEXT = re.compile(r"\b(READONLY|MASTERDOWN|CLUSTERDOWN|UNBLOCKED)\b")
+
+
+#: What a server may answer to a handshake, in our words. Its own may repeat what it was sent:
+#: "unknown command 'AUTH', with args beginning with: ..." does.
+_ANSWERS = (
+    (r"(?i)WRONGPASS|invalid (username|password)", "it refused the user or the password"),
+    (r"(?i)NOAUTH|authentication required|unauthenticated", "it asks for a password"),
+    (r"(?i)password (is set|configured)", "it was given a password, and has none for that user"),
+    (r"(?i)wrong number of arguments", "it knows passwords, and no users (Redis 6.0 does)"),
+    (r"(?i)unknown command", "it does not know a command of the handshake"),
+    (r"(?i)NOPERM|no permissions?\b", "the user has not the right to connect and to select a db"),
+    (r"(?i)protected mode", "it is in protected mode, and serves its own machine only"),
+    (r"(?i)max number of clients", "max number of clients reached"),
+    (r"(?i)DB index", "it has no database of that number"),
+    (r"(?i)LOADING", "it is loading its data"),
+)
 
 
 class WrongType(errors.BackendError):
@@ -100,8 +116,7 @@ class Address:
     @property
     def place(self) -> str:
         """The host and the port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return primitives.format_address(self.host, self.port)
 
     def connection(self, within: float) -> Any:
         """Return a connection, not connected yet, that gives up after ``within`` seconds."""
@@ -136,11 +151,12 @@ class Address:
 
 
 def told(address: Address, error: Exception, *, sent: bool, read_only: bool) -> errors.BackendError:
-    """Return what a native error means, with no password in its text."""
-    text = str(error) or type(error).__name__
-    if address.password:
-        text = text.replace(address.password, "***")
-    native_text, text = text, f"{address}: {text}"
+    """Return what a native error means that was raised behind the handshake.
+
+    Nothing is masked in its text: no password is sent there, and a gap would show what was.
+    """
+    native_text = str(error) or type(error).__name__
+    text = f"{address}: {native_text}"
     if isinstance(error, native.MovedError):
         host, port = error.host or address.host, int(error.port)
         text = f"{address}: the board is on {host}:{port}, another node of a Redis Cluster: a URL"
@@ -162,6 +178,26 @@ def told(address: Address, error: Exception, *, sent: bool, read_only: bool) -> 
     return errors.Indeterminate(text) if sent and not read_only else errors.Unavailable(text)
 
 
+def _handshake_failed(
+    address: Address, error: Exception
+) -> tuple[errors.BackendError, BaseException]:
+    """Return what an error of connecting means, and a cause that repeats nothing that was sent."""
+    if isinstance(error, OSError) or type(error) in (native.ConnectionError, native.TimeoutError):
+        return told(address, error, sent=False, read_only=True), error  # no reply is in these
+    name, text = type(error).__name__, str(error)
+    words = next((words for pattern, words in _ANSWERS if re.search(pattern, text)), None)
+    words = words or f"the handshake failed ({name})"
+    meant = told(address, error, sent=False, read_only=True)
+    kind = next(
+        kind
+        for kind in (errors.AccessDenied, Deposed, errors.Unavailable)
+        if isinstance(meant, kind) or kind is errors.Unavailable
+    )
+    denied = isinstance(error, _DENIED)
+    cause = native.AuthenticationError(words) if denied else native.ConnectionError(words)
+    return kind(f"{address}: {words}"), cause
+
+
 class Line(Wire):
     """A wire that knows which server is at its other end."""
 
@@ -170,7 +206,7 @@ class Line(Wire):
 
         Raises: ``Unavailable``, ``AccessDenied``.
         """
-        connection = None
+        connection, failed = None, None
         try:
             connection = address.connection(within)
             # What strikes there the library takes for the failure of one address of several.
@@ -181,13 +217,15 @@ class Line(Wire):
                     connection.disconnect()
             if interrupts.is_interrupt(error) or interrupts.behind(error, None):
                 raise
-            failure = told(address, error, sent=False, read_only=True)
-            if address.tls and _CUT_OFF_TEXT.search(str(error)):
+            failed = error
+        if failed is not None:  # out of the handler: the error's context would be the native one
+            failure, cause = _handshake_failed(address, failed)
+            if address.tls and _CUT_OFF_TEXT.search(str(cause)):
                 failure = errors.Unavailable(
                     f"{failure} Maybe the server wants a client's certificate that it trusts"
                     " (tls_cert, tls_key)."
                 )
-            raise failure from error
+            raise failure from cause
         self.address = address
 
     def another(self) -> Any:

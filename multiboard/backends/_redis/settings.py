@@ -20,6 +20,7 @@ from multiboard.backends._redis.server import Address
 from multiboard.primitives import Url
 
 PORT, SENTINEL_PORT = 6379, 26379
+_LOCAL = ("localhost:6379",)
 #: Form of the URL by its scheme: '', 'sentinel' or 'cluster', and whether it means TLS.
 SCHEMES = {
     "redis": ("", False),
@@ -32,11 +33,13 @@ SCHEMES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class RedisSettings(primitives.Settings):
-    """The options of every form of a Redis URL."""
+class RedisSettings(primitives.TlsSettings):
+    """The options of every form of a Redis URL. TLS is for sentinels as for servers."""
+
+    tls_url = "rediss://, rediss+sentinel://, rediss+cluster://"
 
     hosts: tuple[str, ...] = primitives.setting(
-        ("localhost:6379",),
+        _LOCAL,
         help="The server, as host:port; an IPv6 address as [address]:port. With 'master' the "
         "sentinels, with 'cluster' some of the nodes: whoever of them answers is asked.",
     )
@@ -60,17 +63,6 @@ class RedisSettings(primitives.Settings):
     sentinel_password: str | None = primitives.setting(
         None, help="The password at the sentinels, which is not the servers'.", secret=True
     )
-    tls: bool = primitives.setting(
-        False, help="Whether to connect with TLS, to sentinels as to servers."
-    )
-    tls_ca: str | None = primitives.setting(
-        None, help="File with the certificates of the authorities to trust; none: the system's."
-    )
-    tls_cert: str | None = primitives.setting(None, help="File with the client's certificate.")
-    tls_key: str | None = primitives.setting(None, help="File with the client's private key.")
-    tls_verify: bool = primitives.setting(
-        True, help="Whether the server's certificate must be trusted and name the host."
-    )
     prefix: str = primitives.setting(
         "multiboard", help="What the name of every key in the server begins with."
     )
@@ -79,6 +71,32 @@ class RedisSettings(primitives.Settings):
         help="'none', or 'wait:N': what changes the board succeeds when N replicas have it too, "
         "and is in doubt and repeated until then.",
     )
+
+    def check(self) -> None:
+        super().check()
+        for user, password in ("username", "password"), ("sentinel_username", "sentinel_password"):
+            if getattr(self, user) and not getattr(self, password):
+                raise errors.ConfigError(
+                    f"redis: {user} without {password}; a password alone stands behind a colon, as"
+                    " in redis://:password@host, and a user who needs none may have any"
+                )
+        if self.master is not None and self.cluster:
+            raise errors.ConfigError("redis: it is sentinels ('master') or a cluster, not both")
+        if self.socket is not None and (self.master is not None or self.cluster):
+            raise errors.ConfigError(
+                "redis: a socket leads to one server: no sentinels, no cluster"
+            )
+        if self.socket is not None and self.tls:
+            raise errors.ConfigError("redis: there is no TLS over a socket")
+        if self.socket is not None and self.hosts != _LOCAL:
+            raise errors.ConfigError("redis: it is a socket or a host, not both")
+        if self.master is None and (self.sentinel_username or self.sentinel_password):
+            raise errors.ConfigError(
+                "redis: sentinel_username and sentinel_password are for sentinels, and there are"
+                " none without 'master' or a URL redis+sentinel://h1,h2,h3/mymaster"
+            )
+        if self.cluster and self.db:
+            raise errors.ConfigError("redis: a cluster has only database 0")
 
 
 def replicas(settings: RedisSettings) -> int:
@@ -112,7 +130,7 @@ def from_url(url: Url) -> Mapping[str, Any]:
     found["tls"] = tls
     default = SENTINEL_PORT if form == "sentinel" else PORT
     if url.hosts:
-        found["hosts"] = tuple(_place(host, port or default) for host, port in url.hosts)
+        found["hosts"] = url.addresses(default)
     elif form:
         raise errors.ConfigError(f"a {url.scheme} URL names hosts: {url.scheme}://h1,h2,h3")
     if form == "sentinel":
@@ -145,10 +163,6 @@ def from_url(url: Url) -> Mapping[str, Any]:
     return found
 
 
-def _place(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 # -- finders ---------------------------------------------------------------------------------
 
 
@@ -157,25 +171,19 @@ def finder(settings: RedisSettings, key: str) -> Callable[[], Finder]:
 
     Raises: ``ConfigError``.
     """
-    if settings.master is not None and settings.cluster:
-        raise errors.ConfigError("redis: it is sentinels ('master') or a cluster, not both")
-    if settings.socket is not None and (settings.master is not None or settings.cluster):
-        raise errors.ConfigError("redis: a socket leads to one server: no sentinels, no cluster")
     if settings.socket is not None:
         alone = _address(settings, "", 0)
         return lambda: Server(alone)
     if not settings.hosts:
         raise errors.ConfigError("redis: give a host, as host:port")
     port = PORT if settings.master is None else SENTINEL_PORT
-    hosts = [_split(host, port) for host in settings.hosts]
+    hosts = [primitives.parse_address(host, port) for host in settings.hosts]
     if settings.master is not None:
         name, server = settings.master, _address(settings, "", 0)
         sentinels = [_sentinel(settings, *host) for host in hosts]
         return lambda: Sentinels(sentinels, name, server)
     addresses = [_address(settings, *host) for host in hosts]
     if settings.cluster:
-        if settings.db:
-            raise errors.ConfigError("redis: a cluster has only database 0")
         return lambda: Cluster(addresses, key)
     if len(addresses) != 1:
         raise errors.ConfigError(
@@ -183,15 +191,6 @@ def finder(settings: RedisSettings, key: str) -> Callable[[], Finder]:
             " 'cluster' (they are nodes)"
         )
     return lambda: Server(addresses[0])
-
-
-def _split(text: str, port: int) -> tuple[str, int]:
-    found = re.fullmatch(r"(\[[^\]]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?", text, re.ASCII)
-    if found is None:
-        raise errors.ConfigError(
-            f"redis: {text!r} is not host:port (an IPv6 address: [address]:port)"
-        )
-    return found.group(1).strip("[]"), int(found.group(2) or port)
 
 
 def _address(settings: RedisSettings, host: str, port: int) -> Address:

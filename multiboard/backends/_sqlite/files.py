@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Connections to one database file, for :mod:`multiboard.backends.sqlite`: what SQLite demands.
 
-Here are the connections and what a fork does to them, the transactions, the errors, and the file
-systems that are refused. It knows nothing of boards, and imports the errors only.
+Here are the connections and what a fork does to them, the transactions and the errors. It knows
+nothing of boards, and imports the errors only.
 
 **Forks.** SQLite keeps the locks of a file for the whole process in memory that a forked child
 inherits: a connection that the child opens believes it holds locks that only the parent has (the
@@ -27,43 +27,10 @@ from typing import Any
 
 from multiboard import errors, interrupts
 
-#: File systems whose locks or shared memory do not join all those that can open the file.
-NETWORK_FILE_SYSTEMS = frozenset(
-    (
-        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "davfs", "davfs2", "sshfs", "rclone"),
-        *("afs", "coda", "ceph", "ceph-fuse", "lustre", "gfs2", "ocfs2", "gpfs", "beegfs", "pvfs2"),
-        *("glusterfs", "orangefs", "mfs", "moosefs", "juicefs", "s3fs", "gcsfuse", "goofys"),
-        *("9p", "virtiofs", "vboxsf", "prl_fs", "grpcfuse", "osxfs"),
-    )
-)
 #: Seconds between two attempts at a busy file, at the most.
 LONGEST_PAUSE = 0.001
 #: Seconds that a fork waits for operations under way to finish.
 FORK_PATIENCE = 15.0
-
-
-def file_system(path: str, mountinfo: str = "/proc/self/mountinfo") -> str | None:
-    """Return the type of the file system that holds ``path``; None where it can't be told."""
-    path = os.path.realpath(path)
-    best, kind = "", None
-    try:
-        with open(mountinfo, encoding="utf-8", errors="surrogateescape") as lines:
-            for line in lines:
-                mount, _, source = line.partition(" - ")
-                where = mount.split(" ")[4]
-                for escape, character in (("\\040", " "), ("\\011", "\t"), ("\\134", "\\")):
-                    where = where.replace(escape, character)
-                inside = path == where or path.startswith(where.rstrip("/") + "/")
-                if inside and len(where) >= len(best):  # of two mounts on one place the later
-                    best, kind = where, source.split(" ")[0]
-    except (OSError, IndexError):
-        return None
-    return kind
-
-
-def is_network(kind: str | None) -> bool:
-    """Tell whether a file system of this type is reached over a network or from another kernel."""
-    return kind is not None and kind.rpartition("fuse.")[2] in NETWORK_FILE_SYSTEMS
 
 
 # -- errors ----------------------------------------------------------------------------------
@@ -219,7 +186,7 @@ class Link:
                     "it here: start the process afresh"
                 )
             try:
-                connection = connect(self._path, "rw")
+                connection = connect(self._path)
             except sqlite3.OperationalError as error:
                 if identify(self._path) is None:
                     raise errors.BoardLost(f"{self._path} was deleted") from error
@@ -295,10 +262,10 @@ class Link:
         return self._connection is not None
 
 
-def connect(path: str, mode: str) -> sqlite3.Connection:
-    """Open a connection. ``mode`` is ``rw``, or ``rwc`` to make the file where there is none."""
+def connect(path: str) -> sqlite3.Connection:
+    """Open a connection to a file that is there."""
     connection = sqlite3.connect(
-        f"file:{urllib.parse.quote(path)}?mode={mode}",
+        f"file:{urllib.parse.quote(path)}?mode=rw",
         uri=True,
         timeout=0,
         isolation_level=None,
@@ -318,7 +285,12 @@ def _text(value: bytes) -> str:
 def connecting(path: str, mode: str = "rwc") -> Iterator[sqlite3.Connection]:
     """Give a connection that may make the file; no fork comes between its begin and its end."""
     with _connecting:
-        connection = connect(path, mode)
+        # Made by hand, for SQLite would not let the umask allow a group to write. Nobody can have
+        # a connection to a file that is not there: closing this descriptor drops no lock.
+        if mode == "rwc":
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        connection = connect(path)
         try:
             yield connection
         finally:
@@ -339,45 +311,6 @@ def identify(path: str) -> tuple[int, int] | None:
 def hub_of(identity: tuple[int, int]) -> Hub:
     """Return the hub of a file in this process."""
     return _hubs.setdefault(identity, Hub())
-
-
-def locate(path: str, create: bool = True) -> str:
-    """Return the real path of a database that can be opened, and make the default's directory.
-
-    Without ``create`` nothing is made, and neither the file nor its directory need be there.
-
-    Raises: ``ConfigError``, ``Unavailable``, ``AccessDenied``, ``Unsupported``; each names it.
-    """
-    if path.startswith(":memory:") or "\0" in path:
-        raise errors.ConfigError(f"{path!r} is no file; for a board in memory use memory://")
-    if not path:
-        state = os.environ.get("XDG_STATE_HOME", "")
-        base = state if os.path.isabs(state) else os.path.expanduser("~/.local/state")
-        path = os.path.join(base, "multiboard", "multiboard.sqlite3")
-        try:
-            if create:
-                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise errors.AccessDenied(f"the default directory can't be made: {error}") from error
-    path = os.path.realpath(path)
-    folder = os.path.dirname(path)
-    if not create and not os.path.lexists(path):
-        return path
-    if not os.path.isdir(folder):
-        raise errors.Unavailable(f"{path} can't be made: there is no directory {folder}")
-    if os.path.isdir(path):
-        raise errors.Unavailable(f"{path} is a directory, not a database file")
-    kind = file_system(path)
-    if is_network(kind):
-        raise errors.Unsupported(
-            f"{path} is on a network file system ({kind}), where SQLite's locks and its shared "
-            "memory do not work: use a local disk, or a store with a server"
-        )
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise errors.AccessDenied(f"{path} can't be used: the directory {folder} is not writable")
-    if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
-        raise errors.AccessDenied(f"{path} can't be read and written by this process")
-    return path
 
 
 def check_process() -> None:

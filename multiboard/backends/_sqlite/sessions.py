@@ -11,6 +11,12 @@ forked child inherits: a killed conductor whose worker pool lives on would seem 
 The price is that they do not exclude their own process, and that closing *any* descriptor of the
 file drops them. Hence the registry: a session of this process is looked up there, and its lock
 file is opened exactly once.
+
+**What is ours.** The folder may hold the files of others. Ours are regular files, empty, named
+``multiboard-`` and 32 hexadecimal digits, which is also the session's id in the database; no other
+file is deleted, and nothing is waited for where a pipe, a link or a device has such a name. Folder
+and files may be used by whoever may use the database: they have its mode, and where that is
+possible its owner and group, so that a first look by root shuts no service out.
 """
 
 from __future__ import annotations
@@ -18,6 +24,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import stat
 import time
 import uuid
 from collections.abc import Callable
@@ -27,6 +35,12 @@ from multiboard import errors, interrupts
 #: A lock file without a session is litter after this many seconds (its process died between
 #: making the file and committing the row); before that it may be a session that is beginning.
 LITTER_AGE = 600.0
+
+_OURS = re.compile(r"multiboard-[0-9a-f]{32}")
+#: Processes with an earlier multiboard name their sessions by the digits alone.
+_SESSION = re.compile(r"(multiboard-)?[0-9a-f]{32}")
+#: A pipe that has one of our names must not stop us, nor a terminal become ours.
+_OPENLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 #: The sessions of this process and the descriptors that hold their locks; -1 while it is opened.
 _own: dict[str, int] = {}
@@ -40,23 +54,49 @@ def probe_pause(sessions: int) -> float:
 class SessionLocks:
     """The lock files of one database, in a folder beside it."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, database: str) -> None:
         self.folder = folder
+        self._database = database
 
     def begin(self) -> str:
         """Return the id of a new session whose lock this process holds."""
-        session = uuid.uuid4().hex
+        session = f"multiboard-{uuid.uuid4().hex}"
         _own[session] = -1  # before the file exists: nobody in this process may open it again
         try:
-            os.makedirs(self.folder, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            _own[session] = os.open(self._path(session), flags, 0o666)
+            like = os.stat(self._database)
+            self._make_folder(like)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPENLY
+            _own[session] = os.open(self._path(session), flags, 0o600)
+            _resemble(_own[session], like, like.st_mode & 0o666)
             fcntl.lockf(_own[session], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self.end(session)
             kind = errors.AccessDenied if isinstance(error, PermissionError) else errors.Unavailable
-            raise kind(f"no session can be locked in {self.folder}: {error}") from error
+            raise kind(
+                f"no session can be locked in {self.folder}, which should be a folder that"
+                f" whoever uses the database may write to: {error}"
+            ) from error
         return session
+
+    def _make_folder(self, like: os.stat_result) -> None:
+        """Make the folder, unless it is there.
+
+        Raises: ``OSError``, also for a link: what it leads to is not ours.
+        """
+        if not os.path.lexists(self.folder):
+            made = f"{self.folder}.{uuid.uuid4().hex}"
+            os.mkdir(made, 0o700)
+            try:
+                # Whoever may read the database may enter the folder.
+                mode = like.st_mode & 0o666
+                _resemble(made, like, 0o700 | mode | (mode & 0o444) >> 2)
+                os.rename(made, self.folder)  # nobody meets it before it is as it should be
+            except OSError:
+                os.rmdir(made)
+                if not os.path.lexists(self.folder):  # else somebody was quicker
+                    raise
+        if not stat.S_ISDIR(os.lstat(self.folder).st_mode):
+            raise NotADirectoryError(f"{self.folder} is not a directory")
 
     def end(self, session: str, *, forget: bool = True) -> None:
         """Drop the lock of a session of this process; with ``forget`` the file goes too.
@@ -71,6 +111,8 @@ class SessionLocks:
 
     def forget(self, session: str) -> None:
         """Delete the file of a session that has no row any more."""
+        if not _SESSION.fullmatch(session):  # a damaged row must not name a file elsewhere
+            return
         try:
             os.unlink(self._path(session))
         except OSError as error:
@@ -84,15 +126,17 @@ class SessionLocks:
 
     def alive(self, session: str) -> bool:
         """Tell whether the session's process lives. In doubt it does: the time-out will tell."""
-        if session in _own:
+        if session in _own or not _SESSION.fullmatch(session):
             return True
         try:
-            descriptor = os.open(self._path(session), os.O_RDONLY | os.O_CLOEXEC)
-        except (OSError, ValueError) as error:
+            descriptor = os.open(self._path(session), os.O_RDONLY | _OPENLY)
+        except OSError as error:
             if interrupts.is_interrupt(error):
                 raise
             return True
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return True
             # Shared: probes of several processes must not take each other for the owner.
             fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
@@ -121,13 +165,26 @@ class SessionLocks:
             for entry in entries:
                 name = entry.name
                 with contextlib.suppress(OSError):
-                    old = entry.stat().st_mtime < time.time() - LITTER_AGE
-                    if old and len(name) == 32 and not self.alive(name):
+                    if not _OURS.fullmatch(name) or not entry.is_file(follow_symlinks=False):
+                        continue
+                    status = entry.stat(follow_symlinks=False)
+                    old = status.st_mtime < time.time() - LITTER_AGE
+                    if old and status.st_size == 0 and not self.alive(name):
                         found.append(name)
         return found
 
     def _path(self, session: str) -> str:
         return os.path.join(self.folder, session)
+
+
+def _resemble(made: str | int, like: os.stat_result, mode: int) -> None:
+    """Give what was just made the owner, the group and the mode that the database calls for."""
+    # As SQLite does with its own files; others than root can at the most choose the group.
+    owner = like.st_uid if os.geteuid() == 0 else -1
+    with contextlib.suppress(PermissionError):
+        os.chown(made, owner, like.st_gid)
+    # What is the database's group's right is not that of a group which took its place.
+    os.chmod(made, mode if os.stat(made).st_gid == like.st_gid else mode & ~0o070)
 
 
 def _after_fork() -> None:

@@ -50,11 +50,6 @@ class Access:
             )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise errors.ConfigError("zookeeper: tls_cert and tls_key go together")
-        if not self.tls and (self.tls_ca or self.tls_cert or not self.tls_verify):
-            raise errors.ConfigError(
-                "zookeeper: tls_ca, tls_cert, tls_key and tls_verify are for connections with"
-                " TLS: use zookeeper+tls:// or tls=true"
-            )
 
     @property
     def nodes(self) -> Sequence[Any]:

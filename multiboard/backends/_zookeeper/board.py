@@ -397,7 +397,7 @@ class Board:
             incarnation = record["incarnation"]
             if record["v"] == 1 and isinstance(incarnation, str) and "/" not in incarnation:
                 return incarnation
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             pass
         raise errors.Unsupported(f"the node {self._top} holds no board that is known here")
 

@@ -111,7 +111,7 @@ def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
     head, _, body = data.partition(b"\n")
     try:
         header = json.loads(head)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter for a thousand brackets
         raise ValueError("it is no record of multiboard") from None
     if not isinstance(header, dict) or header.get("v") != 1:
         raise ValueError("it is no record of a version that is known here")
@@ -126,7 +126,7 @@ def _number(header: dict[str, Any], name: str, *, low: float = 0, kind: type = i
     value = header.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
         raise ValueError(f"its {name} is {value!r}")
-    if not value >= low:  # a NaN is not either
+    if not low <= value < 2**63:  # which a NaN is not, nor infinity
         raise ValueError(f"its {name} is {value!r}")
     return value
 
