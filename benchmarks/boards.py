@@ -113,7 +113,7 @@ def fill(contestant: Contestant, place: str, count: int) -> None:
     checks that its board sees all of them.
     """
     if contestant.ours:
-        from multiboard.job import JobSpec
+        from multiboard.jobboard.job import JobSpec
 
         with contestant.open(place) as board:
             board.post_many(JobSpec(f"job-{n}", None, details(n)) for n in range(count))

@@ -66,7 +66,7 @@ def post(run: Run) -> None:
             boards.post_all(board, count)
             run.note(single, contestant, count / (time.perf_counter() - began))
         if contestant.ours:
-            from multiboard.job import JobSpec
+            from multiboard.jobboard.job import JobSpec
 
             with contestant.open(boards.new_place()) as board:
                 specs = [JobSpec(f"job-{n}", None, boards.details(n)) for n in range(count)]

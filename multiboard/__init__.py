@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from multiboard.board import JobBoard
+    from multiboard.jobboard.board import JobBoard
 
 __all__ = ["backend", "fetch", "from_config"]
 
@@ -34,7 +34,7 @@ def fetch(name: str, url_or_conf: str | Mapping[str, Any], *, persistence: Any =
 
     Raises: :class:`multiboard.errors.ConfigError`, which says what would be right.
     """
-    from multiboard.board import JobBoard  # backend authors need not load TaskFlow
+    from multiboard.jobboard.board import JobBoard  # backend authors need not load TaskFlow
 
     conf = {"url": url_or_conf} if isinstance(url_or_conf, str) else url_or_conf
     return JobBoard(name, conf, persistence=persistence)
@@ -60,6 +60,6 @@ def from_config(conf: Any, name: str = "multiboard", *, persistence: Any = None)
 
     Raises: :class:`multiboard.errors.ConfigError`.
     """
-    from multiboard import options  # services that do not use oslo.config need not load it
+    from multiboard.config import oslo  # services that do not use oslo.config need not load it
 
-    return fetch(name, options.read(conf), persistence=persistence)
+    return fetch(name, oslo.read(conf), persistence=persistence)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from multiboard import codec
+from multiboard.runtime import codec
 
 MARK = b"multiboard\x01"
 

@@ -16,10 +16,11 @@ import time
 from collections.abc import Sequence
 
 from multiboard import errors
-from multiboard_conformance import harness, lanes, report
-from multiboard_conformance import verdicts as v
-from multiboard_conformance.boards import Store
-from multiboard_conformance.guarantees import GUARANTEES
+from multiboard_conformance import harness, report
+from multiboard_conformance import results as v
+from multiboard_conformance.backend.fixtures import Store
+from multiboard_conformance.backend.guarantees import GUARANTEES
+from multiboard_conformance.machinery import shards
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,9 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     if options.taskflow_board:
-        from multiboard_conformance import board_run  # it imports TaskFlow
+        from multiboard_conformance.jobboard import runner  # it imports TaskFlow
 
-        return board_run.run(options)
+        return runner.run(options)
     if options.list:
         for promise in GUARANTEES.values():
             print(f"{promise.id:<8} {promise.sentence}")
@@ -146,7 +147,7 @@ def _run(options: argparse.Namespace, argv: Sequence[str], store: Store) -> int:
     arguments += [f"--only={name}" for name in options.only]
     arguments += ["-k", options.k] if options.k is not None else []
     alone = ("beside" if options.spare else "after") if options.harness else None
-    wrong = lanes.run(options.lanes, arguments, told, alone=alone)
+    wrong = shards.run(options.lanes, arguments, told, alone=alone)
     progress.end()
 
     for outcome in verdicts.all(v.FAILED):

@@ -17,10 +17,10 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from multiboard import loading
-from multiboard_conformance import verdicts as v
-from multiboard_conformance.boards import Store
-from multiboard_conformance.guarantees import GUARANTEES
+from multiboard.config import loading
+from multiboard_conformance import results as v
+from multiboard_conformance.backend.fixtures import Store
+from multiboard_conformance.backend.guarantees import GUARANTEES
 
 #: The name and the version of the schema; the number rises when a reader would misread a report.
 SCHEMA = "multiboard-conformance/1"

@@ -24,14 +24,16 @@ from cliff.command import Command
 from taskflow import exceptions as excp
 
 import multiboard
-from multiboard import arguments, errors, loading
-from multiboard.board import JobBoard
-from multiboard.cli import demo_files, demo_flow
-from multiboard.cli.demo_crew import Crew, crew
-from multiboard.cli.demo_ledger import Ledger
-from multiboard.cli.demo_screen import Screen, seconds_of, size_of
-from multiboard.job import JobSpec
-from multiboard.primitives import boottime
+from multiboard import errors
+from multiboard.config import loading
+from multiboard.demo import files as demo_files
+from multiboard.demo import flow as demo_flow
+from multiboard.demo.ledger import Ledger
+from multiboard.demo.processes import Crew, crew
+from multiboard.demo.screen import Screen, seconds_of, size_of
+from multiboard.jobboard.board import JobBoard
+from multiboard.jobboard.job import JobSpec
+from multiboard.primitives import arguments, boottime
 
 #: Jobs that are posted at a time.
 CHUNK = 100

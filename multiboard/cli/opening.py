@@ -20,10 +20,12 @@ from typing import Any
 from cliff import columns
 from cliff.command import Command
 
-from multiboard import arguments, codec, errors, loading
-from multiboard.guard import Guard
-from multiboard.job import PRIORITIES
-from multiboard.primitives import Damage, Posting, Shelf
+from multiboard import errors
+from multiboard.config import loading
+from multiboard.jobboard.job import PRIORITIES
+from multiboard.primitives import Damage, Posting, Shelf, arguments
+from multiboard.runtime import codec
+from multiboard.runtime.guard import Guard
 
 #: Names the store where a command does not.
 URL_VARIABLE = "MULTIBOARD_URL"

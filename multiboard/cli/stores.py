@@ -13,11 +13,13 @@ from typing import Any
 from cliff.lister import Lister
 from cliff.show import ShowOne
 
-from multiboard import arguments, codec, errors, loading
+from multiboard import errors
 from multiboard.cli import opening
 from multiboard.cli.opening import StoreCommand
-from multiboard.guard import Guard
-from multiboard.primitives import Change, ChangeKind, Settings, Shelf, boottime
+from multiboard.config import loading
+from multiboard.primitives import Change, ChangeKind, Settings, Shelf, arguments, boottime
+from multiboard.runtime import codec
+from multiboard.runtime.guard import Guard
 
 #: Seconds that one question to the feed waits: bounds how late Ctrl-C and --for are noticed.
 FEED_TIMEOUT = 1.0

@@ -18,10 +18,11 @@ import redis
 import servers
 
 import multiboard
-from multiboard import errors, loading
+from multiboard import errors
 from multiboard.backends import memory
 from multiboard.cli.main import main
-from multiboard.guard import Guard
+from multiboard.config import loading
+from multiboard.runtime.guard import Guard
 
 Look = Callable[[], Any]
 

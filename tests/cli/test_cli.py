@@ -22,14 +22,14 @@ import pytest
 import servers
 from taskflow.conductors import base as conductors
 from taskflow.types import entity as entities
-from waiting import eventually
 
 import multiboard
-from multiboard import loading
 from multiboard.cli import opening
 from multiboard.cli.main import COMMANDS, MultiboardApp
-from multiboard.guard import Guard
+from multiboard.config import loading
 from multiboard.primitives import NewPosting
+from multiboard.runtime.guard import Guard
+from tests.waiting import eventually
 
 SECRET = "hunter2"
 

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from taskflow.conductors import base as conductors
 from taskflow.types import entity as entities
-from waiting import eventually
 
 import multiboard
 from multiboard.cli import opening
 from multiboard.cli.main import MultiboardApp
-from multiboard.codec import Body, encode
 from multiboard.primitives import NewPosting, Shelf
+from multiboard.runtime.codec import Body, encode
+from tests.waiting import eventually
 
 #: Clears the screen, sets the title, begins a line, turns the reading order, returns the cursor.
 EVIL = "x\x1b[2J\x1b]0;t\x07\nNORMAL fake\r\x9b31m\u202e\u2028\x85\x00y"

@@ -16,14 +16,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from processes import lives
-from waiting import eventually
 
 import multiboard
 from multiboard import errors
-from multiboard.cli import demo, demo_files, demo_flow
-from multiboard.cli.demo_crew import Report
-from multiboard.cli.demo_ledger import Ledger
+from multiboard.cli import demo
+from multiboard.demo import files as demo_files
+from multiboard.demo import flow as demo_flow
+from multiboard.demo.ledger import Ledger
+from multiboard.demo.processes import Report
+from tests.processes import lives
+from tests.waiting import eventually
 
 FILES = 30
 

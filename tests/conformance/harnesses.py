@@ -25,11 +25,11 @@ from typing import Any
 import etcd3gw
 import kazoo.client
 import redis
-from multiboard_conformance.feeds import MOMENTS
+from multiboard_conformance.backend.feeds import MOMENTS
 from multiboard_conformance.harness import Harness
 
-from multiboard.backends._redis.board import keys_of
-from multiboard.backends._redis.settings import finder
+from multiboard.backends.redis.session import keys_of
+from multiboard.backends.redis.settings import finder
 
 TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
 if str(TOOLS) not in sys.path:
@@ -346,7 +346,7 @@ class ZooKeeperHarness(ServerHarness):
 
     def trim(self, settings: Any) -> None:
         # The server keeps no history: the backend does, in this process, for its readers.
-        from multiboard.backends._zookeeper import feed
+        from multiboard.backends.zookeeper import feed
 
         place = f"board:{settings.namespace.replace('/', ':')}/"
         for found in gc.get_objects():
@@ -455,7 +455,7 @@ class EtcdHarness(ServerHarness):
 
     def trim(self, settings: Any) -> None:
         # The history that a reader is served from is the backend's, in this process.
-        from multiboard.backends._etcd import feed
+        from multiboard.backends.etcd import feed
 
         place = f"/board:{settings.namespace.replace('/', ':')}/".encode()
         for found in gc.get_objects():

@@ -12,8 +12,8 @@ import sys
 from typing import Any
 
 import pytest
-from multiboard_conformance import board_promises
-from multiboard_conformance.guarantees import GUARANTEES
+from multiboard_conformance.backend.guarantees import GUARANTEES
+from multiboard_conformance.jobboard import promises
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 REPORTS = ROOT / "conformance" / "reports" / "boards"
@@ -58,9 +58,7 @@ def test_our_board_keeps_every_promise(store_url: str, tmp_path: pathlib.Path) -
     url = store_url.partition("?")[0]
     status, told, printed = judge(tmp_path, "multiboard", "--conf", f"url={url}")
     away = NOT_EXERCISED.get(store, set())
-    expected = {
-        name: "not exercised" if name in away else "passed" for name in board_promises.PROMISES
-    }
+    expected = {name: "not exercised" if name in away else "passed" for name in promises.PROMISES}
     assert (status, verdicts(told)) == (0, expected), printed
     assert told["result"] == ("partial" if away else "conformant")
     assert told["facts"]["board"] == "multiboard"
@@ -101,14 +99,14 @@ def test_what_can_not_be_judged_is_2(tmp_path: pathlib.Path, arguments: list[str
 
 def test_promises_are_listed(tmp_path: pathlib.Path) -> None:
     printed = run(tmp_path, "--taskflow-board", "redis", "--list").stdout
-    assert [line.split()[0] for line in printed.splitlines()] == list(board_promises.PROMISES)
+    assert [line.split()[0] for line in printed.splitlines()] == list(promises.PROMISES)
 
 
 def test_check_that_hangs_or_dies_is_a_failure() -> None:
     program = """
 import os, threading, time
 from multiboard_conformance import board_fetch, board_run
-from multiboard_conformance.board_promises import Check
+from multiboard_conformance.jobboard.promises import Check
 
 def hang(_scene):
     threading.Thread(target=time.sleep, args=(60,)).start()
@@ -143,7 +141,7 @@ from multiboard import doubts
 from multiboard_conformance import board_fetch, board_promises, board_run
 
 doubts.Doubts.begin = lambda *_: None
-checks = [each for each in board_promises.checks() if each.name.endswith("_is_not_given_back")]
+checks = [each for each in promises.checks() if each.name.endswith("_is_not_given_back")]
 maker = board_fetch.make("multiboard", {"url": "memory://"})
 for outcome in board_run.run_checks(checks, maker, 2):
     print(outcome.check.name, outcome.verdict, outcome.why)
@@ -171,18 +169,18 @@ def _committed() -> dict[str, dict[str, Any]]:
 
 
 def test_every_promise_has_a_check() -> None:
-    judged = {name for check in board_promises.checks() for name in check.ids}
-    assert judged == set(board_promises.PROMISES)
-    names = [check.name for check in board_promises.checks()]
+    judged = {name for check in promises.checks() for name in check.ids}
+    assert judged == set(promises.PROMISES)
+    names = [check.name for check in promises.checks()]
     assert len(names) == len(set(names))
-    assert all(check.sentence for check in board_promises.checks())
+    assert all(check.sentence for check in promises.checks())
 
 
 def test_committed_reports_know_every_promise_and_check() -> None:
     """Where this fails, the side-by-side page is stale: ``tools/side-by-side``."""
     current = {
-        name: {check.name for check in board_promises.checks() if name in check.ids}
-        for name in board_promises.PROMISES
+        name: {check.name for check in promises.checks() if name in check.ids}
+        for name in promises.PROMISES
     }
     made = _committed()
     stores = ("memory", "sqlite", "redis", "zookeeper", "etcd")
@@ -215,13 +213,13 @@ print(json.dumps({name: ids for name, _, ids in catalogue.checks()}))
 
 def test_track_record_names_checks_that_exist() -> None:
     known = _checks_of_the_suite()
-    known.update({check.name: list(check.ids) for check in board_promises.checks()})
+    known.update({check.name: list(check.ids) for check in promises.checks()})
     named = re.findall(r"\b([A-Z]+-\d+) `(check_\w+)`", RECORD)
     assert len(named) > 60
     assert [(name, check) for name, check in named if name not in known.get(check, [])] == []
     assert set(re.findall(r"`(check_\w+)`", RECORD)) <= set(known)
     ids = {name for name, _ in named}
-    assert ids <= set(GUARANTEES) | set(board_promises.PROMISES)
+    assert ids <= set(GUARANTEES) | set(promises.PROMISES)
 
 
 def test_bugs_of_taskflows_boards_in_the_track_record_were_seen() -> None:

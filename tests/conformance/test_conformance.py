@@ -11,10 +11,10 @@ import sys
 from typing import Any
 
 import pytest
-from multiboard_conformance.boards import Store
-from multiboard_conformance.guarantees import GUARANTEES
+from multiboard_conformance.backend.fixtures import Store
+from multiboard_conformance.backend.guarantees import GUARANTEES
 from multiboard_conformance.harness import Harness
-from multiboard_conformance.history import History
+from multiboard_conformance.machinery.history import History
 from multiboard_conformance.report import SCHEMA, anonymous
 from servers import clusters
 
@@ -23,13 +23,13 @@ from multiboard.primitives import NewPosting
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 #: Paths that the command needs where the package is not installed.
-PATHS = [ROOT, ROOT / "conformance", ROOT / "tests" / "mutants", ROOT / "tests" / "conformance"]
+PATHS = [ROOT, ROOT / "conformance"]
 
 HARNESSES = {
-    "sqlite": "harnesses:SQLiteHarness",
-    "redis": "harnesses:RedisHarness",
-    "zookeeper": "harnesses:ZooKeeperHarness",
-    "etcd": "harnesses:EtcdHarness",
+    "sqlite": "tests.conformance.harnesses:SQLiteHarness",
+    "redis": "tests.conformance.harnesses:RedisHarness",
+    "zookeeper": "tests.conformance.harnesses:ZooKeeperHarness",
+    "etcd": "tests.conformance.harnesses:EtcdHarness",
 }
 
 
@@ -70,7 +70,11 @@ def test_every_store_conforms(store_url: str, tmp_path: pathlib.Path) -> None:
 def test_an_ensemble_conforms(tmp_path: pathlib.Path) -> None:
     with clusters.running(clusters.cluster("zookeeper")) as ensemble:
         status, told, printed = report(
-            tmp_path, ensemble.url, "--quick", "--harness", "harnesses:EnsembleHarness"
+            tmp_path,
+            ensemble.url,
+            "--quick",
+            "--harness",
+            "tests.conformance.harnesses:EnsembleHarness",
         )
     assert (status, told["result"]) == (0, "conformant"), printed
 
@@ -85,7 +89,7 @@ def test_redis_among_several_servers_conforms(
     with clusters.running(clusters.cluster(form)) as cluster:
         url = f"{cluster.url}?durability={durability}"
         status, told, printed = report(
-            tmp_path, url, "--quick", "--harness", "harnesses:RedisRecords"
+            tmp_path, url, "--quick", "--harness", "tests.conformance.harnesses:RedisRecords"
         )
     assert (status, told["result"]) == (0, "conformant"), printed
     assert {entry["verdict"] for entry in told["guarantees"].values()} == {"passed"}
@@ -152,7 +156,7 @@ def test_surroundings_change_nothing(tmp_path: pathlib.Path) -> None:
 
 def test_failure_tells_id_sentence_and_operations(tmp_path: pathlib.Path) -> None:
     status, told, printed = report(
-        tmp_path, "memory_mutants:ConsumedComesBack", "--quick", "--only", "DIR-2"
+        tmp_path, "tests.mutants.memory_mutants:ConsumedComesBack", "--quick", "--only", "DIR-2"
     )
     assert (status, told["result"]) == (1, "failed")
     assert "DIR-2: Adding the same key again is the same posting, not a second one." in printed
@@ -164,7 +168,7 @@ def test_failure_tells_id_sentence_and_operations(tmp_path: pathlib.Path) -> Non
 def test_waived_failure_is_partial(tmp_path: pathlib.Path) -> None:
     status, told, printed = report(
         tmp_path,
-        "memory_mutants:ConsumedComesBack", "--quick", "--only", "DIR-2", "--waive", "DIR-2=broken",
+        "tests.mutants.memory_mutants:ConsumedComesBack", "--quick", "--only", "DIR-2", "--waive", "DIR-2=broken",
     )  # fmt: skip
     assert (status, told["result"]) == (0, "partial"), printed
     assert told["guarantees"]["DIR-2"]["verdict"] == "waived"
@@ -173,7 +177,7 @@ def test_waived_failure_is_partial(tmp_path: pathlib.Path) -> None:
 
 def test_waived_check_by_name(tmp_path: pathlib.Path) -> None:
     status, told, printed = report(
-        tmp_path, "memory_mutants:ConsumedComesBack", "--quick", "--only", "DIR-2",
+        tmp_path, "tests.mutants.memory_mutants:ConsumedComesBack", "--quick", "--only", "DIR-2",
         "--waive", "check_consumed_posting_does_not_come_back=broken",
     )  # fmt: skip
     assert (status, told["result"]) == (0, "partial"), printed
@@ -188,7 +192,7 @@ def test_needless_waiver_fails(tmp_path: pathlib.Path) -> None:
 
 def test_waiver_covers_no_other_guarantee(tmp_path: pathlib.Path) -> None:
     status, told, _ = report(
-        tmp_path, "memory_mutants:RankAsText", "--quick", "--only", "DIR-3", "--only", "DIR-2",
+        tmp_path, "tests.mutants.memory_mutants:RankAsText", "--quick", "--only", "DIR-3", "--only", "DIR-2",
         "--waive", "DIR-2=another matter",
     )  # fmt: skip
     assert (status, told["guarantees"]["DIR-3"]["verdict"]) == (1, "failed")
@@ -204,7 +208,7 @@ def test_report_tells_how_to_reproduce_it(tmp_path: pathlib.Path) -> None:
 
 def test_guarantees_page_is_current() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "multiboard_conformance.catalogue"],
+        [sys.executable, "-m", "multiboard_conformance.backend.catalogue"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS))},
         capture_output=True,
         text=True,

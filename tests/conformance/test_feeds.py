@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from multiboard_conformance.feeds import Limit, Reader, beside
+from multiboard_conformance.backend.feeds import Limit, Reader, beside
 from test_conformance import report
 
 from multiboard.backends.memory import MemoryBackend
@@ -65,7 +65,7 @@ def _memory(namespace: str) -> MemoryBackend:
 def test_a_store_may_take_its_time_to_be_wiped(tmp_path: pathlib.Path) -> None:
     status, told, printed = report(
         tmp_path, f"sqlite://{tmp_path / 'board.db'}", "--quick", "-k", "wiped",
-        "--harness", "harnesses:UnhurriedHarness",
+        "--harness", "tests.conformance.harnesses:UnhurriedHarness",
     )  # fmt: skip
     assert (status, told["result"]) == (0, "partial"), printed
     assert told["guarantees"]["FEED-4"]["verdict"] == "passed"

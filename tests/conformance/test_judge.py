@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from multiboard_conformance import wire
-from multiboard_conformance.history import History, Operation
-from multiboard_conformance.judge import judge
+from multiboard_conformance.machinery import serialization
+from multiboard_conformance.machinery.history import History, Operation
+from multiboard_conformance.machinery.judge import judge
 
 from multiboard import errors
 from multiboard.primitives import Change, ChangeKind, Lease, Posting, Shelf
@@ -113,15 +113,17 @@ def test_feed_that_contradicts_is_found(
     ],
 )  # fmt: skip
 def test_values_cross_the_wire(value: Any) -> None:
-    assert wire.loads(wire.dumps(value)) == value
+    assert serialization.loads(serialization.dumps(value)) == value
 
 
 def test_errors_cross_the_wire() -> None:
-    error = wire.loads(wire.dumps(errors.LeaseHeld("k", "somebody")))
+    error = serialization.loads(serialization.dumps(errors.LeaseHeld("k", "somebody")))
     assert isinstance(error, errors.LeaseHeld)
     assert (error.key, error.holder, str(error)) == (
         "k",
         "somebody",
         "posting 'k' is held by 'somebody'",
     )
-    assert isinstance(wire.loads(wire.dumps(KeyError("x"))), wire.NativeError)
+    assert isinstance(
+        serialization.loads(serialization.dumps(KeyError("x"))), serialization.NativeError
+    )

@@ -10,8 +10,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from multiboard_conformance.proxy import Mode, Proxy
-from waiting import eventually
+from multiboard_conformance.machinery.proxy import Mode, Proxy
+
+from tests.waiting import eventually
 
 
 class Echo(socketserver.ThreadingTCPServer):

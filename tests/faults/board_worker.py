@@ -26,9 +26,9 @@ from taskflow import exceptions as excp
 
 import multiboard
 from multiboard import errors
-from multiboard.board import JobBoard
-from multiboard.job import Job
-from multiboard.notifier import LEASE_LOST
+from multiboard.jobboard.board import JobBoard
+from multiboard.jobboard.events import LEASE_LOST
+from multiboard.jobboard.job import Job
 from multiboard.primitives import boottime
 
 #: Jobs on the board from which on nobody posts more.

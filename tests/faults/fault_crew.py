@@ -15,12 +15,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from board_record import BoardRecord
-from fault_judge import Read, read_of
-from multiboard_conformance import wire
-from multiboard_conformance.history import History, Operation
+from multiboard_conformance.machinery import serialization
+from multiboard_conformance.machinery.history import History, Operation
 
 from multiboard import errors
+from tests.faults.board_record import BoardRecord
+from tests.faults.fault_judge import Read, read_of
 
 #: Seconds after which a worker that does not answer a command is taken for hung.
 PATIENCE = 90.0
@@ -76,7 +76,7 @@ class WorkerProcess:
 
     def _say(self, value: Any) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(wire.dumps(value) + "\n")
+        self._process.stdin.write(serialization.dumps(value) + "\n")
         self._process.stdin.flush()
 
     def _read(self) -> None:
@@ -84,7 +84,7 @@ class WorkerProcess:
         for line in self._process.stdout:
             if not line.endswith("\n"):
                 break  # cut short by its death
-            said = wire.loads(line)
+            said = serialization.loads(line)
             if "note" in said:
                 self._note(said)
             elif "answer" in said:

@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from multiboard_conformance.history import History, Operation
-from multiboard_conformance.judge import judge
+from multiboard_conformance.machinery.history import History, Operation
+from multiboard_conformance.machinery.judge import judge
 
 from multiboard import errors
 from multiboard.primitives import Lease, Posting, Shelf

@@ -16,15 +16,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from board_record import BoardFindings, BoardRecord
-from fault_crew import BoardWorker, Record, Worker
-from fault_judge import Findings, findings
-from multiboard_conformance.proxy import Mode, Proxy
+from multiboard_conformance.machinery.proxy import Mode, Proxy
 from servers.clusters import Cluster
 
-from multiboard import errors, loading
-from multiboard.guard import Guard
+from multiboard import errors
+from multiboard.config import loading
 from multiboard.primitives import Shelf, boottime
+from multiboard.runtime.guard import Guard
+from tests.faults.board_record import BoardFindings, BoardRecord
+from tests.faults.fault_crew import BoardWorker, Record, Worker
+from tests.faults.fault_judge import Findings, findings
 
 #: What is asked of the store; a short session, so that deaths and freezes matter.
 SETTINGS = {"session_timeout": 3.0, "connect_timeout": 3.0, "operation_timeout": 6.0}

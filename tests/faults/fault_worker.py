@@ -20,14 +20,15 @@ import time
 import uuid
 from typing import Any, TextIO
 
-from multiboard_conformance import wire
-from multiboard_conformance.history import History, Operation
-from multiboard_conformance.recording import Recorded
+from multiboard_conformance.machinery import serialization
+from multiboard_conformance.machinery.history import History, Operation
+from multiboard_conformance.machinery.recording import Recorded
 
-from multiboard import errors, loading
-from multiboard.guard import Guard
+from multiboard import errors
+from multiboard.config import loading
 from multiboard.primitives import Lease, NewPosting, Shelf
-from multiboard.view import View
+from multiboard.runtime.guard import Guard
+from multiboard.runtime.view import View
 
 #: Postings on the board from which on nobody posts more.
 ENOUGH = 60
@@ -175,7 +176,7 @@ class Process:
 
     def serve(self) -> None:
         """Do as the first line says, and answer the others."""
-        first = wire.loads(sys.stdin.readline())
+        first = serialization.loads(sys.stdin.readline())
         bare = loading.load(first["target"], **first["settings"])
         who = first["who"]
         recorded = Recorded(bare, who, History(self._tell))
@@ -197,7 +198,7 @@ class Process:
             thread.start()
         self._say({"ready": who})
         for line in sys.stdin:
-            do = wire.loads(line)["do"]
+            do = serialization.loads(line)["do"]
             if do == "quiet":
                 self._quiet.set()
                 threads[0].join()
@@ -233,7 +234,7 @@ class Process:
         self._say(op.note(what))
 
     def _say(self, value: Any) -> None:
-        line = wire.dumps(value)
+        line = serialization.dumps(value)
         with self._speaking:
             self._out.write(line + "\n")
             self._out.flush()

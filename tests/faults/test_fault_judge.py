@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fault_judge import Findings, Read, findings, read_of
-from multiboard_conformance.history import History, Operation, outcome_of
+from multiboard_conformance.machinery.history import History, Operation, outcome_of
 
 from multiboard import errors
 from multiboard.primitives import Lease, NewPosting, Page, Posting, Shelf
+from tests.faults.fault_judge import Findings, Read, findings, read_of
 
 
 def _posting(key: str) -> Posting:

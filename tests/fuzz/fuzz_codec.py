@@ -27,13 +27,18 @@ except ImportError:
     atheris = None
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent)]
+sys.path[:0] = [str(HERE.parents[1])]
 
-_WATCHED = ["multiboard.codec", "multiboard.limits", "oslo_serialization.msgpackutils"]
+_WATCHED = [
+    "multiboard.runtime.codec",
+    "multiboard.runtime.limits",
+    "oslo_serialization.msgpackutils",
+]
 with atheris.instrument_imports(include=_WATCHED) if atheris else contextlib.nullcontext():
-    from multiboard import codec, errors, limits
+    from multiboard import errors
+    from multiboard.runtime import codec, limits
 
-import hostile  # noqa: E402 - after what it imports was instrumented
+from tests import hostile  # noqa: E402 - after what it imports was instrumented
 
 _SOUND = [
     {"server": 42, "name": "Zoë", "ratio": 0.5, "none": None, "yes": True, "raw": b"\x00\xff"},

@@ -12,11 +12,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from mutants import caught_by
-
 from multiboard import errors, primitives
 from multiboard.backends import memory
 from multiboard.primitives import ChangeKind, Lease, Posting, Shelf, boottime
+from tests.mutants.mutants import caught_by
 
 # -- the lock --------------------------------------------------------------------------------
 
@@ -348,11 +347,7 @@ class PageSkipsOne(memory.MemoryBackend):
     """Loses the posting between two pages."""
 
     def list(
-        self,
-        shelf: Shelf = Shelf.LIVE,
-        *,
-        after: tuple[int, int] | None = None,
-        limit: int | None = None,
+        self, shelf: Shelf = Shelf.LIVE, *, after: Place | None = None, limit: int | None = None
     ) -> primitives.Page:
         if after is not None:
             after = (after[0], after[1] + 1)

@@ -12,11 +12,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from mutants import caught_by
-
 from multiboard import errors, primitives
 from multiboard.backends import memory
 from multiboard.primitives import ChangeKind, Changes, Lease, Posting, Shelf, boottime
+from tests.mutants.mutants import caught_by
 
 # -- handing out -----------------------------------------------------------------------------
 

@@ -10,11 +10,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from mutants import caught_by
-
 from multiboard import errors, primitives
 from multiboard.backends import memory
 from multiboard.primitives import Lease, Posting, boottime
+from tests.mutants.mutants import caught_by
 
 # -- declared, and not so --------------------------------------------------------------------
 

@@ -19,13 +19,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from multiboard_conformance import wire
 from multiboard_conformance.harness import Harness
-from multiboard_conformance.recording import Delegate
-from serving import PUT_BACK
+from multiboard_conformance.machinery import serialization
+from multiboard_conformance.machinery.recording import Delegate
 
 from multiboard import errors, primitives
 from multiboard.primitives import boottime
+from tests.mutants.serving import PUT_BACK
 
 #: They change nothing: where their answer is lost they may simply be repeated.
 READS = ("get", "list", "count", "changes", "open", "boards")
@@ -164,7 +164,7 @@ class ServedBackend(Delegate):
         try:
             try:
                 connection.settimeout(waits + self.patience(verb))
-                connection.sendall(wire.dumps(request).encode() + b"\n")
+                connection.sendall(serialization.dumps(request).encode() + b"\n")
             except OSError as error:
                 raise self.unsent(error) from error
             try:
@@ -178,7 +178,7 @@ class ServedBackend(Delegate):
                 raise self.unanswered(verb, error) from error
         finally:
             self._give_back(connection, whole=line.endswith(b"\n"))
-        said = wire.loads(line)
+        said = serialization.loads(line)
         if "raised" in said:
             self.lost = self.lost or str(said["raised"]) == PUT_BACK
             raise said["raised"]
@@ -244,7 +244,7 @@ class ServedHarness(Harness):
 def start_server(paths: str) -> subprocess.Popen[str]:
     """Start a server that finds its modules on ``paths``; its first line is its port."""
     return subprocess.Popen(
-        [sys.executable, "-m", "serving"],
+        [sys.executable, "-m", "tests.mutants.serving"],
         env={**os.environ, "PYTHONPATH": paths},
         stdout=subprocess.PIPE,
         text=True,

@@ -10,11 +10,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import served
-from mutants import caught_by
-
 from multiboard import errors, primitives
 from multiboard.primitives import Lease, NewPosting, Posting, Shelf
+from tests.mutants import served
+from tests.mutants.mutants import caught_by
 
 # -- silence ---------------------------------------------------------------------------------
 

@@ -15,11 +15,12 @@ import threading
 from collections import defaultdict
 from typing import Any
 
-from multiboard_conformance import wire
-from multiboard_conformance.recording import apply
+from multiboard_conformance.machinery import serialization
+from multiboard_conformance.machinery.recording import apply
 
-from multiboard import errors, loading
+from multiboard import errors
 from multiboard.backends import memory
+from multiboard.config import loading
 
 HOST = "127.0.0.1"
 PUT_BACK = "the board was put back to an earlier state"
@@ -90,7 +91,7 @@ class Conversation(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         with contextlib.suppress(OSError):  # clients are killed, and connections cut
             for line in self.rfile:
-                self._heed(wire.loads(line))
+                self._heed(serialization.loads(line))
 
     def _heed(self, request: dict[str, Any]) -> None:
         if request.get("answers_under_lock"):
@@ -100,7 +101,7 @@ class Conversation(socketserver.StreamRequestHandler):
             self._say(self._serve(request))
 
     def _say(self, said: dict[str, Any]) -> None:
-        self.wfile.write(wire.dumps(said).encode() + b"\n")
+        self.wfile.write(serialization.dumps(said).encode() + b"\n")
 
     def _serve(self, request: dict[str, Any]) -> dict[str, Any]:
         try:

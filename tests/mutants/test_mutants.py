@@ -15,16 +15,16 @@ import pytest
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(HERE))
+from tests.mutants import (
+    memory_mutants,  # noqa: F401 - each fills the list
+    memory_mutants_feed,  # noqa: F401
+    memory_mutants_traits,  # noqa: F401
+    served,
+    served_mutants,  # noqa: F401
+)
+from tests.mutants.mutants import MUTANTS
 
-import memory_mutants  # noqa: E402, F401 - found through the line above; fills the list
-import memory_mutants_feed  # noqa: E402, F401
-import memory_mutants_traits  # noqa: E402, F401
-import served  # noqa: E402
-import served_mutants  # noqa: E402, F401
-from mutants import MUTANTS  # noqa: E402
-
-PATHS = os.pathsep.join([str(ROOT), str(ROOT / "conformance"), str(HERE)])
+PATHS = os.pathsep.join([str(ROOT), str(ROOT / "conformance")])
 
 
 @pytest.fixture(scope="session")
@@ -42,9 +42,13 @@ def port() -> Iterator[int]:
 @pytest.fixture
 def target(request: pytest.FixtureRequest, name: str) -> list[str]:
     """What the command is told of a mutant."""
-    if not name.startswith("served"):
+    if not name.startswith("tests.mutants.served"):
         return [name]
-    return [f"{name}?port={request.getfixturevalue('port')}", "--harness", "served:ServedHarness"]
+    return [
+        f"{name}?port={request.getfixturevalue('port')}",
+        "--harness",
+        "tests.mutants.served:ServedHarness",
+    ]
 
 
 def judge(
@@ -92,7 +96,7 @@ def test_mutant_dies_by_its_ids_alone(tmp_path: pathlib.Path, name: str, target:
 
 @pytest.mark.full
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["served_mutants:ClientRemembers"])
+@pytest.mark.parametrize("name", ["tests.mutants.served_mutants:ClientRemembers"])
 def test_what_the_full_suite_alone_asks_finds_something(
     tmp_path: pathlib.Path, target: list[str]
 ) -> None:
@@ -103,7 +107,7 @@ def test_what_the_full_suite_alone_asks_finds_something(
 
 @pytest.mark.timeout(300)
 def test_empty_backend_fails_everything(tmp_path: pathlib.Path) -> None:
-    status, told, printed = judge(tmp_path, "memory_mutants_feed:Empty")
+    status, told, printed = judge(tmp_path, "tests.mutants.memory_mutants_feed:Empty")
     assert status == 1
     verdicts = {one: entry["verdict"] for one, entry in told["guarantees"].items()}
     assert verdicts == dict.fromkeys(verdicts, "failed"), printed
@@ -111,7 +115,7 @@ def test_empty_backend_fails_everything(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.full
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["served:ServedBackend"])
+@pytest.mark.parametrize("name", ["tests.mutants.served:ServedBackend"])
 def test_what_the_mutants_are_made_of_is_right(tmp_path: pathlib.Path, target: list[str]) -> None:
     status, told, printed = judge(tmp_path, *target)
     assert (status, told["failures"]) == (0, {}), printed

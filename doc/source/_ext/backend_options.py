@@ -18,7 +18,8 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from multiboard import errors, loading, primitives
+from multiboard import errors, primitives
+from multiboard.config import loading
 
 
 def _plain(text: str) -> str:

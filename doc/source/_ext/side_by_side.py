@@ -16,7 +16,7 @@ from typing import Any
 
 from docutils import nodes
 from list_table import list_table
-from multiboard_conformance.board_promises import PROMISES
+from multiboard_conformance.jobboard.promises import PROMISES
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 

@@ -25,6 +25,7 @@ from multiboard.primitives import (
     Lease,
     NewPosting,
     Page,
+    Place,
     Posting,
     Settings,
     Shelf,
@@ -310,11 +311,7 @@ class PostgreSQLBackend(Backend):
         return [found.get(key) for key in keys]
 
     def list(
-        self,
-        shelf: Shelf = Shelf.LIVE,
-        *,
-        after: tuple[int, int] | None = None,
-        limit: int | None = None,
+        self, shelf: Shelf = Shelf.LIVE, *, after: Place | None = None, limit: int | None = None
     ) -> Page:
         rank, serial = after or (None, None)
         more = None if limit is None else limit + 1  # one more tells whether it is the end

@@ -1,0 +1,239 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What a TaskFlow jobboard owes its users: id, sentence, and why anyone should care.
+
+These are promises of the jobboard, whatever is under it; those of a multiboard backend are in
+:mod:`multiboard_conformance.backend.guarantees`. Imports the standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+#: Seconds that a check may take before it is killed and its promise is broken.
+DEADLINE = 40.0
+
+
+@dataclass(frozen=True)
+class Promise:
+    """One promise of a jobboard."""
+
+    id: str
+    sentence: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check, and the promises that it judges."""
+
+    name: str
+    ids: tuple[str, ...]
+    judge: Callable[[Any], None]
+    deadline: float
+
+    @property
+    def sentence(self) -> str:
+        """What the check's docstring promises."""
+        return " ".join((self.judge.__doc__ or "").split())
+
+
+_ALL = (
+    Promise(
+        "BOARD-1",
+        "Jobs are listed higher priority first, then oldest first.",
+        "It is what TaskFlow's documentation says; in any other order an old or an urgent job "
+        "starves.",
+    ),
+    Promise(
+        "BOARD-2",
+        "wait() returns as soon as there is a job, lists in the order of iterjobs(), and raises "
+        "NotFound in time where there is none.",
+        "A conductor's loop is made of it.",
+    ),
+    Promise(
+        "BOARD-3",
+        "Of any number of claimers one wins; all others hear UnclaimableJob, also those who use "
+        "the winner's name.",
+        "Two winners run one job twice; names come back when a conductor is restarted.",
+    ),
+    Promise(
+        "BOARD-4",
+        "A refused claim changes nothing about the claim that stands.",
+        "A worker that keeps asking would keep a dead worker's claim alive.",
+    ),
+    Promise(
+        "BOARD-5",
+        "A claim whose answer was lost is not held by nobody for ever: repeating it succeeds, or "
+        "another can claim the job.",
+        "One lost packet would take a job out of service, with nothing in any log.",
+    ),
+    Promise(
+        "BOARD-6",
+        "An owner that lost its claim can not consume, abandon, trash or extend its successor's, "
+        "even under the same name.",
+        "A worker that was frozen or cut off wakes up and takes its successor's job away.",
+    ),
+    Promise(
+        "BOARD-7",
+        "A record that can not be read is neither deleted nor fatal: all other jobs go on.",
+        "One bad record must not stop every worker, and a reader has no right to destroy what it "
+        "can't read.",
+    ),
+    Promise(
+        "BOARD-8",
+        "The default claim lives as long as its owner's process: it is kept while that lives, and "
+        "is freed when it is killed.",
+        "TaskFlow's conductors claim so and never renew: the work of a dead one waits for this.",
+    ),
+    Promise(
+        "BOARD-9",
+        "A claim with an expiry ends by itself when due, fractions of a second included, and "
+        "expires_in() always answers a number.",
+        "Keep-alive loops compare it with a number, for jobs that may end in that instant.",
+    ),
+    Promise(
+        "BOARD-10",
+        "extend_expiry() uses its argument, and works for a board that knows the owner's name "
+        "only.",
+        "Octavia extends from another board of the process; a claim that is extended by the old "
+        "value ends in the middle of the work.",
+    ),
+    Promise(
+        "BOARD-11",
+        "What is refused is told by the right error: NotFound, exactly, for what is gone or "
+        "unclaimed; JobFailure for what is another's; and nothing changes.",
+        "A conductor survives these and no others.",
+    ),
+    Promise(
+        "BOARD-12",
+        "POSTED is told once for each job, in order, on every board.",
+        "A worker that waits for the event misses a job, or starts it twice.",
+    ),
+    Promise(
+        "BOARD-13",
+        "REMOVAL is told once for each job, on the board that consumed it and on every other.",
+        "Whoever keeps a picture of the board keeps ghosts.",
+    ),
+    Promise(
+        "BOARD-14",
+        "Job.wait() returns soon after the job is complete, however long it waited.",
+        "With a back-off the caller sleeps up to a minute beside a finished job.",
+    ),
+    Promise(
+        "BOARD-15",
+        "Boards beside or within each other's names share nothing: no jobs and no trash.",
+        "Two services on one store; the test board of one is the production board's neighbour.",
+    ),
+    Promise(
+        "BOARD-16",
+        "Closing leaves no thread and no descriptor behind, and connecting again works.",
+        "Octavia opens a board every few seconds, for weeks.",
+    ),
+    Promise(
+        "BOARD-17",
+        "register_entity() takes a conductor, twice too, and refuses every other kind with "
+        "NotImplementedError.",
+        "Silence looks like an entity that was registered.",
+    ),
+    Promise(
+        "BOARD-18",
+        "While the store is away each call raises JobFailure, and nothing else, within 20 seconds.",
+        "Any other error ends a conductor, and a call without an end stops it.",
+    ),
+    Promise(
+        "BOARD-19",
+        "A board that can't reach its store does not look like an empty one.",
+        "'No jobs' is a fact on which people act.",
+    ),
+    Promise(
+        "BOARD-20",
+        "After an outage a board goes on by itself: it works, and it sees what others posted.",
+        "Nobody restarts all workers after a failover.",
+    ),
+    Promise(
+        "BOARD-21",
+        "A job's state is read live: UNCLAIMED, CLAIMED, COMPLETE (after trash too), and "
+        "JobFailure once the board is closed.",
+        "A state from memory is a guess.",
+    ),
+    Promise(
+        "BOARD-22",
+        "A fresh iteration sees every job that was acknowledged before, and none that is gone.",
+        "A job that its poster believes in and no worker can see is lost without a trace.",
+    ),
+    Promise(
+        "BOARD-23",
+        "A job comes back as it was posted, 500 KB of details included; what can't be encoded is "
+        "refused and nothing is posted.",
+        "A job whose details changed on the way fails far from where they changed.",
+    ),
+    Promise(
+        "BOARD-24",
+        "created_on is the same on every board and never None; last_modified rises on claim and "
+        "abandon.",
+        "Operators find stuck jobs by these two.",
+    ),
+    Promise(
+        "BOARD-25",
+        "The jobs of one posting are equal and hash equal, on every board; those of two never are.",
+        "Sets and dictionaries of jobs are how callers remember what they have seen.",
+    ),
+    Promise(
+        "BOARD-26",
+        "The claim belongs to the board and its owner's name, not to the job object.",
+        "Owners list again and finish through the object that they found.",
+    ),
+    Promise(
+        "BOARD-27",
+        "A process that forgets to close its board still ends.",
+        "A deploy that waits for its workers to stop waits for ever.",
+    ),
+    Promise(
+        "BOARD-28",
+        "A post whose answer was lost is on the board at most once.",
+        "The client library's own repetition would run the job twice.",
+    ),
+    Promise(
+        "BOARD-29",
+        "A consume whose answer was lost ends well or is unknown (JobFailure); it is not told as "
+        "another's (NotFound), and repeated it ends.",
+        "A worker that is told that its finished job was gone reports work as lost that was done.",
+    ),
+)
+
+#: Every promise by its id.
+PROMISES: dict[str, Promise] = {promise.id: promise for promise in _ALL}
+
+#: Every check, in the order of its promises once :func:`in_order` was asked.
+_CHECKS: list[Check] = []
+
+
+def promise(
+    *ids: str, deadline: float = DEADLINE
+) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+    """Enter a check that judges these promises."""
+    unknown = [name for name in ids if name not in PROMISES]
+    if unknown or not ids:
+        raise ValueError(f"no such promise: {unknown}")
+
+    def enter(judge: Callable[[Any], None]) -> Callable[[Any], None]:
+        _CHECKS.append(Check(judge.__name__, ids, judge, deadline))
+        return judge
+
+    return enter
+
+
+def checks() -> list[Check]:
+    """Return every check, those of the first promise first."""
+    order = list(PROMISES)
+    return sorted(_CHECKS, key=lambda check: order.index(check.ids[0]))
+
+
+class NotSupported(Exception):
+    """The board does not have what the check needs."""
+
+
+class NotExercised(Exception):
+    """The check can't be run on this store."""

@@ -1,0 +1,258 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What a check of a jobboard is given: fresh boards, a faulty network, an owner to be killed.
+
+Each check runs in a process of its own, which ends with the check: whatever a board leaves behind
+ends there too. Imports TaskFlow and the suite's own modules.
+"""
+
+from __future__ import annotations
+
+import inspect
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from taskflow import exceptions as excp
+from taskflow import states
+
+from multiboard_conformance.jobboard.fetch import Maker, new_place
+from multiboard_conformance.jobboard.promises import NotExercised, NotSupported
+from multiboard_conformance.machinery.proxy import Mode, Proxy
+
+#: Seconds after which a check that waits for something gives up.
+PATIENCE = 10.0
+
+_fork = multiprocessing.get_context("fork")
+
+
+class NthReply(Proxy):
+    """A proxy that can let replies pass before it swallows one."""
+
+    skip = 0
+
+    def _may_pass(self, request: bool) -> bool:
+        if not request and self.skip and self.mode is Mode.SWALLOW_REPLY:
+            self.skip -= 1
+            return True
+        return super()._may_pass(request)
+
+    def lose_reply(self, number: int) -> None:
+        """Swallow one reply from now on: the first for 0, the second for 1."""
+        self.skip = number
+        self.set(Mode.SWALLOW_REPLY)
+
+
+class Scene:
+    """One place in the store, with any number of boards on it."""
+
+    def __init__(self, maker: Maker) -> None:
+        self.maker = maker
+        self.place = new_place()
+        self._proxy: NthReply | None = None
+
+    def make(self, place: str | None = None, *, proxied: bool = False, **conf: Any) -> Any:
+        """Make a board that is not connected."""
+        address = self.proxy.address if proxied else None
+        return self.maker.fetch(place or self.place, address, **conf)
+
+    def board(self, place: str | None = None, *, proxied: bool = False, **conf: Any) -> Any:
+        """Make a board and connect it."""
+        board = self.make(place, proxied=proxied, **conf)
+        board.connect()
+        return board
+
+    def beside(self, *names: str) -> list[Any]:
+        """Make connected boards whose names lie in one folder."""
+        top = self.place.partition("/")[0]
+        return [self.board(f"{top}/{name}") for name in names]
+
+    @property
+    def proxy(self) -> NthReply:
+        """The proxy before the server, for boards that are made with ``proxied``."""
+        if self._proxy is None:
+            address = self.maker.address
+            if address is None:
+                raise NotExercised("the store has no single server to put a proxy before")
+            self._proxy = NthReply(*address)
+            self._proxy.__enter__()
+        return self._proxy
+
+    def alone(self) -> Any:
+        """Connect a board through a proxy of its own: what is lost there is no other board's.
+
+        It has worked before, so that one call is one request: no script has to be loaded any more.
+        """
+        self._proxy = None
+        board = self.board(proxied=True)
+        job = board.post("before")
+        board.claim(job, "me")
+        board.consume(job, "me")
+        return board
+
+    def lose_reply(self, number: int) -> None:
+        """Lose one reply from now on, when those to what was asked before have come."""
+        time.sleep(0.5)
+        self.proxy.lose_reply(number)
+
+    def heal(self) -> None:
+        """Let the proxy pass everything again, where there is one."""
+        if self._proxy is not None:
+            self._proxy.heal()
+
+    def process(self, work: Callable[[], None], *, alone: bool = False) -> Any:
+        """Start a process that works on this place; nothing may have been connected before.
+
+        One that works ``alone`` needs no store that processes share.
+        """
+        if not (alone or self.maker.cross_process):
+            raise NotExercised("no other process can reach this store")
+        assert threading.active_count() == 1, "a process is forked before boards are connected"
+        process = _fork.Process(target=work)
+        process.start()
+        return process
+
+    def owner(self) -> Callable[[], None]:
+        """Let a process claim the first job that it sees, without an expiry; return its end."""
+
+        def claim() -> None:
+            board = self.board()
+            while not (jobs := list(board.iterjobs(ensure_fresh=True))):
+                time.sleep(0.05)
+            board.claim(jobs[0], "owner")
+            time.sleep(300.0)
+
+        process = self.process(claim)
+
+        def kill() -> None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+
+        return kill
+
+
+# -- words for checks --------------------------------------------------------------------------
+
+
+def same(wanted: Any, found: Any, what: str) -> None:
+    """Break the promise where something is not as it was wanted."""
+    if found != wanted:
+        raise AssertionError(f"{what}: expected {_short(wanted)}, found {_short(found)}")
+
+
+def holds(condition: Any, what: str) -> None:
+    """Break the promise where something is not the case."""
+    if not condition:
+        raise AssertionError(what)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 200 else f"{text[:200]}..."
+
+
+def eventually(ready: Callable[[], Any], what: str, within: float = PATIENCE) -> Any:
+    """Wait until something is the case, and return its answer."""
+    give_up = time.monotonic() + within
+    while not (answer := ready()):
+        if time.monotonic() > give_up:
+            raise AssertionError(f"not within {within:g} s: {what}")
+        time.sleep(0.02)
+    return answer
+
+
+def refused(
+    call: Callable[..., Any], *arguments: Any, by: Any = excp.JobFailure, exactly: bool = False
+) -> None:
+    """Break the promise where a call does not raise one of these errors."""
+    kinds: tuple[type[Exception], ...] = by if isinstance(by, tuple) else (by,)
+    names = " or ".join(kind.__name__ for kind in kinds)
+    try:
+        answer = call(*arguments)
+    except kinds as error:
+        if exactly and type(error) not in kinds:
+            raise AssertionError(f"expected exactly {names}, heard {error!r}") from error
+    except Exception as error:
+        raise AssertionError(f"expected {names}, heard {_short(error)}") from error
+    else:
+        raise AssertionError(f"expected {names}, heard nothing: it returned {_short(answer)}")
+
+
+def heard(call: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+    """Return the error that a call raises, or its answer."""
+    try:
+        return call(*arguments, **more)
+    except Exception as error:
+        return error
+
+
+def within(seconds: float, call: Callable[[], Any], what: str) -> Any:
+    """Return the error that a call raises, or its answer, where it comes in time."""
+    began = time.monotonic()
+    answer = heard(call)
+    took = time.monotonic() - began
+    holds(took <= seconds, f"{what} took {took:.1f} s, more than {seconds:g} s")
+    return answer
+
+
+def names(jobs: Any) -> list[str]:
+    """Return the names of jobs, in their order."""
+    return [job.name for job in jobs]
+
+
+def found(board: Any, job: Any) -> Any:
+    """Return a job as another board sees it."""
+
+    def look() -> Any:
+        return [its for its in board.iterjobs(ensure_fresh=True) if its.uuid == job.uuid]
+
+    return eventually(look, f"the job {job.name!r} is seen by another board")[0]
+
+
+def seen_by_two(scene: Any) -> tuple[Any, Any, Any, Any]:
+    """Return a board, another one, a job of the former, and the same job as the latter sees it."""
+    board, other = scene.board(), scene.board()
+    job = board.post("a")
+    return board, other, job, found(other, job)
+
+
+def takes_expiry(board: Any) -> bool:
+    """Tell whether a board has claims that end by themselves."""
+    return "expiry" in inspect.signature(board.claim).parameters
+
+
+def need_expiry(board: Any) -> None:
+    """End a check that needs claims with an expiry."""
+    if not takes_expiry(board):
+        raise NotSupported("claim() takes no expiry")
+
+
+def need(thing: Any, name: str) -> None:
+    """End a check that needs what a board or a job does not have."""
+    if not hasattr(thing, name):
+        raise NotSupported(f"no {name} on a {type(thing).__name__}")
+
+
+def lose(board: Any, other: Any, job: Any) -> Any:
+    """Let a board claim a job, lose it, and the other claim it under the same name.
+
+    The claim ends by its expiry; where there is no such thing, the other board gives it back in
+    the owner's name, which TaskFlow allows. Return the job as the other board sees it.
+    """
+    its = found(other, job)
+    if takes_expiry(board):
+        board.claim(job, "me", expiry=1)
+        eventually(lambda: its.state == states.UNCLAIMED, "the first claim ended")
+        other.claim(its, "me", expiry=30)
+    else:
+        board.claim(job, "me")
+        other.abandon(its, "me")
+        other.claim(its, "me")
+    return its
+
+
+#: What may be raised where a claim was lost.
+LOST = (excp.JobFailure, excp.NotFound)

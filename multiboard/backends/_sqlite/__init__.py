@@ -1,2 +1,0 @@
-# Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What :mod:`multiboard.backends.sqlite` is made of."""

@@ -1,0 +1,325 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The board in a Redis server, 6.2 or newer.
+
+Every verb is a Lua script (``lua/*.lua``), every key of a board has the same hash tag, and every
+judgement of time is the server's. It imports the primitives, the errors, and its own parts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from multiboard import errors, primitives
+from multiboard.backends.redis import records, server_info, session
+from multiboard.backends.redis.settings import RedisSettings, finder, from_url, replicas
+from multiboard.primitives import (
+    ChangeKind,
+    Changes,
+    Damage,
+    Lease,
+    NewPosting,
+    Page,
+    Place,
+    Posting,
+    Shelf,
+    Url,
+    boottime,
+)
+
+__all__ = ["RedisBackend", "RedisSettings"]
+
+#: Postings or changes in one answer.
+PAGE = 500
+#: Seconds after which a reader that is kept busy ends what is over, too.
+REAP_PAUSE = 0.1
+#: Seconds for which a reader sleeps in the server before it looks whether its history still is.
+LONGEST_BLOCK = 3.0
+
+
+class RedisBackend(primitives.Backend):
+    """The primitives over Redis: one server, a master that sentinels guard, or a cluster.
+
+    See :class:`multiboard.primitives.Backend`.
+    """
+
+    settings_class = RedisSettings
+    settings: RedisSettings
+
+    def __init__(self, settings: RedisSettings) -> None:
+        super().__init__(settings)
+        if "{" in settings.prefix or "}" in settings.prefix:
+            raise errors.ConfigError("redis: the prefix must not contain '{' or '}'")
+        keys = session.keys_of(settings.prefix, settings.namespace)
+        # A call waits for at most half of what a whole operation may take: a lost answer gets a
+        # second try.
+        patience = min(settings.connect_timeout, settings.operation_timeout / 2)
+        find = finder(settings, keys["meta"])
+        self._board = session.Board(find, keys, settings.namespace, patience, replicas(settings))
+        #: By boottime: when a reader last ended what was over.
+        self._reaped_at = 0.0
+        self._spent = primitives.SpentClaims()
+
+    @classmethod
+    def from_url(cls, url: Url) -> Mapping[str, Any]:
+        return from_url(url)
+
+    @property
+    def traits(self) -> primitives.Traits:
+        return primitives.Traits(
+            durable=self._board.appends,
+            cross_process=True,
+            cross_host=True,
+            max_body=8 * 1024 * 1024,
+            lease_slack=0.5,
+            native_claim_next=True,
+            linearizable_feed=True,
+            fencing_survives_failover=True,
+        )
+
+    @property
+    def incarnation(self) -> str:
+        return self._board.incarnation
+
+    @property
+    def position(self) -> int:
+        return self._board.mark.position
+
+    def open(self) -> None:
+        self.settings.check_tls_files()
+        self._board.open(self.settings.connect_timeout, self.settings.create)
+
+    def boards(self) -> Sequence[str]:
+        return self._board.namespaces(self.settings.prefix, self.settings.connect_timeout)
+
+    def close(self) -> None:
+        self._board.close()
+
+    def facts(self) -> Mapping[str, str]:
+        return server_info.of(self._board)
+
+    # -- directory ---------------------------------------------------------------------------
+
+    def add(
+        self, postings: Sequence[NewPosting], shelf: Shelf = Shelf.LIVE
+    ) -> Sequence[Posting | errors.MultiboardError]:
+        answers: list[Posting | errors.MultiboardError] = []
+        for chunk in records.chunks(postings):
+            args: list[Any] = []
+            if shelf is Shelf.ENTITIES:
+                for new in chunk:
+                    args += (new.key, new.rank, new.body)
+                (_, now, told), _ = self._attended("enter", args)
+            else:
+                for new in chunk:
+                    delay, digest = records.micro(new.delay), records.digest(new)
+                    args += (new.key, new.rank, delay, digest, new.body)
+                _, now, told = self._board.run("add", *args)
+            for new, answer in zip(chunk, told, strict=True):
+                if answer[0] == b"OK":
+                    row = (new.key.encode(), answer[1], answer[2], new.body)
+                    answers.append(_sound(row, now, shelf))
+                elif answer[0] == b"GONE":
+                    answers.append(errors.PostingNotFound(new.key))
+                else:
+                    answers.append(errors.PostingExists(new.key))
+        return answers
+
+    def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
+        answers: list[Posting | None] = []
+        while len(answers) < len(keys):
+            chunk = keys[len(answers) : len(answers) + PAGE]
+            _, now, rows, dead, _, _ = self._board.run("list", "live", "keys", *chunk)
+            lost = records.pairs(dead)
+            for row in records.rows(rows):
+                try:
+                    answers.append(records.posting(row, now, lost))
+                except ValueError:  # there is none, or it is damaged
+                    answers.append(None)
+        return answers
+
+    def list(
+        self, shelf: Shelf = Shelf.LIVE, *, after: Place | None = None, limit: int | None = None
+    ) -> Page:
+        postings: list[Posting] = []
+        damaged: list[Damage] = []
+        place: Any = "" if after is None else after[0] * records.SERIALS + after[1]
+        order = self._board.keys[shelf.value]
+        while limit is None or len(postings) <= limit:
+            count = PAGE if limit is None else min(PAGE, limit + 1 - len(postings))
+            _, now, rows, dead, looked, foreign = self._board.run(
+                "list", shelf.value, "after", place, count
+            )
+            lost = records.pairs(dead)
+            for name, why in records.pairs(foreign).items():
+                damaged.append(Damage(records.readable(name), why.decode()))
+            for row in records.rows(rows):
+                place = row[1]
+                try:
+                    posting = records.posting(row, now, lost, entity=shelf is Shelf.ENTITIES)
+                except ValueError as error:
+                    damaged.append(Damage(f"{order} {records.readable(row[0])}", str(error)))
+                else:
+                    if posting is not None:
+                        postings.append(posting)
+            if not looked:
+                return Page(postings, damaged=damaged)
+        return Page(postings[:limit], after=postings[limit - 1].place, damaged=damaged)
+
+    def count(self, shelf: Shelf = Shelf.LIVE) -> int:
+        return int(self._board.run("count", shelf.value)[1])
+
+    def remove(
+        self, leases: Sequence[Lease], to: Shelf | None = None
+    ) -> Sequence[errors.MultiboardError | None]:
+        kind = ChangeKind.REMOVED if to is None else ChangeKind.TRASHED
+        answers: list[errors.MultiboardError | None] = []
+        for chunk in records.chunks(leases):
+            args = [text for lease in chunk for text in (lease.key, lease.token)]
+            plain = len(chunk) == 1 and to is None
+            reply = self._board.run("remove", kind.value, *args, plain=plain)
+            for lease, told in zip(chunk, reply[1], strict=True):
+                if told == b"OK":
+                    self._spent.note(lease.claim_id)
+                    answers.append(None)
+                elif told == b"LOST":
+                    answers.append(errors.LeaseLost(lease.key, lease.token))
+                else:
+                    answers.append(errors.PostingNotFound(lease.key))
+        return answers
+
+    def restore(self, key: str) -> Posting:
+        status, *told = self._board.run("restore", key)
+        if status == b"GONE":
+            raise errors.PostingNotFound(key, f"no posting {key!r} in the trash")
+        now, score, state, body = told
+        return _sound((key.encode(), score, state, body), now)
+
+    def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
+        answers: list[bool] = []
+        for chunk in records.chunks(keys):
+            answers += [told == 1 for told in self._board.run("purge", shelf.value, *chunk)[1]]
+        return answers
+
+    # -- lock --------------------------------------------------------------------------------
+
+    def acquire(
+        self, key: str, holder: str, claim_id: str, expires_in: float | None = None
+    ) -> Lease:
+        if claim_id in self._spent:
+            raise errors.LeaseLost(key, 0, f"claim id {claim_id!r} had its lease")
+        labels = (records.encoded(holder), records.encoded(claim_id))
+        args = (key, *labels, records.micro(expires_in or 0.0))
+        reply, session = self._leasing("acquire", args, expires_in, plain=True)
+        if reply[0] == b"GONE":
+            raise errors.PostingNotFound(key)
+        if reply[0] == b"HELD":
+            raise errors.LeaseHeld(key, records.decoded(reply[1]))
+        _, now, token, ends = reply
+        ends_in = None if session else max(0.0, (int(ends) - now) / 1e6)
+        return Lease(key, holder, claim_id, int(token), session, ends_in)
+
+    def acquire_next(
+        self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
+    ) -> Sequence[tuple[Posting, Lease]]:
+        kept: list[Posting] = []
+        won: list[Posting] = []
+        for chunk in records.chunks([one for one in claim_ids if one not in self._spent]):
+            wanted, more = dict.fromkeys(chunk), 1
+            while wanted and more:
+                span = records.micro(expires_in or 0.0)
+                args = (records.encoded(holder), span, *map(records.encoded, wanted))
+                reply, _ = self._leasing("acquire_next", args, expires_in)
+                _, now, old, more, new = reply
+                for rows, found in ((old, kept), (new, won)):
+                    for row in records.rows(rows):
+                        posting = _sound(row, now)
+                        if posting.lease is not None:
+                            wanted.pop(posting.lease.claim_id, None)
+                            found.append(posting)
+        kept.sort(key=lambda posting: posting.place)
+        return [(posting, posting.lease) for posting in (*kept, *won) if posting.lease]
+
+    def renew(self, lease: Lease, expires_in: float) -> Lease:
+        reply = self._leased(lease, "renew", records.micro(expires_in))
+        ends_in = None if lease.session else max(0.0, (int(reply[2]) - reply[1]) / 1e6)
+        return dataclasses.replace(lease, ends_in=ends_in)
+
+    def release(self, lease: Lease, delay: float = 0.0) -> None:
+        self._leased(lease, "release", records.micro(delay))
+        self._spent.note(lease.claim_id)
+
+    def keepalive(self, within: float | None = None) -> float:
+        self._attended("keepalive", (), within=within)
+        return self.settings.session_timeout
+
+    # -- feed --------------------------------------------------------------------------------
+
+    def changes(self, cursor: str | None, timeout: float) -> Changes:
+        give_up = boottime() + timeout
+        incarnation, _, seen = (cursor or "").rpartition(":")
+        if incarnation != self.incarnation or not re.fullmatch("[0-9]+-[0-9]+", seen, re.ASCII):
+            seen = ""
+        feed = self._board.keys["feed"]
+        while True:
+            entries: Sequence[Any] = ()
+            wait = 0
+            if seen and boottime() < self._reaped_at + REAP_PAUSE:
+                # The script costs the server several times as much for each change.
+                found = self._board.ask("XRANGE", feed, seen, "+", "COUNT", PAGE + 1)
+                entries = records.following(found, seen)
+            if not entries:
+                try:
+                    reply = self._board.run("changes", seen, PAGE, wakes=True)
+                except errors.Indeterminate as error:
+                    # It ended what was over, or did not: no reader has to know.
+                    raise errors.Unavailable(str(error)) from error.__cause__
+                if reply[1] == b"RESET":
+                    return Changes((), f"{self.incarnation}:{reply[2].decode()}", reset=True)
+                self._reaped_at = boottime()
+                _, _, entries, wait = reply
+            told = (records.change(fields) for _, fields in entries)
+            events = tuple(change for change in told if change is not None)
+            seen = entries[-1][0].decode() if entries else seen
+            left = give_up - boottime()
+            if events or left <= 0:
+                return Changes(events, f"{self.incarnation}:{seen}")
+            nearest = LONGEST_BLOCK if wait < 0 else wait / 1e6
+            block = int(min(left, nearest, LONGEST_BLOCK) * 1000) + 1
+            if wait != 0 and not entries:
+                # What it returns is read again by the script, which sees holes in it.
+                command = ("XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", feed, seen)
+                self._board.ask(*command, block=block / 1000)
+
+    # -- sessions and leases -----------------------------------------------------------------
+
+    def _attended(
+        self, name: str, args: Sequence[Any], plain: bool = False, within: float | None = None
+    ) -> tuple[Any, str]:
+        timeout = records.micro(self.settings.session_timeout)
+        return self._board.attended(name, timeout, args, plain, within)
+
+    def _leasing(
+        self, name: str, args: Sequence[Any], expires_in: float | None, plain: bool = False
+    ) -> tuple[Any, str | None]:
+        """Run a script that leases; return its reply, and the session that it leased by."""
+        if expires_in is not None:
+            return self._board.run(name, 0, 0, 0, *args), None
+        return self._attended(name, args, plain)
+
+    def _leased(self, lease: Lease, name: str, span: int) -> Any:
+        reply = self._board.run(name, lease.key, lease.token, span)
+        if reply[0] == b"LEASE":
+            raise errors.LeaseLost(lease.key, lease.token)
+        if reply[0] == b"GONE":
+            raise errors.PostingNotFound(lease.key)
+        return reply
+
+
+def _sound(row: Any, now: int, shelf: Shelf = Shelf.LIVE) -> Posting:
+    """Return a posting that a script found sound and whose lease, if any, is current."""
+    posting = records.posting(row, now, {}, entity=shelf is Shelf.ENTITIES)
+    assert posting is not None
+    return posting

@@ -1,0 +1,6 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The board in an SQLite file."""
+
+from multiboard.backends.sqlite.backend import SQLiteBackend
+
+__all__ = ["SQLiteBackend"]

@@ -1,0 +1,335 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The verbs of the ZooKeeper backend that add, show, restore and purge postings.
+
+This module imports the primitives, the errors and its own siblings; of kazoo it knows the
+operations on the wire only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from kazoo.protocol import serialization as wire
+
+from multiboard import errors, primitives
+from multiboard.backends.zookeeper import records
+from multiboard.backends.zookeeper.client import Link
+from multiboard.backends.zookeeper.leases import TRIES, Leases
+from multiboard.backends.zookeeper.records import Seen
+from multiboard.backends.zookeeper.session import Added, NodeExists, NoNode
+from multiboard.primitives import Damage, NewPosting, Posting, Shelf
+
+#: ZooKeeper's own limit is 1 MiB for a request, and it drops the connection of whoever exceeds it.
+MAX_BODY = 1_000_000
+_FOREIGN = "it is not the board's"
+
+
+class Shelves(Leases):
+    """The half of the backend that deals with shelves."""
+
+    # -- adding ----------------------------------------------------------------------------------
+
+    def add(
+        self, postings: Sequence[NewPosting], shelf: Shelf = Shelf.LIVE
+    ) -> Sequence[Posting | errors.MultiboardError]:
+        if shelf is Shelf.ENTITIES:
+            return [self._enter(new) for new in postings]
+        board, paths = self._board, self._board.paths
+        link = board.link()
+        answers: dict[int, Posting | errors.MultiboardError] = {}
+        known: list[int] = []
+        unknown: list[int] = []
+        writes: dict[int, tuple[Sequence[Any], bytes]] = {}
+        for index, new in enumerate(postings):
+            added = board.memory.done(("add", new.key))
+            if len(new.body) > MAX_BODY:
+                answers[index] = errors.PostingTooLarge(new.key, len(new.body), MAX_BODY)
+                continue
+            if added is not None and added.matches(new):
+                known.append(index)
+                continue
+            applied = board.memory.resolve(("add", new.key), link)
+            if applied:
+                # Its place is not known, but its presence is: the look below tells the rest.
+                self._note_added(new)
+                known.append(index)
+            elif applied is None:
+                unknown.append(index)
+            else:
+                job = records.Job(new.rank, new.body, new.delay)
+                trashed = f"{paths.trash}/{new.key}"
+                operations = [
+                    # Made and deleted at once: it is refused where the key is in the trash.
+                    link.create(trashed, b""),
+                    wire.Delete(trashed, -1),
+                    link.create(f"{paths.live}/{new.key}", job.encode()),
+                ]
+                writes[index] = (operations, board.memory.evidence("add", new.key))
+        troubles: list[errors.MultiboardError] = []
+        for index, outcome in zip(writes, link.commit(writes.values()), strict=True):
+            new = postings[index]
+            if outcome.stat is not None:
+                answers[index] = self._added(new, outcome.stat)
+            elif outcome.refused is not None and isinstance(outcome.refused[1], NodeExists):
+                known.append(index)
+            else:
+                self._trouble(link, outcome, ("add", new.key), troubles)
+        self._raise(troubles)
+        known += unknown
+        answers.update(
+            zip(known, self._existing(link, [postings[index] for index in known]), strict=True)
+        )
+        for index in unknown:
+            new = postings[index]
+            if not isinstance(answers[index], Posting):
+                # It was never there, or others consumed it: made anew it might be done twice.
+                raise errors.Indeterminate(
+                    f"whether posting {new.key!r} was added can't be known any more: it is not "
+                    "there, and the session that would tell has ended"
+                )
+            self._note_added(new)
+        return [answers[index] for index in range(len(postings))]
+
+    def _note_added(self, new: NewPosting, serial: int = 0, created: float = 0.0) -> None:
+        digest = hashlib.sha256(new.body).digest()
+        self._board.memory.note(("add", new.key), Added(new.rank, digest, serial, created))
+
+    def _added(self, new: NewPosting, stat: Any) -> Posting:
+        # The evidence was written in the same transaction: what it shows holds for the posting.
+        when = stat.mtime / 1000.0
+        self._note_added(new, stat.mzxid, when)
+        posting = Posting(new.key, new.rank, stat.mzxid, new.body, 0, 0, when, when, new.delay)
+        self._note_fresh([posting])
+        return posting
+
+    def _existing(
+        self, link: Link, postings: Sequence[NewPosting]
+    ) -> list[Posting | errors.MultiboardError]:
+        """Return what the store holds of postings that are, or were, in it."""
+        if not postings:
+            return []
+        seen = self._board.look(link, [new.key for new in postings], fresh=True)
+        trash = link.read([f"{self._board.paths.trash}/{new.key}" for new in postings])
+        now = self._board.time_for(link, seen)
+        answers: list[Posting | errors.MultiboardError] = []
+        for new, live, trashed in zip(postings, seen, trash, strict=True):
+            found: Posting | None = None
+            if isinstance(live, Seen):
+                found = live.posting(now)
+            elif not isinstance(trashed, Exception):
+                found = _trashed(new.key, trashed)
+            elif live is None:
+                added = self._board.memory.done(("add", new.key))
+                if added is not None and added.matches(new) and added.serial:
+                    answers.append(added.posting(new))
+                else:
+                    answers.append(errors.PostingNotFound(new.key))
+                continue
+            same = found is not None and (found.rank, found.body) == (new.rank, new.body)
+            answers.append(found if found and same else errors.PostingExists(new.key))
+        return answers
+
+    def _enter(self, new: NewPosting) -> Posting | errors.MultiboardError:
+        if len(new.body) > MAX_BODY:
+            return errors.PostingTooLarge(new.key, len(new.body), MAX_BODY)
+        link = self._board.session()
+        path = f"{self._board.paths.entities}/{new.key}"
+        create = link.create(path, records.Job(new.rank, new.body).encode(), ephemeral=True)
+        operations: list[Any] = [create]
+        for _ in range(TRIES):
+            evidence = self._board.memory.evidence("enter", new.key)
+            outcome = link.commit([(operations, evidence)])[0]
+            if outcome.stat is not None:
+                when = outcome.stat.mtime / 1000.0
+                return Posting(new.key, new.rank, outcome.stat.mzxid, new.body, 0, 0, when, when)
+            if outcome.error is not None:
+                self._board.session_over(link)
+                raise outcome.error
+            self._board.confirm(link)
+            missing = outcome.refused is not None and isinstance(outcome.refused[1], NoNode)
+            operations = [create] if missing else [wire.Delete(path, -1), create]
+        raise errors.Unavailable(f"the entry {new.key!r} changes too fast")
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
+        link = self._board.link()
+        seen = self._board.look(link, keys, fresh=True)
+        return [found if isinstance(found, Posting) else None for found in self._shown(link, seen)]
+
+    def _shown(self, link: Link, seen: Sequence[Seen | Damage | None]) -> list[Any]:
+        """Return what was seen as postings, and remember which of them were never claimed."""
+        now = self._board.time_for(link, seen)
+        shown = [found.posting(now) if isinstance(found, Seen) else found for found in seen]
+        self._note_fresh(
+            found for found in shown if isinstance(found, Posting) and records.is_fresh(found)
+        )
+        return shown
+
+    def list(
+        self, shelf: Shelf = Shelf.LIVE, *, after: Place | None = None, limit: int | None = None
+    ) -> primitives.Page:
+        link, paths = self._board.link(), self._board.paths
+        if shelf is Shelf.LIVE and after is not None and limit is not None:
+            page = self._next_page(link, after, limit)
+            if page is not None:
+                return page
+        folder = f"{paths.base}/{shelf.value}"
+        watched = [paths.base, folder, paths.states, paths.leases]
+        found = self._board.truth(link, [wire.GetChildren2(path, None) for path in watched])
+        if any(isinstance(answer, Exception) for answer in found):
+            self._board.lose()
+        base, keys, states, leases = (children for children, _ in found)
+        self._board.reached.note(found[-1][1].pzxid)
+        if shelf is Shelf.LIVE:
+            self._board.reached.note(found[1][1].pzxid)
+        damaged = [Damage(f"{paths.base}/{n}", _FOREIGN) for n in base if n not in paths.FOLDERS]
+        damaged += [Damage(f"{folder}/{n}", _FOREIGN) for n in keys if not records.is_key(n)]
+        if shelf is Shelf.LIVE:
+            damaged += [
+                Damage(f"{paths.states}/{n}", _FOREIGN) for n in states if not records.is_key(n)
+            ]
+            odd = [name for name in leases if records.parse_lease_name(name) is None]
+            damaged += [Damage(f"{paths.leases}/{name}", _FOREIGN) for name in odd]
+        own = [name for name in keys if records.is_key(name)]
+        there = self._on_shelf(link, shelf, own, set(states))
+        damaged += [one for one in there if isinstance(one, Damage)]
+        postings = [one for one in there if isinstance(one, Posting)]
+        postings = [one for one in postings if after is None or one.place > after]
+        postings.sort(key=lambda posting: posting.place)
+        if limit is None or len(postings) <= limit:
+            return primitives.Page(postings, damaged=damaged)
+        return primitives.Page(postings[:limit], postings[limit - 1].place, damaged)
+
+    def _next_page(self, link: Link, after: tuple[int, int], limit: int) -> primitives.Page | None:
+        """Read a page that is not the first, without the bodies of the others.
+
+        The places do not stand in the nodes' names: they are learned once and kept by the feed.
+        None where that can't be. What is foreign, or can't be read, was named on the first page.
+        """
+        feed = self._open_feed()
+        feed.ensure(link, ordered=True)
+        if not feed.recursive:
+            return None
+        # Every change before the answer has been told to the feed by then.
+        self._board.confirm(link)
+        self._learn(link, feed.unknown(again=True))
+        if not feed.ordered:
+            return None
+        found = feed.page(after, limit + 1)
+        shown = found[:limit]
+        seen = self._shown(link, self._board.look(link, [key for key, _ in shown]))
+        # One that went and came back since has another place, further on.
+        postings = [
+            posting
+            for (_, place), posting in zip(shown, seen, strict=True)
+            if isinstance(posting, Posting) and posting.place == place.place
+        ]
+        damaged = [one for one in seen if isinstance(one, Damage)]
+        more = len(found) > limit
+        return primitives.Page(postings, shown[-1][1].place if more else None, damaged)
+
+    def _on_shelf(
+        self, link: Link, shelf: Shelf, keys: Sequence[str], claimed: set[str]
+    ) -> Sequence[Any]:
+        if shelf is Shelf.LIVE:
+            seen = self._board.look(link, keys, claimed)
+            foreign = [
+                Damage(f"{self._board.paths.live}/{one.key}", "there are foreign nodes under it")
+                for one in seen
+                if isinstance(one, Seen) and one.stat.numChildren
+            ]
+            return [*self._shown(link, seen), *foreign]
+        folder = f"{self._board.paths.base}/{shelf.value}"
+        answers = link.read([f"{folder}/{key}" for key in keys])
+        read = _trashed if shelf is Shelf.TRASH else _entity
+        found: list[Any] = []
+        for key, answer in zip(keys, answers, strict=True):
+            if not isinstance(answer, Exception):
+                record = read(key, answer)
+                found.append(record or Damage(f"{folder}/{key}", "it can't be read"))
+        return found
+
+    def count(self, shelf: Shelf = Shelf.LIVE) -> int:
+        link = self._board.link()
+        folder = f"{self._board.paths.base}/{shelf.value}"
+        stat = self._board.truth(link, [wire.Exists(folder, None)])[0]
+        if stat is None:
+            self._board.lose()
+        return int(stat.numChildren)
+
+    def restore(self, key: str) -> Posting:
+        link, paths = self._board.link(), self._board.paths
+        for _ in range(TRIES):
+            live = self._board.look(link, [key], fresh=True)[0]
+            if isinstance(live, Seen):
+                return live.posting(self._board.time_for(link, [live]))
+            path = f"{paths.trash}/{key}"
+            requests = [wire.GetData(path, None), wire.Exists(f"{paths.states}/{key}", None)]
+            record, litter = link.ask(requests)
+            found = _trashed(key, record)
+            if found is None or live is not None:
+                raise errors.PostingNotFound(key, f"no posting {key!r} in the trash")
+            trashed = records.Trashed.decode(record[0])
+            job = records.Job(found.rank, found.body, created=trashed.created)
+            state = records.State(
+                trashed.token, found.attempts, found.deaths, uuid.uuid4().hex[:16], delay=0.0
+            )
+            state_path = f"{paths.states}/{key}"
+            operations = [
+                wire.SetData(paths.live, b"", -1),  # tells the watchers: a move, no posting
+                wire.Delete(path, record[1].version),
+                link.create(f"{paths.live}/{key}", job.encode()),
+                link.create(state_path, state.encode())
+                if litter is None
+                else wire.SetData(state_path, state.encode(), litter.version),
+                link.create(f"{state_path}/{state.born}", b""),
+            ]
+            outcome = link.commit([(operations, None)])[0]
+            if outcome.error is not None:
+                raise outcome.error
+            if outcome.results is not None:
+                stat = outcome.results[0]
+                when = float(stat.mtime) / 1000.0
+                return dataclasses.replace(found, serial=int(stat.mzxid), modified_on=when)
+        raise errors.Unavailable(f"posting {key!r} changes too fast")
+
+    def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
+        link = self._board.link()
+        folder = f"{self._board.paths.base}/{shelf.value}"
+        read = _trashed if shelf is Shelf.TRASH else _entity
+        found = self._board.read(link, [f"{folder}/{key}" for key in keys], fresh=True)
+        writes: dict[int, tuple[Sequence[Any], None]] = {}
+        for index, (key, answer) in enumerate(zip(keys, found, strict=True)):
+            if read(key, answer) is not None:  # what is not the board's is not deleted
+                writes[index] = ([wire.Delete(f"{folder}/{key}", answer[1].version)], None)
+        done: dict[int, bool] = {}
+        troubles: list[errors.MultiboardError] = []
+        for index, outcome in zip(writes, link.commit(writes.values()), strict=True):
+            if outcome.error is not None:
+                troubles.append(outcome.error)
+            done[index] = outcome.results is not None
+        self._raise(troubles)
+        return [done.get(index, False) for index in range(len(keys))]
+
+
+def _trashed(key: str, answer: Any) -> Posting | None:
+    """Return a trashed posting as it was read; None where there is none that can be read."""
+    try:
+        return records.Trashed.decode(answer[0]).posting(key, answer[1])
+    except (ValueError, TypeError):
+        return None
+
+
+def _entity(key: str, answer: Any) -> Posting | None:
+    """Return an entity as it was read; None where there is none that can be read."""
+    try:
+        job, stat = records.Job.decode(answer[0]), answer[1]
+    except (ValueError, TypeError):
+        return None
+    when = stat.ctime / 1000.0
+    return Posting(key, job.rank, stat.czxid, job.body, 0, 0, when, when)

@@ -1,0 +1,69 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Until when a lease is certain to stand, by this machine's clock; for the lease keeper.
+
+It has neither a lock nor a thread: the keeper has both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from multiboard.primitives import Lease
+
+#: The part of a granted time after which a lease that was not renewed counts as lost.
+SAFE = 0.8
+#: A session is renewed after this part of its time.
+RENEW = 0.3
+#: A timed lease is looked at after this part of the time until its deadline: somebody else may
+#: have renewed it.
+LOOK = 0.75
+#: Seconds before its end at which a timed lease counts as lost, at most: however late it was looked
+#: at, there is time to report its loss.
+MARGIN = 0.5
+
+
+@dataclass(slots=True)
+class Kept:
+    """A lease that a board holds."""
+
+    lease: Lease
+    #: By boottime, for a timed lease: when it may have ended, and when to look at it again.
+    deadline: float | None = None
+    look_at: float | None = None
+    #: The longest time that it was granted, in seconds.
+    span: float = 0.0
+    #: Why it is lost when its deadline has passed.
+    why: str = "its time ran out"
+
+    def last(self, asked_at: float, ends_in: float) -> None:
+        """Take in that it ends so many seconds after it was asked for, or later."""
+        self.span = max(self.span, ends_in)
+        margin = min(MARGIN, (1 - SAFE) * self.span)
+        certain = min(SAFE * ends_in, ends_in - margin)
+        self.deadline = asked_at + certain
+        self.look_at = asked_at + LOOK * certain if certain > 0.05 else None
+        self.why = "its time ran out"
+
+
+@dataclass(slots=True)
+class Session:
+    """What the session leases of a board live by."""
+
+    id: str | None = None
+    #: The seconds that it, or an earlier one, was granted last.
+    granted: float | None = None
+    #: By boottime: when the renewal that counts was sent, when to renew again, and when the
+    #: session may have ended.
+    renewed_at: float = 0.0
+    renew_at: float | None = None
+    deadline: float | None = None
+
+    def renewed(self, asked_at: float, granted: float) -> None:
+        """Take in that it lasts so many seconds from when that was asked for, or longer."""
+        self.renewed_at, self.granted = asked_at, granted
+        self.renew_at = asked_at + RENEW * granted
+        self.deadline = asked_at + SAFE * granted
+
+    def end(self) -> None:
+        """Forget a session that ended."""
+        self.id = self.renew_at = self.deadline = None
