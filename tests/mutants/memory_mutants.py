@@ -347,7 +347,11 @@ class PageSkipsOne(memory.MemoryBackend):
     """Loses the posting between two pages."""
 
     def list(
-        self, shelf: Shelf = Shelf.LIVE, *, after: Place | None = None, limit: int | None = None
+        self,
+        shelf: Shelf = Shelf.LIVE,
+        *,
+        after: primitives.Place | None = None,
+        limit: int | None = None,
     ) -> primitives.Page:
         if after is not None:
             after = (after[0], after[1] + 1)

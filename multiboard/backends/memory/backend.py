@@ -145,7 +145,11 @@ class MemoryBackend(primitives.Backend):
             return [None if record is None else self._shown(record) for record in records]
 
     def list(
-        self, shelf: Shelf = Shelf.LIVE, *, after: Place | None = None, limit: int | None = None
+        self,
+        shelf: Shelf = Shelf.LIVE,
+        *,
+        after: primitives.Place | None = None,
+        limit: int | None = None,
     ) -> primitives.Page:
         board = self._opened()
         with board.changed:

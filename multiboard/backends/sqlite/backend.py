@@ -219,7 +219,11 @@ class SQLiteBackend(primitives.Backend):
         return self._read(opening, look)
 
     def list(
-        self, shelf: Shelf = Shelf.LIVE, *, after: Place | None = None, limit: int | None = None
+        self,
+        shelf: Shelf = Shelf.LIVE,
+        *,
+        after: primitives.Place | None = None,
+        limit: int | None = None,
     ) -> primitives.Page:
         opening = self._opened()
         alive = opening.locks.memo()

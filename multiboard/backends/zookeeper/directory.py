@@ -171,7 +171,11 @@ class Shelves(Leases):
         return shown
 
     def list(
-        self, shelf: Shelf = Shelf.LIVE, *, after: Place | None = None, limit: int | None = None
+        self,
+        shelf: Shelf = Shelf.LIVE,
+        *,
+        after: primitives.Place | None = None,
+        limit: int | None = None,
     ) -> primitives.Page:
         link, paths = self._board.link(), self._board.paths
         if shelf is Shelf.LIVE and after is not None and limit is not None:
