@@ -26,8 +26,8 @@ if not __package__:  # run by its path: let this folder be the package that it i
 
 from benchmarks import crowds, scenarios  # noqa: E402
 from benchmarks.boards import contestants  # noqa: E402
-from benchmarks.crew import Crew  # noqa: E402
 from benchmarks.figures import as_json, as_text  # noqa: E402
+from benchmarks.processes import WorkerProcesses  # noqa: E402
 from benchmarks.scenarios import Run  # noqa: E402
 
 STORES = ("redis", "zookeeper", "etcd", "sqlite", "memory")
@@ -68,9 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stores = [store for store in STORES if store in (options.stores or STORES)]
     with contextlib.ExitStack() as stack:
         urls = {store: stack.enter_context(_url(store, options.redis_aof)) for store in stores}
-        crew = stack.enter_context(Crew())
+        processes = stack.enter_context(WorkerProcesses())
         sizes = {name: getattr(options, name.replace("-", "_")) for name in SIZES}
-        run = Run(contestants(urls), options.repetitions, sizes, crew, say)
+        run = Run(contestants(urls), options.repetitions, sizes, processes, say)
         try:
             for name in options.scenarios or SCENARIOS:
                 SCENARIOS[name](_labelled(run, name))
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _labelled(run: Run, name: str) -> Run:
     say = run.say
     return Run(
-        run.contestants, run.repetitions, run.sizes, run.crew,
+        run.contestants, run.repetitions, run.sizes, run.processes,
         lambda text: say(f"{name}: {text}"), run.tables,
     )  # fmt: skip
 

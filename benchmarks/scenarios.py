@@ -18,8 +18,8 @@ from taskflow import exceptions as excp
 
 from benchmarks import boards
 from benchmarks.boards import Contestant
-from benchmarks.crew import Crew
 from benchmarks.figures import Bound, Metric, Table
+from benchmarks.processes import WorkerProcesses
 
 #: Jobs claimed and consumed together by those who can.
 BATCH = 20
@@ -32,7 +32,7 @@ class Run:
     contestants: Sequence[Contestant]
     repetitions: int
     sizes: dict[str, int]
-    crew: Crew
+    processes: WorkerProcesses
     say: Callable[[str], None]
     tables: dict[str, Table] = field(default_factory=dict)
 

@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """One conductor process of the demonstration: TaskFlow's conductor ``multiboard`` on the board.
 
-Its first line of input says what to work on. Later lines are orders: ``start``, ``hold`` (stop
-after the task ``compress`` of a flow, and say so) and ``go``. The end of the input ends the
+Its first line of input names what to work on. Later lines are orders: ``start``, ``hold`` (stop
+after the task ``compress`` of a flow, and report it) and ``go``. The end of the input ends the
 process, so that it never outlives the one that started it. Its output is one JSON object a line.
 """
 
@@ -33,7 +33,7 @@ GRACE = 5.0
 
 
 def report(event: str, **said: Any) -> None:
-    """Tell what happened, in one write: whoever is killed next has told it, or has not."""
+    """Report what happened, in one write: a process that is killed has reported it, or has not."""
     os.write(1, json.dumps({"event": event, **said}).encode() + b"\n")
 
 
@@ -48,7 +48,7 @@ def orders() -> Iterator[str]:
 
 
 class ReportingBoard(JobBoard):
-    """A board that tells which jobs were claimed through it, and when."""
+    """A board that reports which jobs were claimed through it, and when."""
 
     def claim_next(
         self, who: str, limit: int = 1, timeout: float | None = 0.0, expiry: float | None = None

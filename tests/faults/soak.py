@@ -13,12 +13,12 @@ import sys
 import time
 from collections.abc import Sequence
 
-HERE = pathlib.Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1] / "tools")]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 from servers import clusters  # noqa: E402 - found through the line above
 
-from tests.faults.fault_run import Result, Run  # noqa: E402
+from tests.faults.run import Result, Run  # noqa: E402
 
 #: Seconds of one run: a board of its own, judged by itself, so that no record grows for ever.
 EPISODE = 300.0

@@ -57,13 +57,13 @@ class Worker:
             self._process.join()
 
 
-class Crew:
+class WorkerProcesses:
     """Workers, started when they are first needed."""
 
     def __init__(self) -> None:
         self._workers: list[Worker] = []
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerProcesses:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -24,8 +24,8 @@ from multiboard.config import loading
 from multiboard.primitives import Shelf, boottime
 from multiboard.runtime.guard import Guard
 from tests.faults.board_record import BoardFindings, BoardRecord
-from tests.faults.fault_crew import BoardWorker, Record, Worker
-from tests.faults.fault_judge import Findings, findings
+from tests.faults.judge import Findings, findings
+from tests.faults.workers import BoardWorker, Record, Worker
 
 #: What is asked of the store; a short session, so that deaths and freezes matter.
 SETTINGS = {"session_timeout": 3.0, "connect_timeout": 3.0, "operation_timeout": 6.0}
