@@ -104,8 +104,23 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers of the tests that only a full run makes."""
     config.addinivalue_line("markers", "full: takes minutes; runs where MULTIBOARD_FULL is set")
     config.addinivalue_line("markers", "strict: runs where MULTIBOARD_FULL is 'strict'")
+    config.addinivalue_line("markers", "served: needs a server; set by itself where that shows")
 
 
+#: The stores that have a server.
+_SERVED = frozenset({"redis", "zookeeper", "etcd"})
+
+
+def _needs_server(item: pytest.Item) -> bool:
+    """Tell whether a test asks for a server: by a fixture, by a parameter, or by its folder."""
+    asked = {name.removesuffix("_url") for name in getattr(item, "fixturenames", ())}
+    callspec = getattr(item, "callspec", None)
+    values = () if callspec is None else callspec.params.values()
+    given = {value.partition("+")[0] for value in values if isinstance(value, str)}
+    return bool((asked | given | {item.path.parent.name}) & _SERVED)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by the marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the long tests to a full run; they are deselected, not skipped.
 
@@ -113,6 +128,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     through its faults. ``MULTIBOARD_FULL=strict``: the whole suite runs on each mutant as well: the
     ids that it names all fail, and no other.
     """
+    for item in items:
+        if _needs_server(item):
+            item.add_marker("served")
     asked = os.environ.get("MULTIBOARD_FULL", "")
     names = ([] if asked else ["full"]) + ([] if asked == "strict" else ["strict"])
     long = [item for item in items if any(item.get_closest_marker(name) for name in names)]
