@@ -71,7 +71,7 @@ test: venv servers lint
 test-full: venv servers docs
 	$(BIN)/reno lint
 	MULTIBOARD_FULL=1 $(BIN)/python -m pytest -n 4 tests/mutants
-	MULTIBOARD_FULL=1 $(BIN)/python -m pytest -n 2 tests/unit tests/faults tests/conformance tests/fuzz -m full
+	MULTIBOARD_FULL=1 $(BIN)/python -m pytest -n 2 tests --ignore tests/mutants -m full
 	tools/try-installed $(PYTHON)
 
 soak: venv servers
