@@ -245,30 +245,33 @@ class Guard(Backend):
         try:
             return operation()
         except errors.MultiboardError as error:
-            interrupt = interrupts.behind(error, before, self._is_foreign)
+            interrupt = interrupts.behind(
+                error, before, lambda cause: self._is_foreign(cause, error)
+            )
             if interrupt is None:
                 raise
         except Exception as error:
-            if interrupts.is_interrupt(error) or self._is_foreign(error):
+            if interrupts.is_interrupt(error) or self._is_foreign(error, error):
                 raise
             raise errors.Indeterminate(
                 f"{type(self.backend).__name__} failed in a way it does not explain: {error!r}"
             ) from error
         raise interrupt  # it looked to the backend like its client's
 
-    def _is_foreign(self, error: BaseException) -> bool:
+    def _is_foreign(self, error: BaseException, raised: BaseException) -> bool:
         """Tell whether an exception is neither the store's nor a defect: somebody's time limit.
 
         What is set from another thread has no handler's frame. It is known by its class, which is
-        of a package that the backend does not use.
+        of a package that the backend does not use: neither the class of the backend, which may
+        stand for another one, nor whatever ``raised`` came through.
         """
         package = type(error).__module__.partition(".")[0]
         if package in sys.stdlib_module_names or package in interrupts.packages_of(error):
             return False
-        own = type(self.backend).__module__.partition(".")[0]
-        used = {own}
+        own = {type(self.backend).__module__.partition(".")[0], *interrupts.packages_of(raised)}
+        used = set(own)
         for name, module in list(sys.modules.items()):
-            if name.partition(".")[0] == own:
+            if name.partition(".")[0] in own:
                 for value in list(vars(module).values()):
                     named = getattr(value, "__name__", None)
                     origin = getattr(value, "__module__", named)

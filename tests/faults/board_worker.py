@@ -68,6 +68,9 @@ class Service:
         self._lost: set[tuple[str, int]] = set()
         self.quiet = threading.Event()
         self._limited_until = 0.0
+        #: The jobs that are held here, with the tokens of their claims: what is done with one may
+        #: be interrupted, and is done again.
+        self._held: dict[Job, int] = {}
         board.notifier.register(LEASE_LOST, self._on_lost)
 
     def say(self, **note: Any) -> None:
@@ -97,8 +100,14 @@ class Service:
 
     def run(self) -> None:
         """Work; what fails or is interrupted is part of the story."""
-        while not self.quiet.is_set():
+        while not self.quiet.is_set() or self._held:
             try:
+                if self.quiet.is_set():
+                    self._limited_until = 0.0
+                for job, token in list(self._held.items()):
+                    self._finish(job, token)
+                if self.quiet.is_set():
+                    break
                 self._dice.choice([self._post, self._work, self._work, self._look])()
             except Interrupted:
                 self.say(note="interrupted")
@@ -130,6 +139,7 @@ class Service:
             lease = job.lease
             if lease is None:  # lost between the claim and this look
                 continue
+            self._held[job] = lease.token
             self.say(note="claimed", key=job.key, token=lease.token, began=began, ended=ended)
             longest = LONGEST if boottime() > self._limited_until else 0.01
             time.sleep(self._dice.uniform(0.0, longest))
@@ -143,10 +153,12 @@ class Service:
             with self._in_time():
                 getattr(self._board, verb)(job, self._who)
             outcome = "done"
+            self._held.pop(job, None)
         except (excp.NotFound, excp.JobFailure) as error:
             cause = error.__cause__
             sure = (errors.LeaseLost, errors.PostingNotFound, errors.Unavailable)
             outcome = "refused" if isinstance(cause, sure) else "unknown"
+            self._held.pop(job, None)  # what could not be said is given back by the board
         finally:
             self.say(note="finished", key=job.key, token=token, verb=verb, outcome=outcome,
                      at=boottime())  # fmt: skip

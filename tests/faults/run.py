@@ -25,6 +25,7 @@ from multiboard.primitives import Shelf, boottime
 from multiboard.runtime.guard import Guard
 from tests.faults.board_record import BoardFindings, BoardRecord
 from tests.faults.judge import Findings, findings
+from tests.faults.putting_back import PutBack, put_back
 from tests.faults.workers import BoardWorker, Record, Worker
 
 #: What is asked of the store; a short session, so that deaths and freezes matter.
@@ -61,6 +62,8 @@ class Result:
     findings: Findings = field(default_factory=Findings)
     #: What the workers on a whole jobboard came to.
     board: BoardFindings = field(default_factory=BoardFindings)
+    #: What boards said of a store that was put back; None where that was not done.
+    put_back: PutBack | None = None
     #: The last operations, where something is wrong.
     table: str = ""
     #: Why what the store acknowledged may be lost; empty where it may not.
@@ -86,7 +89,8 @@ class Result:
         board = self.board
         ours = [] if self.may_lose else [*board.lost, *board.double]
         late = [] if self.may_end_early or self.may_lose else board.late
-        return [*sure, *found.other, *ours, *late, *board.kept]
+        deceived = [] if self.put_back is None else self.put_back.deceived
+        return [*sure, *found.other, *ours, *late, *board.kept, *deceived]
 
 
 class Run:
@@ -195,7 +199,8 @@ class Run:
             return fault
 
         faults = {
-            name: done_to_the_store(strike) for name, strike in self._cluster.faults().items()
+            name: done_to_the_store(strike)
+            for name, strike in {**self._cluster.faults(), **self._cluster.disturbances()}.items()
         }
         faults |= {"worker killed": self._kill_worker, "worker frozen": self._freeze_worker}
         if self._board_workers:
@@ -332,6 +337,9 @@ class Run:
         result.findings = findings(record.history, record.reads, live, trash, self._killed)
         result.findings.other += [*blind, *left]
         result.board = self._judge_board()
+        if self._cluster.can_be_put_back:
+            namespace = f"{self._settings['namespace']}-end"
+            result.put_back = put_back(self._cluster, {**self._settings, "namespace": namespace})
         if result.failures:
             named = {word for said in result.failures for word in said.split()}
             result.table = "\n".join([*result.failures, record.history.table(40, about=named)])

@@ -19,7 +19,7 @@ def _run(cluster: clusters.Cluster, seconds: float) -> Result:
 
 
 @pytest.mark.full
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(360)
 @pytest.mark.parametrize("name", clusters.CLUSTERS)
 def test_nothing_is_lost_and_nothing_is_done_twice(name: str) -> None:
     cluster = clusters.cluster(name)

@@ -6,12 +6,13 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+import multiboard.backends.zookeeper  # noqa: F401 - which uses kazoo
 from multiboard import errors
 from multiboard.backends.memory import MemoryBackend, MemorySettings
 from multiboard.primitives import Lease, NewPosting, Posting, Shelf
@@ -188,3 +189,25 @@ def test_claims_of_which_only_a_part_was_answered_are_in_doubt(
     with pytest.raises(errors.Unavailable, match="away"):
         guarded.acquire_next("me", claim_ids)
     assert doubts == [(claim_ids, None, False)]
+
+
+class ClientError(Exception):
+    """An error of a client library: of a package that the wrapper below does not use."""
+
+
+ClientError.__module__ = "kazoo.exceptions"
+
+
+def test_an_error_of_a_wrapped_backends_client_is_not_taken_for_an_interrupt() -> None:
+    """A backend that stands for another one uses none of the packages that the other uses."""
+    client_error = ClientError()  # made by the library, raised elsewhere: it has no frame of it
+    wrapper = type("Wrapper", (MemoryBackend,), {"__module__": "somebody.else"})
+    backend = wrapper(MemorySettings(name="wrapped", operation_timeout=0.05))
+    backend.open()
+
+    def fail(_keys: Sequence[str]) -> NoReturn:
+        raise errors.Unavailable("the connection was lost") from client_error
+
+    backend.get = fail  # type: ignore[attr-defined]
+    with pytest.raises(errors.Unavailable, match="the connection was lost"):
+        Guard(backend).get(["k"])

@@ -132,6 +132,11 @@ class Server(abc.ABC):
             os.mkdir(self._data)
         self.start()
 
+    @property
+    def data(self) -> str:
+        """The folder that holds what it stores."""
+        return self._data
+
     def back_up(self, folder: str) -> None:
         """Stop it, copy its data to a folder that is not there yet, and start it again."""
         self.stop()
