@@ -88,7 +88,7 @@ def processes(run: Run) -> None:
         together(workers, _come, contestant, place, count)
         begin_at = time.monotonic() + 0.2
         for number, worker in enumerate(workers):
-            worker.tell(_drain, f"worker-{number}", begin_at)
+            worker.send(_drain, f"worker-{number}", begin_at)
         answers = [worker.answer() for worker in workers]
         together(workers, _leave)
         if sum(done for done, _ in answers) != count:
@@ -107,7 +107,7 @@ def wake_up(run: Run) -> None:
         with contestant.open(place) as board:
             waiter.ask(_come, contestant, place, 0)
             for number in range(run.sizes["wake"]):
-                waiter.tell(_wait_for_one)
+                waiter.send(_wait_for_one)
                 time.sleep(chance.uniform(*IDLE))
                 posted_at = time.monotonic()
                 board.post(f"job-{number}", details=boards.details(number))

@@ -33,7 +33,7 @@ class Run:
     repetitions: int
     sizes: dict[str, int]
     processes: WorkerProcesses
-    say: Callable[[str], None]
+    report: Callable[[str], None]
     tables: dict[str, Table] = field(default_factory=dict)
 
     def turns(
@@ -43,7 +43,7 @@ class Run:
         repetitions = max(1, self.repetitions // 2) if long else self.repetitions
         for number in range(repetitions):
             for contestant in self.contestants if among is None else among:
-                self.say(f"{contestant} ({number + 1} of {repetitions})")
+                self.report(f"{contestant} ({number + 1} of {repetitions})")
                 yield contestant
 
     def note(self, metric: Metric, contestant: Contestant, *values: float) -> None:

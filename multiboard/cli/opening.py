@@ -49,7 +49,7 @@ class StoreCommand(Command):
 
 def add_url_and_uuids(parser: argparse.ArgumentParser, several: bool) -> None:
     """Let a command take a URL, which may be left out, and one UUID or several."""
-    # The words are told apart by what they look like: argparse can't leave out the first of them.
+    # The words are distinguished by their look: argparse can't leave out the first of them.
     parser.usage = f"%(prog)s [options] [URL] UUID{' [UUID ...]' if several else ''}"
     parser.add_argument(
         "words",
@@ -203,7 +203,7 @@ def row_of(posting: Posting, body: codec.Body, shelf: Shelf) -> tuple[Any, ...]:
 
 
 def read(guard: Guard, shelf: Shelf) -> tuple[list[tuple[Posting, codec.Body]], list[Damage]]:
-    """Return a shelf's postings with what they say, and what can't be read."""
+    """Return a shelf's postings with their contents, and what can't be read."""
     page = guard.list(shelf)
     found, damaged = [], list(page.damaged)
     for posting in page.postings:

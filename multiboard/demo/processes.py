@@ -29,12 +29,12 @@ class Report:
 
     worker: str
     event: str
-    said: Mapping[str, Any]
+    fields: Mapping[str, Any]
 
     @property
     def job(self) -> str:
         """The UUID of the job that it is about."""
-        return str(self.said["job"])
+        return str(self.fields["job"])
 
 
 class Worker:
@@ -107,8 +107,8 @@ class Worker:
         with self._process.stdout as lines:
             for line in lines:
                 if line.endswith(b"\n"):  # else it was killed in the middle of it
-                    said = json.loads(line)
-                    self._reports.put(Report(self.name, said.pop("event"), said))
+                    fields = json.loads(line)
+                    self._reports.put(Report(self.name, fields.pop("event"), fields))
         self._reports.put(Report(self.name, "ended", {"status": self._process.wait()}))
 
 

@@ -98,7 +98,7 @@ class Run:
                     " the demonstration would work on them; name another namespace, or none"
                 )
             store = loading.redact(self._conf["url"])
-            self.screen.say(f"{choice}, {conductors} conductors, on {store}")
+            self.screen.show(f"{choice}, {conductors} conductors, on {store}")
             try:
                 with ended_together(self._processes):
                     self._processes.start(
@@ -111,7 +111,7 @@ class Run:
                         self._follow(board)
                 faults = self.ledger.faults([job.uuid for job in left_on(board)])
             except KeyboardInterrupt:
-                self.screen.say("interrupted: the conductors were ended", "bold red")
+                self.screen.show("interrupted: the conductors were ended", "bold red")
                 raise
             finally:
                 clean(board)
@@ -127,7 +127,7 @@ class Run:
     def _show_logs(self) -> None:
         for name, worker in self._processes.workers.items():
             for line in worker.log.splitlines()[-LOG_LINES:]:
-                self.screen.say(f"{name}: {line}", "red")
+                self.screen.show(f"{name}: {line}", "red")
 
     def _post(self, board: JobBoard, persistence: Any, choice: demo_files.Choice) -> None:
         files = choice.files
@@ -142,7 +142,7 @@ class Run:
                 self._read += path.stat().st_size
             for job in board.post_many(specs):
                 self.ledger.names[job.uuid] = job.name
-        self.screen.say(f"{len(files)} jobs posted in {boottime() - asked_at:.1f} s")
+        self.screen.show(f"{len(files)} jobs posted in {boottime() - asked_at:.1f} s")
 
     # -- while they work -------------------------------------------------------------------------
 
@@ -162,7 +162,7 @@ class Run:
                     break  # what nobody has reported by now, nobody will
                 if boottime() - reported_at < patience:
                     continue
-                self.screen.say(f"nothing happened for {patience:.0f} s: giving up", "bold red")
+                self.screen.show(f"nothing happened for {patience:.0f} s: giving up", "bold red")
                 break
             reported_at = boottime()
             self._note(report)
@@ -179,7 +179,7 @@ class Run:
                 self._processes.order("start")
             if report.event == "holding" and not killed:
                 killed = True
-                self._kill(report.worker, report.job, str(report.said["task"]))
+                self._kill(report.worker, report.job, str(report.fields["task"]))
             self.screen.progress()
         if started_at is not None:
             self.rate = self.ledger.finished / max(boottime() - started_at, 0.001)
@@ -189,24 +189,24 @@ class Run:
     def _note(self, report: Report) -> None:
         takeover = self.ledger.note(report)
         if takeover is not None:
-            self.screen.say(
+            self.screen.show(
                 f"{takeover.to} took over {takeover.name} from {takeover.frm}"
                 f" ({seconds_of(takeover)})",
                 "bold green",
             )
         if report.event == "failed":
-            self.screen.say(f"{self.ledger.name(report.job)}: {report.said['why']}", "red")
+            self.screen.show(f"{self.ledger.name(report.job)}: {report.fields['why']}", "red")
         if report.event == "ended" and self.ledger.ended.get(report.worker):
             status = self.ledger.ended[report.worker]
             last = self._processes.workers[report.worker].log.rpartition("\n")[2]
-            self.screen.say(f"{report.worker} ended with status {status}: {last}", "bold red")
+            self.screen.show(f"{report.worker} ended with status {status}: {last}", "bold red")
 
     def _kill(self, name: str, job: str, task: str) -> None:
         worker = self._processes.workers[name]
         self.ledger.note_kill(name, boottime())
         worker.kill()
         self._processes.order("go")
-        self.screen.say(
+        self.screen.show(
             f"kill -9 {worker.pid}: {name}, in the middle of {self.ledger.name(job)}, after {task}",
             "bold red",
         )

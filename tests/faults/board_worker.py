@@ -57,7 +57,7 @@ def interrupt(_signal: int, frame: FrameType | None) -> None:
 
 
 class Service:
-    """What the worker does by itself, until it is told to be quiet."""
+    """What the worker does by itself, until it is asked to be quiet."""
 
     def __init__(self, board: JobBoard, who: str, seed: str, out: TextIO) -> None:
         self._board = board
@@ -73,7 +73,7 @@ class Service:
         self._held: dict[Job, int] = {}
         board.notifier.register(LEASE_LOST, self._on_lost)
 
-    def say(self, **note: Any) -> None:
+    def report(self, **note: Any) -> None:
         """Write one note; notes of two threads do not mix."""
         with self._writing:
             self._out.write(json.dumps(note) + "\n")
@@ -82,7 +82,7 @@ class Service:
     def _on_lost(self, _event: str, details: dict[str, Any]) -> None:
         at, lease = boottime(), details["lease"]
         self._lost.add((lease.key, lease.token))
-        self.say(note="lost", key=lease.key, token=lease.token, at=at)
+        self.report(note="lost", key=lease.key, token=lease.token, at=at)
 
     def limit(self, *_: Any) -> None:
         """Have a time limit strike within the calls of the next seconds."""
@@ -110,7 +110,7 @@ class Service:
                     break
                 self._dice.choice([self._post, self._work, self._work, self._look])()
             except Interrupted:
-                self.say(note="interrupted")
+                self.report(note="interrupted")
             except excp.JobFailure:
                 time.sleep(0.05)
             except excp.NotFound:
@@ -121,7 +121,7 @@ class Service:
             if self._board.job_count >= ENOUGH:
                 return
             job = self._board.post(f"{self._who} at work", details={"who": self._who})
-        self.say(note="posted", key=job.key)
+        self.report(note="posted", key=job.key)
 
     def _look(self) -> None:
         with self._in_time():
@@ -140,14 +140,14 @@ class Service:
             if lease is None:  # lost between the claim and this look
                 continue
             self._held[job] = lease.token
-            self.say(note="claimed", key=job.key, token=lease.token, began=began, ended=ended)
+            self.report(note="claimed", key=job.key, token=lease.token, began=began, ended=ended)
             longest = LONGEST if boottime() > self._limited_until else 0.01
             time.sleep(self._dice.uniform(0.0, longest))
             self._finish(job, lease.token)
 
     def _finish(self, job: Job, token: int) -> None:
         verb = "abandon" if self._dice.random() < 0.2 else "consume"
-        self.say(note="finishing", key=job.key, token=token, verb=verb, at=boottime())
+        self.report(note="finishing", key=job.key, token=token, verb=verb, at=boottime())
         outcome = "unknown"
         try:
             with self._in_time():
@@ -158,9 +158,9 @@ class Service:
             cause = error.__cause__
             sure = (errors.LeaseLost, errors.PostingNotFound, errors.Unavailable)
             outcome = "refused" if isinstance(cause, sure) else "unknown"
-            self._held.pop(job, None)  # what could not be said is given back by the board
+            self._held.pop(job, None)  # what could not be done is given back by the board
         finally:
-            self.say(note="finished", key=job.key, token=token, verb=verb, outcome=outcome,
+            self.report(note="finished", key=job.key, token=token, verb=verb, outcome=outcome,
                      at=boottime())  # fmt: skip
 
     def still_claimed(self) -> list[str]:
@@ -181,7 +181,7 @@ class Service:
 
 
 def main(out: TextIO) -> None:
-    """Do as the first line says, and answer the others."""
+    """Do as the first line asks, and answer the others."""
     first = json.loads(sys.stdin.readline())
     board = multiboard.fetch("faults", {"url": first["target"], **first["settings"]})
     while True:
@@ -193,7 +193,7 @@ def main(out: TextIO) -> None:
     service = Service(board, first["who"], first["seed"], out)
     signal.signal(signal.SIGALRM, interrupt)
     signal.signal(signal.SIGUSR2, service.limit)
-    service.say(note="ready")
+    service.report(note="ready")
     stopped = threading.Event()
 
     def obey() -> None:
@@ -202,10 +202,10 @@ def main(out: TextIO) -> None:
             if do == "quiet":
                 service.quiet.set()
                 stopped.wait()
-                service.say(answer=service.still_claimed())
+                service.report(answer=service.still_claimed())
             elif do == "leave":
                 board.close()
-                service.say(answer=[])
+                service.report(answer=[])
         os._exit(0)
 
     # Signals reach the main thread: the work is done there, and the commands are read beside it.

@@ -69,12 +69,12 @@ class Cluster(abc.ABC):
 
     @abc.abstractmethod
     def in_step(self) -> bool:
-        """Tell whether every member serves, and all agree who leads."""
+        """Return whether every member serves, and all agree who leads."""
 
     def url_through(self, addresses: Sequence[tuple[str, int]]) -> str | None:
         """Return the URL for a client that reaches the members at other addresses, in order.
 
-        None where the store tells its clients the addresses itself: nothing can stand between.
+        None where the store hands its clients the addresses itself: nothing can stand between.
         """
         return None
 

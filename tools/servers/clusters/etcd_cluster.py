@@ -127,10 +127,10 @@ class EtcdCluster(Quorum):
         states = []
         for server in self.servers:
             with contextlib.suppress(OSError, KeyError, TypeError):
-                told = server.ask("POST", "/v3/maintenance/status", {})
-                header = told["header"]
+                reply = server.ask("POST", "/v3/maintenance/status", {})
+                header = reply["header"]
                 assert isinstance(header, dict)
-                states.append((str(header["member_id"]), str(told.get("leader", "0"))))
+                states.append((str(header["member_id"]), str(reply.get("leader", "0"))))
         return states
 
     def in_step(self) -> bool:
@@ -146,10 +146,10 @@ class EtcdCluster(Quorum):
             found.clear()
             for server in self.servers:
                 with contextlib.suppress(OSError, KeyError, TypeError):
-                    told = server.ask("POST", "/v3/maintenance/status", {})
-                    header = told["header"]
+                    reply = server.ask("POST", "/v3/maintenance/status", {})
+                    header = reply["header"]
                     assert isinstance(header, dict)
-                    if header["member_id"] == told.get("leader"):
+                    if header["member_id"] == reply.get("leader"):
                         found.append(server)
             return len(found) == 1
 
