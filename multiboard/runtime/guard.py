@@ -245,9 +245,8 @@ class Guard(Backend):
         try:
             return operation()
         except errors.MultiboardError as error:
-            interrupt = interrupts.behind(
-                error, before, lambda cause: self._is_foreign(cause, error)
-            )
+            is_foreign = functools.partial(self._is_foreign, raised=error)
+            interrupt = interrupts.behind(error, before, is_foreign)
             if interrupt is None:
                 raise
         except Exception as error:

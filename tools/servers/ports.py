@@ -71,7 +71,7 @@ def _block() -> range:
 
 
 def listens(pid: int, port: int) -> bool:
-    """Return whether process ``pid`` listens on ``port``; true where the system does not show it."""
+    """Return whether process ``pid`` listens on ``port``; true where that can't be seen."""
     return not os.path.exists("/proc/net/tcp") or _has(pid, port, "0A")
 
 
