@@ -76,7 +76,7 @@ class Health(opening.Shown, StoreCommand, ShowOne):
             shown: dict[str, Any] = {
                 "namespace": guard.settings.namespace,
                 "incarnation": guard.incarnation,
-                **guard.facts(),
+                **guard.server_info(),
             }
             jobs, damaged = opening.read(guard, Shelf.LIVE)
             shown["jobs"] = len(jobs)

@@ -35,7 +35,7 @@ _TABLE: Sequence[tuple[type[errors.MultiboardError], Any]] = (
 )
 
 
-class translated:  # noqa: N801 - it reads as the statement that it is
+class raising_taskflow_errors:  # noqa: N801 - it reads as the statement that it is
     """Raise what TaskFlow's users expect in place of what the primitives raise.
 
     A class, since a generator costs three times as much on the way that every call takes.

@@ -28,7 +28,7 @@ from multiboard.primitives import (
     boottime,
 )
 from multiboard.runtime.guard import Guard
-from multiboard.runtime.lease_keeper import Keeper
+from multiboard.runtime.lease_keeper import LeaseKeeper
 from multiboard.runtime.view import ASK_AGAIN, ASK_AGAIN_AT_MOST, View
 
 #: How many claims that were lost are remembered, so that their holders are told so.
@@ -54,10 +54,10 @@ class Claim:
     lost: str | None = None
 
 
-class Connection:
+class ClaimManager:
     """A board's connection to its store.
 
-    ``interpret`` makes a job of a posting, or raises ``ValueError``; ``tell`` hears what happens
+    ``interpret`` makes a job of a posting, or raises ``ValueError``; ``on_change`` hears what happens
     on the board; ``on_lost`` hears of each claim of this board that ended, or may have.
     """
 
@@ -65,9 +65,9 @@ class Connection:
         self,
         backend: Backend,
         interpret: Callable[[Posting], Any],
-        tell: Callable[[ChangeKind, Any], None],
+        on_change: Callable[[ChangeKind, Any], None],
         on_lost: Callable[[Claim, str], None],
-        before: Connection | None = None,
+        before: ClaimManager | None = None,
     ) -> None:
         """Connect through a backend that is open; ``before`` is the board's last connection."""
         self.pid = os.getpid()
@@ -84,9 +84,9 @@ class Connection:
         if before is not None:
             self.era = before.era + (backend.position < before.reached)
         # The keeper comes round again by itself: waiting for one lease must not end the others.
-        self.keeper = Keeper(Guard(backend, patience=0), self._lost)
-        self.guard = Guard(backend, on_doubt=self.keeper.doubt)
-        self.view = View(self.guard, interpret, tell)
+        self.keeper = LeaseKeeper(Guard(backend, patience=0), self._lost)
+        self.guard = Guard(backend, on_unconfirmed=self.keeper.note_unconfirmed)
+        self.view = View(self.guard, interpret, on_change)
         self._interpret = interpret
         self._on_lost = on_lost
         #: The claims of this board; a lost one stays, so that its holder is refused.
@@ -98,7 +98,7 @@ class Connection:
             return
         _looked_at.add(self.incarnation)
         with contextlib.suppress(errors.MultiboardError):
-            for name, text in self.guard.facts().items():
+            for name, text in self.guard.server_info().items():
                 if name.startswith("warning"):
                     LOG.warning("%s", text)
 
@@ -243,9 +243,9 @@ class Connection:
         Where it fails its caller does not learn what was leased: that is given back.
         """
         try:
-            self.keeper.take_in_hand(claim_ids)
+            self.keeper.begin_claims(claim_ids)
             answer = claim()
-            self.keeper.let_go(claim_ids)
+            self.keeper.end_claims(claim_ids)
             return answer
         except errors.MultiboardError:
             for lease in won:
@@ -253,8 +253,8 @@ class Connection:
                 if held is not None and held.lease.token == lease.token:
                     self._drop(lease.key)
             if won:
-                self.keeper.doubt(claim_ids, key)
-            self.keeper.let_go(claim_ids)
+                self.keeper.note_unconfirmed(claim_ids, key)
+            self.keeper.end_claims(claim_ids)
             raise
         except BaseException:
             self._interrupted(claim_ids, key)

@@ -59,17 +59,17 @@ class Guard(Backend):
         self,
         backend: Backend,
         patience: float | None = None,
-        on_doubt: Callable[[Sequence[str], str | None, bool], None] = lambda *_: None,
+        on_unconfirmed: Callable[[Sequence[str], str | None, bool], None] = lambda *_: None,
     ) -> None:
         """Guard a backend; ``patience`` takes the place of ``operation_timeout``, 0 is none.
 
-        ``on_doubt`` is told of claims of which an attempt was not answered: their claim ids, the
+        ``on_unconfirmed`` is told of claims of which an attempt was not answered: their claim ids, the
         key where there was one, and whether a repeat was answered. That attempt may have leased
         something, or may do so yet.
         """
         super().__init__(backend.settings)
         self.backend = backend
-        self._on_doubt = on_doubt
+        self._on_unconfirmed = on_unconfirmed
         self._patience = backend.settings.operation_timeout if patience is None else patience
         self._closing = interrupts.Event()
         self._failures = FailureLog(LOG, f"Trying again for up to {self._patience:g} s")
@@ -82,8 +82,8 @@ class Guard(Backend):
     def incarnation(self) -> str:
         return self.backend.incarnation
 
-    def facts(self) -> Mapping[str, str]:
-        return self._once(self.backend.facts)
+    def server_info(self) -> Mapping[str, str]:
+        return self._once(self.backend.server_info)
 
     def open(self) -> None:
         try:
@@ -212,13 +212,13 @@ class Guard(Backend):
             yield lost
         except errors.MultiboardError:
             if lost:
-                self._on_doubt(claim_ids, key, False)
+                self._on_unconfirmed(claim_ids, key, False)
             raise
         except BaseException:  # whoever waited for the answer was interrupted
-            self._on_doubt(claim_ids, key, False)
+            self._on_unconfirmed(claim_ids, key, False)
             raise
         if lost:
-            self._on_doubt(claim_ids, key, True)
+            self._on_unconfirmed(claim_ids, key, True)
 
     def _batches(
         self,

@@ -28,7 +28,7 @@ from multiboard.primitives import (
 )
 from multiboard.runtime.deadlines import RENEW, SAFE, Kept, Session
 from multiboard.runtime.timer import Timer
-from multiboard.runtime.unconfirmed import Doubts, give_back, leases_of
+from multiboard.runtime.unconfirmed import UnconfirmedClaims, give_back, leases_of
 
 LOG = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ LEAST = 0.05
 ON_ITS_WAY = 0.3
 
 
-class Keeper:
+class LeaseKeeper:
     """Keeps the session of one backend as long as anything lives by it.
 
     The backend should not repeat operations: the session comes round again soon, and must not
@@ -62,7 +62,7 @@ class Keeper:
         self._entities: dict[str, NewPosting] = {}
         #: What is to be released, and when, by boottime.
         self._returns: dict[str, tuple[Lease, float]] = {}
-        self._doubts = Doubts()
+        self._unconfirmed = UnconfirmedClaims()
         self._session = Session()
         self._verify: set[str] = set()
         self._enter_again = False
@@ -80,19 +80,19 @@ class Keeper:
         """How many sessions were lost; read it before acquiring a lease that is to be kept."""
         return self._losses
 
-    def take_in_hand(self, claim_ids: Sequence[str]) -> None:
+    def begin_claims(self, claim_ids: Sequence[str]) -> None:
         """Take note that somebody claims with these ids, and waits for the answers.
 
-        Until :meth:`let_go` nobody takes the leases for such as nobody received.
+        Until :meth:`end_claims` nobody takes the leases for such as nobody received.
         """
         with self._lock:
-            self._doubts.begin(claim_ids)
+            self._unconfirmed.begin(claim_ids)
 
-    def let_go(self, claim_ids: Sequence[str]) -> None:
+    def end_claims(self, claim_ids: Sequence[str]) -> None:
         """Take note that what these ids leased is kept now, or that nobody will keep it."""
         with self._lock:
-            if self._doubts.end(claim_ids):
-                self._wake_for_doubts()
+            if self._unconfirmed.end(claim_ids):
+                self._wake_for_unconfirmed()
 
     def keep(self, lease: Lease, asked_at: float, losses: int) -> None:
         """Keep a lease that was asked for at ``asked_at`` (boottime), ``losses`` losses ago.
@@ -192,7 +192,7 @@ class Keeper:
             self._returns[lease.key] = (lease, 0.0)
             self._errands.wake(0.0)
 
-    def doubt(
+    def note_unconfirmed(
         self, claim_ids: Sequence[str], key: str | None = None, answered: bool = False
     ) -> None:
         """Give back what attempts have leased of which nobody knows what became.
@@ -202,8 +202,8 @@ class Keeper:
         leases that comes after it is looked for later.
         """
         with self._lock:
-            self._doubts.note(claim_ids, key, boottime(), late=answered)
-            self._wake_for_doubts()
+            self._unconfirmed.note(claim_ids, key, boottime(), late=answered)
+            self._wake_for_unconfirmed()
 
     def interrupted(self, claim_ids: Sequence[str] = (), key: str | None = None) -> None:
         """Put right what may be wrong since somebody was interrupted who used the session.
@@ -217,8 +217,8 @@ class Keeper:
                     self._drop(kept.lease)
             self._verify.update(self._kept)
             self._enter_again = bool(self._entities)
-            self._doubts.note(claim_ids, key, boottime() + ON_ITS_WAY)
-            self._doubts.end(claim_ids)
+            self._unconfirmed.note(claim_ids, key, boottime() + ON_ITS_WAY)
+            self._unconfirmed.end(claim_ids)
             self._errands.wake(0.0)
 
     def keeps(self, lease: Lease) -> bool:
@@ -376,8 +376,8 @@ class Keeper:
         if kept.look_at is not None:
             self._errands.wake(kept.look_at)
 
-    def _wake_for_doubts(self) -> None:
-        due = self._doubts.next_look
+    def _wake_for_unconfirmed(self) -> None:
+        due = self._unconfirmed.next_look
         if due is not None:
             self._errands.wake(due)
 
@@ -386,8 +386,8 @@ class Keeper:
             return 0.0
         times = [kept.look_at for kept in self._kept.values() if kept.look_at is not None]
         times += [due for _, due in self._returns.values()]
-        if self._doubts.next_look is not None:
-            times.append(self._doubts.next_look)
+        if self._unconfirmed.next_look is not None:
+            times.append(self._unconfirmed.next_look)
         return min(times, default=None)
 
     def _run_errands(self) -> bool:
@@ -396,7 +396,7 @@ class Keeper:
             if self._enter_again:
                 self._enter_all()
             self._give_back_all()
-            self._settle_doubts()
+            self._settle_unconfirmed()
 
         return self._attempt(run, self._errands)
 
@@ -480,14 +480,14 @@ class Keeper:
                 if self._returns.get(key) == (lease, due):
                     del self._returns[key]
 
-    def _settle_doubts(self) -> None:
+    def _settle_unconfirmed(self) -> None:
         with self._lock:
             now = boottime()
-            claims = self._doubts.due(now)
+            claims = self._unconfirmed.due(now)
         if claims:
             found = leases_of(self._backend, claims)
             for lease in [lease for lease in found if not self.has(lease)]:
                 LOG.warning("%s is given back: nobody heard that it was claimed", lease.key)
                 give_back(self._backend, lease)
             with self._lock:
-                self._doubts.looked(claims, now)
+                self._unconfirmed.looked(claims, now)

@@ -179,7 +179,7 @@ class Process:
         first = serialization.loads(sys.stdin.readline())
         bare = loading.load(first["target"], **first["settings"])
         who = first["who"]
-        recorded = Recorded(bare, who, History(self._tell))
+        recorded = Recorded(bare, who, History(self._on_change))
         guard = Guard(recorded)
         while True:
             try:
@@ -230,7 +230,7 @@ class Process:
                 pause = 0.1
             time.sleep(pause)
 
-    def _tell(self, what: str, op: Operation) -> None:
+    def _on_change(self, what: str, op: Operation) -> None:
         self._say(op.note(what))
 
     def _say(self, value: Any) -> None:

@@ -175,7 +175,7 @@ def test_claims_of_which_only_a_part_was_answered_are_in_doubt(
     monkeypatch.setattr(guard, "BATCH", 2)
     backend.add([new(f"k{number}") for number in range(4)])
     doubts: list[tuple[Any, ...]] = []
-    guarded = Guard(backend, patience=0, on_doubt=lambda *told: doubts.append(told))
+    guarded = Guard(backend, patience=0, on_unconfirmed=lambda *told: doubts.append(told))
     native = backend.acquire_next
 
     def acquire_next(holder: str, claim_ids: Any, expires_in: float | None = None) -> Any:

@@ -13,7 +13,7 @@ from multiboard import errors
 from multiboard.backends.memory import MemoryBackend, MemorySettings
 from multiboard.primitives import Lease, NewPosting, Shelf, boottime
 from multiboard.runtime import unconfirmed
-from multiboard.runtime.lease_keeper import SAFE, Keeper
+from multiboard.runtime.lease_keeper import SAFE, LeaseKeeper
 from tests.waiting import eventually
 
 
@@ -56,7 +56,7 @@ class Kept:
         self.store = Store(session_timeout)
         self.store.open()
         self.lost: list[tuple[int, str, float]] = []
-        self.keeper = Keeper(
+        self.keeper = LeaseKeeper(
             self.store, lambda lease, why: self.lost.append((lease.token, why, boottime()))
         )
 
@@ -184,7 +184,7 @@ def test_a_claim_of_which_nobody_heard_is_given_back(kept: Kept, key: str | None
     kept.store.add([NewPosting("k", b"")])
     kept.store.acquire("k", "me", "unheard")
     kept.store.away = True
-    kept.keeper.doubt(["unheard", "never done"], key)
+    kept.keeper.note_unconfirmed(["unheard", "never done"], key)
     threading.Event().wait(0.3)
     kept.store.away = False
     eventually(lambda: (posting := kept.store.get(["k"])[0]) and posting.lease is None)
@@ -197,7 +197,7 @@ def test_a_claim_that_comes_late_is_given_back_and_a_later_one_is_not(
 ) -> None:
     monkeypatch.setattr(unconfirmed, "LATE", 0.5)
     kept.store.add([NewPosting("k", b"")])
-    kept.keeper.doubt(["late"], "k")
+    kept.keeper.note_unconfirmed(["late"], "k")
     threading.Event().wait(0.2)
     kept.store.acquire("k", "me", "late")
     eventually(lambda: kept.store.get(["k"])[0].lease is None)
@@ -359,15 +359,15 @@ def test_an_entity_whose_session_ended_before_it_was_kept_comes_back(kept: Kept)
 
 def test_an_attempt_in_hand_is_not_looked_for(kept: Kept) -> None:
     kept.store.add([NewPosting("k", b"")])
-    kept.keeper.take_in_hand(["mine"])
+    kept.keeper.begin_claims(["mine"])
     asked_at = boottime()
-    kept.keeper.doubt(["mine"], "k")
-    kept.keeper.doubt(["other"], "k")
+    kept.keeper.note_unconfirmed(["mine"], "k")
+    kept.keeper.note_unconfirmed(["other"], "k")
     lease = kept.store.acquire("k", "me", "mine")
-    eventually(lambda: kept.keeper._doubts.due(boottime()) == {})  # the other was looked for
+    eventually(lambda: kept.keeper._unconfirmed.due(boottime()) == {})  # the other was looked for
     assert kept.store.get(["k"])[0].lease == lease
     kept.keeper.keep(lease, asked_at, 0)
-    kept.keeper.let_go(["mine"])
-    eventually(lambda: all(doubt.last for doubt in kept.keeper._doubts._open.values()))
+    kept.keeper.end_claims(["mine"])
+    eventually(lambda: all(doubt.last for doubt in kept.keeper._unconfirmed._open.values()))
     assert kept.keeper.keeps(lease)
     assert kept.store.get(["k"])[0].lease == lease

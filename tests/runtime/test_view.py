@@ -222,7 +222,7 @@ def test_old_news_of_a_trashed_posting_does_not_hide_the_restored_one(watched: W
 def test_an_answer_does_not_bring_back_what_went_since_it_was_asked_for(
     watched: Watched, later: bool
 ) -> None:
-    picture = watched.view._picture
+    picture = watched.view._state
     own = watched.own
     own.add([NewPosting("a", b"")])
     eventually(lambda: watched.shown() == [("a", False)])

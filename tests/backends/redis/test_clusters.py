@@ -208,8 +208,8 @@ def test_durability_is_a_change_that_replicas_have(
 ) -> None:
     plain, durable = make(), make(durability="wait:1", operation_timeout=2.0)
     in_step(cluster, durable)
-    assert "warning_durability" not in durable.facts()
-    assert "warning_failover" in plain.facts()
+    assert "warning_durability" not in durable.server_info()
+    assert "warning_failover" in plain.server_info()
     durable.add([NewPosting(f"a{number}", b"") for number in range(9)])
     lease = durable.acquire("a0", "me", "c0", 60.0)
     master = master_of(cluster, durable)
@@ -285,7 +285,7 @@ def test_more_replicas_than_there_are_is_warned_of(
 ) -> None:
     there = len(replicas_of(cluster, master_of(cluster, make())))
     board = make(durability=f"wait:{there + 1}", connect_timeout=0.2)
-    warning = board.facts()["warning_durability"]
+    warning = board.server_info()["warning_durability"]
     assert f"wait:{there + 1}" in warning
     with pytest.raises(errors.Indeterminate, match=f"{there} of {there + 1} replicas"):
         board.add([NewPosting("a", b"")])
@@ -384,7 +384,7 @@ def test_the_documented_account_finds_its_node(
             for _ in range(2):  # a witness is asked each time
                 board._board._process().connections.finder._check_at = 0.0  # type: ignore[attr-defined]
                 assert board.count() == 1
-        assert len({board.facts()["server"] for board in boards}) > 1
+        assert len({board.server_info()["server"] for board in boards}) > 1
 
 
 # -- warnings -------------------------------------------------------------------------------------
@@ -397,7 +397,7 @@ def test_settings_that_endanger_the_board_are_warned_of(sentinel: clusters.Redis
         settings = RedisBackend.settings_class(namespace="warned", **options)
         board = RedisBackend(settings)
         board.open()
-        names = {name for name in board.facts() if name.startswith("warning")}
+        names = {name for name in board.server_info() if name.startswith("warning")}
         board.close()
         return names
 

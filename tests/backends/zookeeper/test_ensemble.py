@@ -85,7 +85,7 @@ def test_a_board_is_under_the_root_of_its_url(ensemble: ZooKeeperEnsemble, make:
         assert client.get_children(root) == ["board:default"]
         assert client.exists("/multiboard") is None
         old = records.loses_transactions(ensemble.servers[0].version)
-        assert ("warning_version" in board.facts()) is old
+        assert ("warning_version" in board.server_info()) is old
     finally:
         client.stop()
         client.close()
