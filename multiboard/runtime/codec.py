@@ -21,6 +21,7 @@ import msgpack
 from oslo_serialization import msgpackutils
 
 from multiboard import errors
+from multiboard.primitives import interrupts
 from multiboard.runtime import limits
 
 #: What every body begins with. The last byte is the version of the format.
@@ -77,6 +78,8 @@ def decode(data: bytes) -> Body:
         sound = sound and isinstance(body.details, dict) and isinstance(body.book, dict)
         sound = sound and all(isinstance(said, str) for said in body.book.values())
     except Exception as error:  # damaged bytes fail in as many ways as msgpack has types
+        if _is_interrupt(error):
+            raise
         raise _undecodable(error) from None
     if not sound:
         raise Undecodable("its parts do not have the types that they should have")
@@ -101,6 +104,8 @@ def decode_plain(data: bytes) -> Mapping[str, Any]:
     try:
         value = _unpack(data[len(_MARK) :]) if data.startswith(_MARK) else None
     except Exception as error:
+        if _is_interrupt(error):
+            raise
         raise _undecodable(error) from None
     if not isinstance(value, dict):
         raise Undecodable("it is not a mapping with the mark of multiboard")
@@ -111,6 +116,15 @@ def _undecodable(error: Exception) -> Undecodable:
     if isinstance(error, (limits.LimitExceeded, limits.Malformed)):
         return Undecodable(str(error))
     return Undecodable(f"it can't be unpacked ({type(error).__name__})")
+
+
+#: The packages of whatever is raised in here because of a value.
+_PACKAGES = frozenset({"multiboard", "msgpack", "netaddr", "oslo_serialization"})
+
+
+def _is_interrupt(error: Exception) -> bool:
+    """Tell whether an exception is a time limit's of whoever encodes, and not the value's."""
+    return interrupts.is_interrupt(error) or interrupts.is_foreign(error, _PACKAGES)
 
 
 class _Refused(ValueError):
@@ -141,6 +155,8 @@ def _pack(value: Any) -> bytes:
         _build(data)  # a dict with tuples as keys can be written but never be read again
         return data
     except Exception as error:  # what a value's own methods raise is as good a reason as any
+        if _is_interrupt(error):
+            raise
         why = _reason(error)
     raise _Refused(why)
 
