@@ -98,7 +98,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         with self._lock:
             if self._manager is None:
                 backend = self._make_backend()
-                Guard(backend, patience=0).open()
+                Guard(backend).open()
                 connection = self._connect(backend)
                 connection.warn()
                 self._manager = connection

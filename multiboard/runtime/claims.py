@@ -29,6 +29,7 @@ from multiboard.primitives import (
 )
 from multiboard.runtime.guard import Guard
 from multiboard.runtime.lease_keeper import LeaseKeeper
+from multiboard.runtime.retry import RetryingGuard
 from multiboard.runtime.view import ASK_AGAIN, ASK_AGAIN_AT_MOST, View
 
 #: How many claims that were lost are remembered, so that their holders are told so.
@@ -57,8 +58,8 @@ class Claim:
 class ClaimManager:
     """A board's connection to its store.
 
-    ``interpret`` makes a job of a posting, or raises ``ValueError``; ``on_change`` hears what happens
-    on the board; ``on_lost`` hears of each claim of this board that ended, or may have.
+    ``interpret`` makes a job of a posting, or raises ``ValueError``; ``on_change`` is called for
+    each change of the board, ``on_lost`` for each claim of it that ended, or may have.
     """
 
     def __init__(
@@ -84,8 +85,8 @@ class ClaimManager:
         if before is not None:
             self.era = before.era + (backend.position < before.reached)
         # The keeper comes round again by itself: waiting for one lease must not end the others.
-        self.keeper = LeaseKeeper(Guard(backend, patience=0), self._lost)
-        self.guard = Guard(backend, on_unconfirmed=self.keeper.note_unconfirmed)
+        self.keeper = LeaseKeeper(Guard(backend), self._lost)
+        self.guard = RetryingGuard(backend, on_unconfirmed=self.keeper.note_unconfirmed)
         self.view = View(self.guard, interpret, on_change)
         self._interpret = interpret
         self._on_lost = on_lost
