@@ -27,6 +27,7 @@ from multiboard.primitives import (
     Shelf,
     boottime,
 )
+from multiboard.runtime.deadlines import Stamp
 from multiboard.runtime.guard import Guard
 from multiboard.runtime.lease_keeper import LeaseKeeper
 from multiboard.runtime.retry import RetryingGuard
@@ -168,10 +169,10 @@ class ClaimManager:
         won: list[Lease] = []
 
         def attempt() -> Lease:
-            asked_at, losses = boottime(), self.keeper.losses
+            stamp = self.keeper.stamp()
             lease = self.guard.acquire(job.key, who, claim_id, expiry)
             won.append(lease)
-            self._hold(Claim(lease, job), asked_at, losses)
+            self._hold(Claim(lease, job), stamp)
             return lease
 
         def claim() -> Lease:
@@ -207,10 +208,10 @@ class ClaimManager:
         won: list[Lease] = []
 
         def attempt() -> list[Any]:
-            asked_at, losses = boottime(), self.keeper.losses
+            stamp = self.keeper.stamp()
             answer = self.guard.acquire_next(who, claim_ids, expiry)
             won.extend(lease for _, lease in answer)
-            jobs = [self._take_over(posting, lease, asked_at, losses) for posting, lease in answer]
+            jobs = [self._take_over(posting, lease, stamp) for posting, lease in answer]
             if self.view.started:
                 self.view.note_present([posting for posting, _ in answer], tick)
             return jobs
@@ -268,7 +269,7 @@ class ClaimManager:
                 self.claims.pop(name, None)
         self.keeper.interrupted(claim_ids, key)
 
-    def _take_over(self, posting: Posting, lease: Lease, asked_at: float, losses: int) -> Any:
+    def _take_over(self, posting: Posting, lease: Lease, stamp: Stamp) -> Any:
         entry = self.view.find(posting.key)
         try:
             job = self._interpret(posting) if entry is None else entry.item
@@ -282,7 +283,7 @@ class ClaimManager:
                 self.keeper.give_back(lease)  # what else was won must not be lost with it
             return None
         try:
-            self._hold(Claim(lease, job), asked_at, losses)
+            self._hold(Claim(lease, job), stamp)
         except (errors.LeaseLost, errors.PostingNotFound):
             return None  # it ended before the answer came
         return job
@@ -307,17 +308,17 @@ class ClaimManager:
 
     def with_session(self, operation: Callable[[], T]) -> T:
         """Do what needs a session; where that had ended, do it again in the next one."""
-        losses = self.keeper.losses
+        stamp = self.keeper.stamp()
         try:
             return operation()
         except errors.SessionLost:
-            self.keeper.session_lost(losses)
+            self.keeper.session_lost(stamp)
             return operation()
 
-    def _hold(self, claim: Claim, asked_at: float, losses: int) -> None:
+    def _hold(self, claim: Claim, stamp: Stamp) -> None:
         self.claims[claim.lease.key] = claim
         try:
-            self.keeper.keep(claim.lease, asked_at, losses)
+            self.keeper.keep(claim.lease, stamp)
         except BaseException:
             self._drop(claim.lease.key)
             raise
@@ -377,14 +378,14 @@ class ClaimManager:
             return False
         if claim is not None and claim.lost is not None:
             return False  # its holder was told so, and another one may have it at any moment
-        asked_at, losses = boottime(), self.keeper.losses
+        stamp = self.keeper.stamp()
         try:
             renewed = self.guard.renew(lease, expiry)
         except (errors.LeaseLost, errors.PostingNotFound):
             return False
         if claim is not None and renewed.session is None and self.claims.get(key) is claim:
             try:
-                self.keeper.keep(renewed, asked_at, losses)
+                self.keeper.keep(renewed, stamp)
             except (errors.LeaseLost, errors.PostingNotFound):
                 return False
             claim.lease = renewed
@@ -500,11 +501,11 @@ class ClaimManager:
         """
 
         def attempt() -> None:
-            losses = self.keeper.losses
+            stamp = self.keeper.stamp()
             answer = self.guard.add([entity], Shelf.ENTITIES)[0]
             if isinstance(answer, errors.MultiboardError):
                 raise answer
-            self.keeper.keep_entity(entity, losses)
+            self.keeper.keep_entity(entity, stamp)
 
         try:
             self.with_session(attempt)

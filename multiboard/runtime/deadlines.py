@@ -7,6 +7,7 @@ It has neither a lock nor a thread: the keeper has both.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from multiboard.primitives import Lease
 
@@ -20,6 +21,15 @@ LOOK = 0.75
 #: Seconds before its end at which a timed lease counts as lost, at most: however late it was looked
 #: at, there is time to report its loss.
 MARGIN = 0.5
+
+
+class Stamp(NamedTuple):
+    """When something was asked of the store, and of which session: the keeper hands it out."""
+
+    #: By boottime.
+    asked_at: float
+    #: How many sessions had been lost before.
+    losses: int
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ from multiboard.primitives import (
     boottime,
     interrupts,
 )
-from multiboard.runtime.deadlines import RENEW, SAFE, Kept, Session
+from multiboard.runtime.deadlines import RENEW, SAFE, Kept, Session, Stamp
 from multiboard.runtime.timer import Timer
 from multiboard.runtime.unconfirmed import UnconfirmedClaims, give_back, leases_of
 
@@ -75,10 +75,9 @@ class LeaseKeeper:
 
     # -- what is kept ----------------------------------------------------------------------------
 
-    @property
-    def losses(self) -> int:
-        """How many sessions were lost; read it before acquiring a lease that is to be kept."""
-        return self._losses
+    def stamp(self) -> Stamp:
+        """Return the stamp of this instant, for what is about to be asked of the store."""
+        return Stamp(boottime(), self._losses)
 
     def begin_claims(self, claim_ids: Sequence[str]) -> None:
         """Take note that somebody claims with these ids, and waits for the answers.
@@ -94,8 +93,8 @@ class LeaseKeeper:
             if self._unconfirmed.end(claim_ids):
                 self._wake_for_unconfirmed()
 
-    def keep(self, lease: Lease, asked_at: float, losses: int) -> None:
-        """Keep a lease that was asked for at ``asked_at`` (boottime), ``losses`` losses ago.
+    def keep(self, lease: Lease, stamp: Stamp) -> None:
+        """Keep a lease; ``stamp`` is from before it was asked for.
 
         Where the answer took so long that the lease may have ended since, the store is asked first.
 
@@ -103,14 +102,14 @@ class LeaseKeeper:
         ``BackendError``, ``Closed``.
         """
         if lease.session is None:
-            self._keep_timed(lease, asked_at)
+            self._keep_timed(lease, stamp.asked_at)
             return
-        half = asked_at + SAFE * self._session_time() / 2
+        half = stamp.asked_at + SAFE * self._session_time() / 2
         if half <= boottime() and not self._lives(lease):
-            half = self._confirm_session(losses)
+            half = self._confirm_session(stamp)
         lost: Sequence[Lease] = ()
         with self._lock:
-            if losses != self._losses:  # by what it lives may be what was lost
+            if stamp.losses != self._losses:  # by what it lives may be what was lost
                 self._verify.add(lease.key)
                 self._errands.wake(0.0)
             elif lease.session != self._session.id:
@@ -149,11 +148,11 @@ class LeaseKeeper:
             known = lease.session == self._session.id and deadline is not None
             return known and boottime() < (deadline or 0.0)
 
-    def _confirm_session(self, losses: int) -> float:
-        asked_at = boottime()
+    def _confirm_session(self, stamp: Stamp) -> float:
+        asked = stamp._replace(asked_at=boottime())
         granted = self._backend.keepalive()
-        self._renewed(asked_at, granted, losses)
-        return asked_at + SAFE * granted
+        self._renewed(asked, granted)
+        return asked.asked_at + SAFE * granted
 
     def _begin_session(self, session: str) -> Sequence[Lease]:
         """Drop, and return, the leases of earlier sessions; called with the lock held.
@@ -166,11 +165,11 @@ class LeaseKeeper:
         self._session.id = session
         return lost
 
-    def keep_entity(self, entity: NewPosting, losses: int) -> None:
+    def keep_entity(self, entity: NewPosting, stamp: Stamp) -> None:
         """Keep an entity that was added: it is added again whenever its session was lost."""
         with self._lock:
             self._entities[entity.key] = entity
-            if losses != self._losses:
+            if stamp.losses != self._losses:
                 self._enter_again = True
                 self._errands.wake(0.0)
             self._renewer.wake(self._session.renew_at or 0.0)
@@ -320,34 +319,35 @@ class LeaseKeeper:
     def _renew(self) -> bool:
         """Renew the session, in a part of the time that is left."""
         with self._lock:
-            losses, asked_at = self._losses, boottime()
-            left = None if self._session.deadline is None else self._session.deadline - asked_at
+            stamp, deadline = self.stamp(), self._session.deadline
+            left = None if deadline is None else deadline - stamp.asked_at
         within = None if left is None or not any(self._by_session()) else max(LEAST, SHARE * left)
 
         def renew() -> None:
             try:
                 granted = self._backend.keepalive(within)
             except errors.SessionLost:
-                self.session_lost(losses)  # and the next one begins when there is need of it
+                self.session_lost(stamp)  # and the next one begins when there is need of it
             else:
-                self._renewed(asked_at, granted, losses)
+                self._renewed(stamp, granted)
 
         return self._attempt(renew, self._renewer)
 
-    def _renewed(self, asked_at: float, granted: float, losses: int) -> None:
+    def _renewed(self, stamp: Stamp, granted: float) -> None:
+        asked_at = stamp.asked_at
         with self._lock:
             session = self._session
-            if losses != self._losses or asked_at < session.renewed_at:
+            if stamp.losses != self._losses or asked_at < session.renewed_at:
                 return  # it may have been another session
             deadline = session.deadline
             session.renewed(asked_at, granted)
             if self._verify:  # one of those that were lost meanwhile may be among what is kept
                 session.deadline, session.renew_at = deadline, asked_at + RENEW * granted / 4
 
-    def session_lost(self, losses: int) -> None:
-        """Take note that an operation found the session ended that was there ``losses`` ago."""
+    def session_lost(self, stamp: Stamp) -> None:
+        """Take note that what was asked with this stamp found its session ended."""
         with self._lock:
-            if losses != self._losses:
+            if stamp.losses != self._losses:
                 # Another one noted it, and maybe began the next session, whose leases may stand.
                 self._verify.update(lease.key for lease in self._by_session())
                 self._errands.wake(0.0)

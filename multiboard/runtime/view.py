@@ -81,7 +81,9 @@ class View:
         self._torn = self._righted = 0
         self._loaded = False
         self._closed = False
-        self._failure: errors.MultiboardError | None = None
+        #: Why the view is over; and why the store refuses to be listed, as of the last attempt.
+        self._failure: errors.BoardLost | None = None
+        self._denied: errors.AccessDenied | None = None
         self._answered_at: float | None = None
         #: Up to where the feed was taken in, and when the board was last listed.
         self._cursor: str | None = None
@@ -119,7 +121,8 @@ class View:
     def load(self, timeout: float) -> None:
         """Begin to keep the view, and wait until it shows the board as of some instant after.
 
-        Raises: ``Unavailable`` after ``timeout`` seconds; ``Closed``; ``BoardLost``.
+        Raises: ``Unavailable`` after ``timeout`` seconds; ``AccessDenied`` as soon as the store
+        refuses it; ``Closed``; ``BoardLost``.
         """
         self.start()
         self.wait(lambda: self._loaded, timeout)
@@ -182,7 +185,7 @@ class View:
     def wait(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """Wait until ``ready`` is true of the picture; return whether it is.
 
-        Raises: ``Closed``; ``BoardLost``.
+        Raises: ``Closed``; ``BoardLost``; ``AccessDenied`` where the board was never listed.
         """
         give_up = None if timeout is None else boottime() + timeout
         while True:
@@ -202,6 +205,8 @@ class View:
             raise errors.Closed("the board was closed")
         if self._failure is not None:
             raise self._failure
+        if self._denied is not None and not self._loaded:
+            raise self._denied
 
     def wait_for_opening(self, seen: int, timeout: float, again: float) -> bool:
         """Wait until ``openings`` is no more ``seen``, or a delayed posting becomes due.
@@ -354,6 +359,7 @@ class View:
                     again_at = boottime() + SETTLE if unsettled else float("inf")
                     self._loaded = True
                 failures.succeeded()
+                self._denied = None
                 cursor = self._cursor = answer.cursor
                 pause = FIRST_PAUSE
                 self._answered_at = boottime()
@@ -361,7 +367,7 @@ class View:
                     self._changed.notify_all()
             except errors.Closed:
                 return
-            except (errors.BoardLost, errors.AccessDenied) as error:
+            except errors.BoardLost as error:
                 LOG.error("The picture of the board is no longer kept: %s", error)
                 with self._changed:
                     self._failure = error
@@ -370,6 +376,10 @@ class View:
             except errors.MultiboardError as error:
                 failures.failed(error)
                 with self._changed:
+                    # A right that was taken may be given back: only who has nothing to see yet
+                    # need not wait for that.
+                    self._denied = error if isinstance(error, errors.AccessDenied) else None
+                    self._changed.notify_all()
                     self._changed.wait_for(lambda: self._closed, pause)
                 pause = min(2 * pause, 1.0)
             except (Exception, SystemExit, KeyboardInterrupt) as error:

@@ -264,9 +264,9 @@ def test_the_keeper_goes_on(
     lost: list[Lease] = []
     keeper = LeaseKeeper(exiting, lambda lease, _: lost.append(lease))
     exiting.add([NewPosting("k", b"")])
-    asked_at = boottime()
+    stamp = keeper.stamp()
     lease = exiting.acquire("k", "me", "c")
-    keeper.keep(lease, asked_at, keeper.losses)
+    keeper.keep(lease, stamp)
     exiting.exits = error()
     eventually(lambda: exiting.exits is None)
     ends = boottime() + 2.0

@@ -13,8 +13,12 @@ from multiboard import errors
 from multiboard.backends.memory import MemoryBackend, MemorySettings
 from multiboard.primitives import Lease, NewPosting, Shelf, boottime
 from multiboard.runtime import unconfirmed
-from multiboard.runtime.lease_keeper import SAFE, LeaseKeeper
+from multiboard.runtime.deadlines import SAFE, Stamp
+from multiboard.runtime.lease_keeper import LeaseKeeper
 from tests.waiting import eventually
+
+#: The stamp of what was asked before any session was lost.
+FIRST = Stamp(0.0, 0)
 
 
 class Store(MemoryBackend):
@@ -63,9 +67,9 @@ class Kept:
     def claim(self, key: str = "k", expires_in: float | None = None) -> Lease:
         """Lease a posting and have it kept."""
         self.store.add([NewPosting(key, b"")])
-        asked_at, losses = boottime(), self.keeper.losses
+        stamp = self.keeper.stamp()
         lease = self.store.acquire(key, "me", uuid.uuid4().hex, expires_in)
-        self.keeper.keep(lease, asked_at, losses)
+        self.keeper.keep(lease, stamp)
         return lease
 
 
@@ -134,7 +138,7 @@ def test_a_session_that_ended_costs_its_leases_once_each(kept: Kept) -> None:
 def test_entities_come_back_with_the_next_session(kept: Kept) -> None:
     entity = NewPosting("me", b"here")
     kept.store.add([entity], Shelf.ENTITIES)
-    kept.keeper.keep_entity(entity, 0)
+    kept.keeper.keep_entity(entity, FIRST)
     board = kept.store._board
     assert board is not None
     with board.changed:
@@ -202,7 +206,7 @@ def test_a_claim_that_comes_late_is_given_back_and_a_later_one_is_not(
     kept.store.acquire("k", "me", "late")
     eventually(lambda: kept.store.get(["k"])[0].lease is None)
     later = kept.store.acquire("k", "me", "heard")
-    kept.keeper.keep(later, boottime(), 0)
+    kept.keeper.keep(later, Stamp(boottime(), 0))
     threading.Event().wait(1.0)
     assert kept.store.get(["k"])[0].lease.token == later.token
     assert kept.lost == []
@@ -247,12 +251,12 @@ def acquire(store: Store, key: str) -> Lease:
 
 def test_a_session_that_two_operations_find_ended_is_lost_once(kept: Kept) -> None:
     old = acquire(kept.store, "old")
-    kept.keeper.keep(old, boottime(), 0)
+    kept.keeper.keep(old, Stamp(boottime(), 0))
     end_sessions(kept.store)
-    kept.keeper.session_lost(0)
+    kept.keeper.session_lost(FIRST)
     new = acquire(kept.store, "new")
-    kept.keeper.keep(new, boottime(), kept.keeper.losses)
-    kept.keeper.session_lost(0)  # an operation that was under way before
+    kept.keeper.keep(new, kept.keeper.stamp())
+    kept.keeper.session_lost(FIRST)  # an operation that was under way before
     eventually(lambda: not kept.keeper._verify)
     assert [token for token, _, _ in kept.lost] == [old.token]
     assert kept.keeper.keeps(new)
@@ -261,10 +265,10 @@ def test_a_session_that_two_operations_find_ended_is_lost_once(kept: Kept) -> No
 def test_a_lease_of_an_earlier_session_that_is_kept_late_costs_no_later_one(kept: Kept) -> None:
     old = acquire(kept.store, "old")
     end_sessions(kept.store)
-    kept.keeper.session_lost(0)
+    kept.keeper.session_lost(FIRST)
     new = acquire(kept.store, "new")
-    kept.keeper.keep(new, boottime(), kept.keeper.losses)
-    kept.keeper.keep(old, boottime(), 0)
+    kept.keeper.keep(new, kept.keeper.stamp())
+    kept.keeper.keep(old, Stamp(boottime(), 0))
     eventually(lambda: kept.lost)
     assert [(token, why) for token, why, _ in kept.lost] == [(old.token, "its session ended")]
     assert kept.keeper.keeps(new)
@@ -274,7 +278,7 @@ def test_a_claim_after_a_long_rest_is_kept(kept: Kept) -> None:
     kept.keeper.forget(kept.claim("a").key)
     threading.Event().wait(1.2)  # the session that was kept before is over
     later = acquire(kept.store, "b")
-    kept.keeper.keep(later, boottime(), kept.keeper.losses)
+    kept.keeper.keep(later, kept.keeper.stamp())
     before = kept.store.renewals
     eventually(lambda: kept.store.renewals >= before + 3)
     assert kept.keeper.keeps(later)
@@ -283,7 +287,7 @@ def test_a_claim_after_a_long_rest_is_kept(kept: Kept) -> None:
 
 def test_an_answer_that_took_too_long_is_confirmed_before_it_is_kept(kept: Kept) -> None:
     lease = acquire(kept.store, "k")
-    kept.keeper.keep(lease, boottime() - 0.9, 0)
+    kept.keeper.keep(lease, Stamp(boottime() - 0.9, 0))
     assert kept.store.renewals
     assert kept.keeper.keeps(lease)
 
@@ -292,18 +296,18 @@ def test_an_answer_from_a_session_that_ended_meanwhile_is_not_kept(kept: Kept) -
     lease = acquire(kept.store, "k")
     end_sessions(kept.store)
     with pytest.raises(errors.SessionLost):
-        kept.keeper.keep(lease, boottime() - 0.9, 0)
+        kept.keeper.keep(lease, Stamp(boottime() - 0.9, 0))
     assert not kept.keeper.keeps(lease)
 
 
 def test_a_timed_lease_whose_answer_took_too_long_is_confirmed(kept: Kept) -> None:
     kept.store.add([NewPosting("k", b"")])
     lease = kept.store.acquire("k", "me", "claim", 5.0)
-    kept.keeper.keep(lease, boottime() - 4.5, 0)
+    kept.keeper.keep(lease, Stamp(boottime() - 4.5, 0))
     assert kept.keeper.keeps(lease)
     kept.store.release(lease)
     with pytest.raises(errors.LeaseLost):
-        kept.keeper.keep(lease, boottime() - 4.5, 0)
+        kept.keeper.keep(lease, Stamp(boottime() - 4.5, 0))
 
 
 def test_a_renewal_has_no_more_time_than_is_left(kept: Kept) -> None:
@@ -317,7 +321,7 @@ def test_a_renewal_has_no_more_time_than_is_left(kept: Kept) -> None:
 def test_a_lease_that_was_lost_in_a_session_that_lives_on_is_given_back(kept: Kept) -> None:
     entity = NewPosting("me", b"here")
     kept.store.add([entity], Shelf.ENTITIES)
-    kept.keeper.keep_entity(entity, 0)
+    kept.keeper.keep_entity(entity, FIRST)
     kept.claim()
     kept.store.away = True
     board = kept.store._board
@@ -352,8 +356,8 @@ def test_an_entity_whose_session_ended_before_it_was_kept_comes_back(kept: Kept)
     entity = NewPosting("me", b"here")
     kept.store.add([entity], Shelf.ENTITIES)
     end_sessions(kept.store)
-    kept.keeper.session_lost(0)
-    kept.keeper.keep_entity(entity, 0)
+    kept.keeper.session_lost(FIRST)
+    kept.keeper.keep_entity(entity, FIRST)
     eventually(lambda: [e.key for e in kept.store.list(Shelf.ENTITIES).postings] == ["me"])
 
 
@@ -366,7 +370,7 @@ def test_an_attempt_in_hand_is_not_looked_for(kept: Kept) -> None:
     lease = kept.store.acquire("k", "me", "mine")
     eventually(lambda: kept.keeper._unconfirmed.due(boottime()) == {})  # the other was looked for
     assert kept.store.get(["k"])[0].lease == lease
-    kept.keeper.keep(lease, asked_at, 0)
+    kept.keeper.keep(lease, Stamp(asked_at, 0))
     kept.keeper.end_claims(["mine"])
     eventually(lambda: all(doubt.last for doubt in kept.keeper._unconfirmed._open.values()))
     assert kept.keeper.keeps(lease)
