@@ -40,8 +40,9 @@ from multiboard.primitives import (
     interrupts,
 )
 from multiboard.runtime import codec
-from multiboard.runtime.claims import Claim, ClaimManager
+from multiboard.runtime.claims import Claim
 from multiboard.runtime.guard import Guard
+from multiboard.runtime.open_board import OpenBoard
 
 LOG = logging.getLogger(__name__)
 
@@ -75,15 +76,15 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         self.settings: Settings = self._make_backend().settings
         self.notifier = BoardNotifier(self._on_register)
         self._lock = threading.RLock()
-        self._manager: ClaimManager | None = None
-        self._before: ClaimManager | None = None
+        self._open: OpenBoard | None = None
+        self._before: OpenBoard | None = None
 
     # -- connection ----------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
         """Whether the board was connected and not closed since; the store may be away."""
-        return self._manager is not None
+        return self._open is not None
 
     def connect(self) -> None:
         """Connect to the store; a board that is connected already stays as it is.
@@ -96,12 +97,12 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
     def _connect_once(self) -> None:
         with self._lock:
-            if self._manager is None:
+            if self._open is None:
                 backend = self._make_backend()
                 Guard(backend).open()
                 connection = self._connect(backend)
                 connection.warn()
-                self._manager = connection
+                self._open = connection
 
     def close(self) -> None:
         """End the connection and every claim that was made without an expiry.
@@ -112,23 +113,23 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
     def _close(self) -> None:
         with self._lock:
-            connection, self._manager = self._manager, None
+            connection, self._open = self._open, None
             self._before = connection or self._before
         if connection is not None:
             connection.close()
             self.notifier.stop()
 
-    def _connect(self, backend: Backend) -> ClaimManager:
-        before = self._manager or self._before
-        return ClaimManager(backend, self._job, self._on_change, self._on_lost, before)
+    def _connect(self, backend: Backend) -> OpenBoard:
+        before = self._open or self._before
+        return OpenBoard(backend, self._job, self._on_change, self._on_lost, before)
 
     @property
-    def _here(self) -> ClaimManager:
+    def _here(self) -> OpenBoard:
         """The connection, in this process.
 
         Raises: ``Closed``.
         """
-        here = self._manager
+        here = self._open
         if here is None:
             raise errors.Closed(f"the board {self._name!r} is not connected")
         if here.pid != os.getpid():
@@ -136,23 +137,23 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
             # parent's locks may be held for ever.
             self._lock = threading.RLock()
             self.notifier.forget_threads()
-            here = self._manager = self._connect(here.backend)
+            here = self._open = self._connect(here.backend)
             self._on_register()
         return here
 
     @property
     def incarnation(self) -> str:
         """The id that the board got when it was made in the store; empty while not connected."""
-        return "" if self._manager is None else self._manager.incarnation
+        return "" if self._open is None else self._open.incarnation
 
     @property
     def era(self) -> int:
         """How often the store was found to be put back when this board was connected again."""
-        here = self._manager or self._before
+        here = self._open or self._before
         return 0 if here is None else here.era
 
     def _on_register(self) -> None:
-        here = self._manager
+        here = self._open
         if here is not None and len(self.notifier):
             here.view.start(prompt=True)
 
@@ -238,7 +239,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
             wait = (job.due_at if entry is None else entry.due_at) - boottime()
             if wait > 0:
                 raise excp.UnclaimableJob(f"{job} is not due before {wait:.1f} s")
-            here.acquire(job, who, expiry)
+            here.claims.acquire(job, who, expiry)
 
     def claim_next(
         self, who: str, limit: int = 1, timeout: float | None = 0.0, expiry: float | None = None
@@ -256,7 +257,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
             arguments.check_wait("timeout", timeout)
             arguments.check_expiry(expiry)
             give_up = boottime() + (arguments.LONGEST if timeout is None else timeout)
-            return self._here.take_in_time(who, limit, expiry, give_up)
+            return self._here.claims.take_in_time(who, limit, expiry, give_up)
 
     # -- finishing -------------------------------------------------------------------------------
 
@@ -303,7 +304,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
             check_who(who)
             arguments.check_duration("delay", delay, least=0.0)
             self._check_job(job)
-            self._here.release(job.key, who, delay)
+            self._here.claims.release(job.key, who, delay)
             job.due_at = boottime() + delay
 
     def _finish(
@@ -311,7 +312,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
     ) -> Sequence[errors.MultiboardError | None]:
         for job in jobs:
             self._check_job(job)
-        return self._here.remove([job.key for job in jobs], who, to)
+        return self._here.claims.remove([job.key for job in jobs], who, to)
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -392,20 +393,20 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         """Return the lease with which this board claims a job; None where it does not."""
         with raising_taskflow_errors("look at"):
             arguments.check_instance("job", job, Job, "a job of a multiboard board")
-        here = self._manager
-        return None if here is None else here.lease_of(job.key)
+        here = self._open
+        return None if here is None else here.claims.lease_of(job.key)
 
     def watch_claim(self, job: Job) -> Callable[[], str | None]:
         """Return what tells, whenever it is called, why this board's present claim was lost."""
-        here = self._manager
-        return (lambda: None) if here is None else here.watch(job.key)
+        here = self._open
+        return (lambda: None) if here is None else here.claims.watch(job.key)
 
     def extend(self, job: Job, expiry: float) -> bool:
         """Do what :meth:`multiboard.jobboard.job.Job.extend_expiry` promises."""
         with raising_taskflow_errors("extend the claim on", job):
             arguments.check_duration("expiry: expires_in", expiry)
             self._check_job(job)
-            return self._here.extend(job.key, expiry)
+            return self._here.claims.extend(job.key, expiry)
 
     def wait_complete(self, job: Job, timeout: float | None) -> bool:
         """Do what :meth:`multiboard.jobboard.job.Job.wait` promises."""
@@ -483,5 +484,5 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         every 15 s when all is well; None before the first listing). ``session_seconds_left`` is
         how long the session certainly lives. ``damaged`` names what was skipped, and why.
         """
-        here = self._manager
+        here = self._open
         return {"connected": False} if here is None else here.health()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -257,7 +258,7 @@ def test_a_session_that_two_operations_find_ended_is_lost_once(kept: Kept) -> No
     new = acquire(kept.store, "new")
     kept.keeper.keep(new, kept.keeper.stamp())
     kept.keeper.session_lost(FIRST)  # an operation that was under way before
-    eventually(lambda: not kept.keeper._verify)
+    eventually(lambda: not kept.keeper._kept.doubtful)
     assert [token for token, _, _ in kept.lost] == [old.token]
     assert kept.keeper.keeps(new)
 
@@ -375,3 +376,20 @@ def test_an_attempt_in_hand_is_not_looked_for(kept: Kept) -> None:
     eventually(lambda: all(doubt.last for doubt in kept.keeper._unconfirmed._open.values()))
     assert kept.keeper.keeps(lease)
     assert kept.store.get(["k"])[0].lease == lease
+
+
+def test_an_errand_that_is_refused_does_not_keep_the_others_from_being_done(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, read = kept.claim("given up"), kept.store.get
+    refused = threading.Event()
+
+    def refuse(_: Any) -> Any:
+        refused.set()
+        raise errors.AccessDenied("no right to read")
+
+    monkeypatch.setattr(kept.store, "get", refuse)
+    kept.claim("looked at", expires_in=0.5)
+    assert refused.wait(10.0)
+    kept.keeper.give_back(lease)
+    eventually(lambda: read(["given up"])[0].lease is None)  # type: ignore[union-attr]
