@@ -8,6 +8,7 @@ pause a server start one of their own with :mod:`servers`.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pathlib
 import signal
@@ -82,6 +83,24 @@ def etcd_url() -> Iterator[str]:
     """The URL of the run's etcd, without a query."""
     with _url_of("etcd") as url:
         yield url
+
+
+@pytest.fixture(autouse=True)
+def _own_log_levels() -> Iterator[None]:
+    """Undo what a test does to the levels of loggers: the command silences libraries by them."""
+    yield
+    for name, level in _log_levels().items():
+        if level != _LOG_LEVELS.get(name, logging.NOTSET):
+            logging.getLogger(name).setLevel(_LOG_LEVELS.get(name, logging.NOTSET))
+
+
+def _log_levels() -> dict[str, int]:
+    """Return the level that each logger was given."""
+    loggers = list(logging.root.manager.loggerDict.items())
+    return {name: found.level for name, found in loggers if isinstance(found, logging.Logger)}
+
+
+_LOG_LEVELS = _log_levels()
 
 
 @pytest.fixture(params=STORES)

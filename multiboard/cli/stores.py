@@ -19,7 +19,7 @@ from multiboard.cli.opening import StoreCommand
 from multiboard.config import loading
 from multiboard.primitives import Change, ChangeKind, Settings, Shelf, arguments, boottime
 from multiboard.runtime import codec
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 
 #: Seconds that one question to the feed waits: bounds how late Ctrl-C and --for are noticed.
 FEED_TIMEOUT = 1.0
@@ -76,7 +76,7 @@ class Health(opening.Shown, StoreCommand, ShowOne):
             shown: dict[str, Any] = {
                 "namespace": guard.settings.namespace,
                 "incarnation": guard.incarnation,
-                **guard.facts(),
+                **guard.server_info(),
             }
             jobs, damaged = opening.read(guard, Shelf.LIVE)
             shown["jobs"] = len(jobs)
@@ -150,7 +150,7 @@ def _seconds(text: str) -> float:
 class _Feed:
     """The change feed with the names of jobs, which it does not hold itself."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: RetryingGuard) -> None:
         self._guard = guard
         self._cursor = guard.changes(None, 0.0).cursor
         self._names = self._listed()

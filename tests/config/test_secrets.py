@@ -122,7 +122,7 @@ def look_at(sight: Sight, entry: str, conf: Any) -> None:
 def backend_of(sight: Sight, spec: str, **overrides: Any) -> None:
     with sight.of("load"):
         backend = loading.load(spec, **overrides)
-        guard = Guard(backend, patience=0)
+        guard = Guard(backend)
         sight.note("load", backend, repr(backend), repr(backend.settings), guard, repr(guard))
         backend.open()
     with sight.of("redact"):

@@ -22,7 +22,7 @@ from servers.clusters import Cluster
 from multiboard import errors
 from multiboard.config import loading
 from multiboard.primitives import Shelf, boottime
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 from tests.faults.board_record import BoardFindings, BoardRecord
 from tests.faults.judge import Findings, findings
 from tests.faults.putting_back import PutBack, put_back
@@ -315,7 +315,7 @@ class Run:
         for worker in self._workers:
             worker.ask("quiet")
         quiet = boottime()
-        backend = Guard(loading.load(self._cluster.url, **self._settings))
+        backend = RetryingGuard(loading.load(self._cluster.url, **self._settings))
         backend.open()
         try:
             blind = self._blind(backend)
@@ -347,7 +347,7 @@ class Run:
     def _judge_board(self) -> BoardFindings:
         kept = {worker.who: worker.ask("quiet") for worker in self._board_workers}
         settings = {**self._settings, "namespace": f"{self._settings['namespace']}-jobs"}
-        backend = Guard(loading.load(self._cluster.url, **settings))
+        backend = RetryingGuard(loading.load(self._cluster.url, **settings))
         backend.open()
         try:
             there = [posting.key for posting in backend.list().postings]
@@ -355,7 +355,7 @@ class Run:
             backend.close()
         return self._board_record.findings(there, kept)
 
-    def _blind(self, backend: Guard) -> list[str]:
+    def _blind(self, backend: RetryingGuard) -> list[str]:
         """Return the watchers whose view is not what is listed, though nothing happens any more."""
         give_up = boottime() + SEEN_WITHIN
         while True:
@@ -376,7 +376,7 @@ class Run:
                 ]
             time.sleep(0.1)
 
-    def _left(self, backend: Guard) -> list[str]:
+    def _left(self, backend: RetryingGuard) -> list[str]:
         """Return the postings that nobody could take when all workers had gone."""
         give_up = boottime() + SEEN_WITHIN
         while True:

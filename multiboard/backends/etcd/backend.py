@@ -151,7 +151,7 @@ class EtcdBackend(Leases):
         self._feed.close()
         self._warden.close()
 
-    def facts(self) -> Mapping[str, str]:
+    def server_info(self) -> Mapping[str, str]:
         status = self._board.client.call("Status", M["StatusRequest"](), write=False)
         facts = {"store": "etcd", "version": status.version, "address": str(self._board.access)}
         if self.settings.session_timeout < LEAST_SESSION:

@@ -97,7 +97,7 @@ class RedisBackend(primitives.Backend):
     def close(self) -> None:
         self._board.close()
 
-    def facts(self) -> Mapping[str, str]:
+    def server_info(self) -> Mapping[str, str]:
         return server_info.of(self._board)
 
     # -- directory ---------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from multiboard.backends.redis.session import Board
 
 
 def of(board: Board) -> Mapping[str, str]:
-    """Return facts and warnings as of :meth:`multiboard.primitives.Backend.facts`."""
+    """Return facts and warnings as of :meth:`multiboard.primitives.Backend.server_info`."""
     facts = {"store": "redis", "address": board.address}
     if board.version:
         facts["version"] = board.version

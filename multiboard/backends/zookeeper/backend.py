@@ -155,7 +155,7 @@ class ZooKeeperBackend(Shelves):
             raise
         return link.granted
 
-    def facts(self) -> Mapping[str, str]:
+    def server_info(self) -> Mapping[str, str]:
         link = self._board.link()
         version, alone = link.version()
         facts = {

@@ -17,7 +17,7 @@ from multiboard import errors
 from multiboard.backends.redis import RedisBackend
 from multiboard.config import loading
 from multiboard.primitives import Change
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 from tests.waiting import eventually
 
 #: Long enough that no session ends while a master is being replaced.
@@ -82,8 +82,8 @@ def board(make: Callable[..., RedisBackend]) -> RedisBackend:
 
 
 @pytest.fixture
-def guarded(board: RedisBackend) -> Guard:
-    return Guard(board)
+def guarded(board: RedisBackend) -> RetryingGuard:
+    return RetryingGuard(board)
 
 
 def master_of(cluster: clusters.Cluster, board: RedisBackend) -> RedisMember:

@@ -48,8 +48,8 @@ def least(raw: Any) -> None:
 def test_the_documented_account_can_do_all_that_a_board_does(server: Any) -> None:
     board = at(server, namespace="acl", **ACCOUNT)
     assert board.traits.durable is False  # INFO is refused, and so it can't be known
-    assert dict(board.facts())["version"] == server.version
-    assert not [name for name in board.facts() if name.startswith("warning")]
+    assert dict(board.server_info())["version"] == server.version
+    assert not [name for name in board.server_info() if name.startswith("warning")]
     cursor = board.changes(None, 0.0).cursor
     board.add([NewPosting("a", b""), NewPosting("b", b"", delay=0.01)])
     board.add([NewPosting("e", b"")], Shelf.ENTITIES)
@@ -144,7 +144,7 @@ def test_a_managed_server_hides_commands(hidden: tuple[str, ...]) -> None:
     with _started(words) as running:
         board = at(running)
         board.add([NewPosting("a", b"")])
-        facts = board.facts()
+        facts = board.server_info()
         assert facts["store"] == "redis"
         assert ("warning_persistence" in facts) == ("INFO" not in hidden)
         board.close()
@@ -279,7 +279,7 @@ def test_tls_to_sentinels_and_the_master_that_they_name(tmp_path: pathlib.Path) 
             url = f"rediss+sentinel://:{PASSWORD}@127.0.0.1:{sentinel_port}/mymaster"
             board = opened(url, tls_ca=authority.path)
             board.add([NewPosting("a", b"")])
-            assert board.facts()["server"] == f"rediss://127.0.0.1:{server_port}"
+            assert board.server_info()["server"] == f"rediss://127.0.0.1:{server_port}"
             board.close()
             with pytest.raises(errors.Unavailable, match=f"{sentinel_port}.*(?i:certificate)"):
                 opened(url)
@@ -296,7 +296,7 @@ def test_tls_to_the_nodes_of_a_cluster(tmp_path: pathlib.Path) -> None:
         eventually(lambda: "cluster_state:ok" in ask(running, "CLUSTER", "INFO"))
         board = opened(f"rediss+cluster://localhost:{port}", tls_ca=authority.path)
         board.add([NewPosting("a", b"")])
-        assert board.facts()["server"] == f"rediss://localhost:{port}"
+        assert board.server_info()["server"] == f"rediss://localhost:{port}"
         board.close()
 
 
@@ -317,7 +317,7 @@ def test_no_secret_is_shown(
         shown += [repr(backend), repr(backend.settings)]
         try:
             backend.open()
-            shown.append(repr(backend.facts()))
+            shown.append(repr(backend.server_info()))
         except errors.MultiboardError as error:
             shown += [str(error), repr(error), repr(error.__cause__)]
         backend.close()

@@ -21,7 +21,7 @@ from multiboard.backends.redis import RedisBackend
 from multiboard.backends.redis.pool import FRESH
 from multiboard.config import loading
 from multiboard.primitives import NewPosting
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 from tests.backends.redis.accounts import ACCOUNT, documented
 from tests.backends.redis.boards import keys_of
 from tests.backends.redis.clusters import (
@@ -53,7 +53,10 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.mark.parametrize("fault", [RedisMember.kill, RedisMember.pause])
 def test_work_goes_on_when_the_master_is_gone(
-    cluster: clusters.Cluster, board: RedisBackend, guarded: Guard, fault: Callable[[Any], None]
+    cluster: clusters.Cluster,
+    board: RedisBackend,
+    guarded: RetryingGuard,
+    fault: Callable[[Any], None],
 ) -> None:
     guarded.add([NewPosting(f"a{number}", b"body") for number in range(3)])
     held = guarded.acquire("a0", "me", "c0")
@@ -81,7 +84,7 @@ def test_work_goes_on_when_the_master_is_gone(
 def test_a_reader_need_not_wait_for_a_master_that_a_neighbour_found_frozen(
     cluster: clusters.Cluster,
     board: RedisBackend,
-    guarded: Guard,
+    guarded: RetryingGuard,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It waits in the server for so long that it would be the last one to notice."""
@@ -96,7 +99,7 @@ def test_a_reader_need_not_wait_for_a_master_that_a_neighbour_found_frozen(
 
 
 def test_a_replica_that_is_gone_is_no_outage(
-    cluster: clusters.Cluster, board: RedisBackend, guarded: Guard
+    cluster: clusters.Cluster, board: RedisBackend, guarded: RetryingGuard
 ) -> None:
     guarded.add([NewPosting("a", b"")])
     replicas_of(cluster, master_of(cluster, board))[0].kill()
@@ -115,7 +118,7 @@ def test_a_master_that_was_frozen_and_deposed_is_not_believed(
     new = replaced(cluster, board, old)
     old.resume()
     time.sleep(2 * FRESH)
-    guard = Guard(board)
+    guard = RetryingGuard(board)
     guard.add([NewPosting("b", b"")])
     assert ask(new, "HEXISTS", key_of(board, "live:state"), "b") == 1
     assert keys_of(guard.list().postings) == ["a", "b"]
@@ -125,7 +128,11 @@ def test_a_master_that_wakes_tells_no_old_truth(
     cluster: clusters.Cluster, make: Callable[..., RedisBackend]
 ) -> None:
     """Neither to who asked it before it fell asleep, nor to who was idle meanwhile."""
-    patient, idle, writer = Guard(make(connect_timeout=30.0)), Guard(make()), Guard(make())
+    patient, idle, writer = (
+        RetryingGuard(make(connect_timeout=30.0)),
+        RetryingGuard(make()),
+        RetryingGuard(make()),
+    )
     writer.add([NewPosting("before", b"")])
     for reader in (patient, idle):
         assert keys_of(reader.list().postings) == ["before"]
@@ -146,7 +153,7 @@ def test_a_master_that_wakes_tells_no_old_truth(
 def test_a_history_that_was_rolled_back_is_told_and_believes_no_stale_owner(
     cluster: clusters.Cluster, board: RedisBackend, make: Callable[..., RedisBackend]
 ) -> None:
-    guard, other = Guard(board), make()
+    guard, other = RetryingGuard(board), make()
     guard.add([NewPosting("a", b"1"), NewPosting("done", b"1")])
     first = guard.acquire("a", "me", "c1", 300.0)
     guard.release(first)
@@ -197,7 +204,7 @@ def test_a_board_that_no_replica_had_is_lost(
     for replica in replicas:
         replica.resume()
     with pytest.raises(errors.BoardLost):
-        Guard(young).count()
+        RetryingGuard(young).count()
 
 
 # -- replicas that have to have it ----------------------------------------------------------------
@@ -208,8 +215,8 @@ def test_durability_is_a_change_that_replicas_have(
 ) -> None:
     plain, durable = make(), make(durability="wait:1", operation_timeout=2.0)
     in_step(cluster, durable)
-    assert "warning_durability" not in durable.facts()
-    assert "warning_failover" in plain.facts()
+    assert "warning_durability" not in durable.server_info()
+    assert "warning_failover" in plain.server_info()
     durable.add([NewPosting(f"a{number}", b"") for number in range(9)])
     lease = durable.acquire("a0", "me", "c0", 60.0)
     master = master_of(cluster, durable)
@@ -239,14 +246,14 @@ def test_durability_is_a_change_that_replicas_have(
     # WAIT waits for what its connection wrote, and a repeat writes nothing: hence this.
     assert ask(master, *touched) == 1
     with pytest.raises(errors.Indeterminate, match=why):
-        Guard(durable).add(late)
+        RetryingGuard(durable).add(late)
     with pytest.raises(errors.LeaseLost):
         durable.renew(lease, 60.0)  # it was released: nothing changed, and nothing is in doubt
     with pytest.raises(errors.PostingNotFound):
         durable.acquire("nothing", "me", "c9")
     for replica in replicas:
         replica.resume()
-    guard = Guard(make(durability="wait:1"))
+    guard = RetryingGuard(make(durability="wait:1"))
     assert [posting.key for posting in guard.add(late)] == ["late"]  # type: ignore[union-attr]
     eventually(lambda: _settled(durable, late))
     assert durable.acquire("a1", "me", "c1").key == "a1"
@@ -266,7 +273,7 @@ def test_what_replicas_have_survives_the_master(
     cluster: clusters.Cluster, make: Callable[..., RedisBackend]
 ) -> None:
     durable = make(durability="wait:1")
-    guard = Guard(durable)
+    guard = RetryingGuard(durable)
     acknowledged = []
     for number in range(200):
         guard.add([NewPosting(f"a{number}", b"")])
@@ -285,7 +292,7 @@ def test_more_replicas_than_there_are_is_warned_of(
 ) -> None:
     there = len(replicas_of(cluster, master_of(cluster, make())))
     board = make(durability=f"wait:{there + 1}", connect_timeout=0.2)
-    warning = board.facts()["warning_durability"]
+    warning = board.server_info()["warning_durability"]
     assert f"wait:{there + 1}" in warning
     with pytest.raises(errors.Indeterminate, match=f"{there} of {there + 1} replicas"):
         board.add([NewPosting("a", b"")])
@@ -302,7 +309,7 @@ def test_boards_are_named_whichever_node_has_them(
         make(prefix=prefix, namespace=name)
     looking = loading.load(cluster.url, prefix=prefix, namespace="typo", create=False)
     with pytest.raises(errors.BoardNotFound) as raised:
-        Guard(looking).open()
+        RetryingGuard(looking).open()
     assert raised.value.boards == names
 
 
@@ -363,7 +370,7 @@ def test_the_nodes_that_were_given_need_not_be_those_that_live(
         board.add([NewPosting("a", b"")])
         try:
             first.kill()
-            assert keys_of(Guard(board).list().postings) == ["a"]
+            assert keys_of(RetryingGuard(board).list().postings) == ["a"]
             with pytest.raises(errors.Unavailable, match=f"found no node.*{first.port}.*refused"):
                 make(hosts=(f"127.0.0.1:{first.port}",))
         finally:
@@ -384,7 +391,7 @@ def test_the_documented_account_finds_its_node(
             for _ in range(2):  # a witness is asked each time
                 board._board._process().connections.finder._check_at = 0.0  # type: ignore[attr-defined]
                 assert board.count() == 1
-        assert len({board.facts()["server"] for board in boards}) > 1
+        assert len({board.server_info()["server"] for board in boards}) > 1
 
 
 # -- warnings -------------------------------------------------------------------------------------
@@ -397,7 +404,7 @@ def test_settings_that_endanger_the_board_are_warned_of(sentinel: clusters.Redis
         settings = RedisBackend.settings_class(namespace="warned", **options)
         board = RedisBackend(settings)
         board.open()
-        names = {name for name in board.facts() if name.startswith("warning")}
+        names = {name for name in board.server_info() if name.startswith("warning")}
         board.close()
         return names
 

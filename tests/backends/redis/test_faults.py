@@ -57,7 +57,7 @@ def test_a_server_that_came_back_empty_is_a_lost_board() -> None:
     with servers.redis_server(appendonly=False) as running:
         board = at(running)
         assert board.traits.durable is False
-        assert "warning_persistence" in board.facts()
+        assert "warning_persistence" in board.server_info()
         board.add([NewPosting("a", b"1")])
         lease = board.acquire("a", "me", "c1")
         cursor = board.changes(None, 0.0).cursor
@@ -90,7 +90,7 @@ def test_a_server_with_a_log_goes_on_where_it_was_killed() -> None:
     with servers.redis_server(options=("--appendfsync", "always")) as running:
         board = at(running, session_timeout=60.0)
         assert board.traits.durable is True
-        assert not [fact for fact in board.facts() if fact.startswith("warning")]
+        assert not [fact for fact in board.server_info() if fact.startswith("warning")]
         cursor = board.changes(None, 0.0).cursor
         board.add([NewPosting("a", b"1"), NewPosting("b", b"2")])
         lease = board.acquire("a", "me", "c1")
@@ -168,7 +168,7 @@ def test_a_server_without_memory_refuses_postings_and_lets_them_be_worked_off() 
         assert len(drained(board, cursor)[0]) == 4
         raw.config_set("maxmemory-policy", "allkeys-lru")
         raw.config_set("maxmemory", "0")
-        assert "warning_eviction" in board.facts()
+        assert "warning_eviction" in board.server_info()
         raw.close()
         board.close()
 
@@ -277,7 +277,7 @@ def test_a_wrong_password_is_denied_and_never_shown(given: str | None) -> None:
             at(running, password=given)
         board = at(running, password=PASSWORD)
         shown = [str(raised.value), repr(raised.value), repr(raised.value.__cause__)]
-        shown += [repr(board), repr(board.settings), repr(board.facts())]
+        shown += [repr(board), repr(board.settings), repr(board.server_info())]
         assert not [text for text in shown if PASSWORD in text or (given and given in text)]
         board.close()
 

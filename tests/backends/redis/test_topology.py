@@ -74,7 +74,7 @@ def test_any_sentinel_that_answers_will_do(
     board = opened(url, connect_timeout=3.0)
     assert time.monotonic() - began < 3.0
     assert [posting.key for posting in board.add([NewPosting("a", b"")])] == ["a"]  # type: ignore[union-attr]
-    facts = board.facts()
+    facts = board.server_info()
     assert facts["address"] == url
     assert facts["server"] == f"redis://127.0.0.1:{pair[0].port}"
     board.close()
@@ -115,7 +115,7 @@ def test_a_replica_that_sentinels_take_for_the_master_is_refused(
             # Where there is another sentinel, it is asked.
             hosts = f"127.0.0.1:{mistaken.port},127.0.0.1:{pair[1].port}"
             board = opened(f"redis+sentinel://{hosts}/mymaster")
-            assert board.facts()["server"] == f"redis://127.0.0.1:{master.port}"
+            assert board.server_info()["server"] == f"redis://127.0.0.1:{master.port}"
             board.close()
 
 
@@ -176,7 +176,12 @@ def test_servers_and_sentinels_have_passwords_of_their_own(
         board = opened(url, sentinel_password=SENTINELS)
         board.add([NewPosting("a", b"")])
         shown = [str(raised.value), repr(raised.value), repr(raised.value.__cause__), caplog.text]
-        shown += [repr(board), repr(board.settings), repr(board.facts()), str(board._board.address)]
+        shown += [
+            repr(board),
+            repr(board.settings),
+            repr(board.server_info()),
+            str(board._board.address),
+        ]
         shown.append(repr(board._board._process().connections.finder.server))
         board.close()
     for secret in (PASSWORD, SENTINELS, "wr0ng-password"):

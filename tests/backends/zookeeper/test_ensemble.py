@@ -18,7 +18,7 @@ from multiboard import errors
 from multiboard.backends.zookeeper import ZooKeeperBackend, records
 from multiboard.config import loading
 from multiboard.primitives import Change, ChangeKind, NewPosting
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 from tests.backends.zookeeper.boards import SOON, eventually, post
 
 Make = Callable[..., ZooKeeperBackend]
@@ -85,7 +85,7 @@ def test_a_board_is_under_the_root_of_its_url(ensemble: ZooKeeperEnsemble, make:
         assert client.get_children(root) == ["board:default"]
         assert client.exists("/multiboard") is None
         old = records.loses_transactions(ensemble.servers[0].version)
-        assert ("warning_version" in board.facts()) is old
+        assert ("warning_version" in board.server_info()) is old
     finally:
         client.stop()
         client.close()
@@ -132,7 +132,7 @@ def test_a_waiting_reader_hears_of_what_follows_the_leaders_death(
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(board.changes, cursor, 30.0)
         leader.kill()
-        Guard(poster).add([NewPosting("k", b"")])
+        RetryingGuard(poster).add([NewPosting("k", b"")])
         with contextlib.suppress(errors.Unavailable):  # the same cursor may be used again
             cursor = waiting.result(SOON).cursor
     heard = eventually(lambda: board.changes(cursor, 1.0))

@@ -18,7 +18,7 @@ from multiboard import errors
 from multiboard.backends.zookeeper import ZooKeeperBackend, ZooKeeperSettings
 from multiboard.backends.zookeeper import session as zookeeper_board
 from multiboard.primitives import Change, ChangeKind, Lease, NewPosting, Shelf
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 from tests.backends.zookeeper.boards import (
     SOON,
     TICK,
@@ -276,7 +276,7 @@ def test_a_posting_in_doubt_is_found_or_not_made_anew(make: Any, server: Any, pr
     (there,) = other.get(["k"])
     other.remove([other.acquire("l", "other", "c")])
     end_session(server, board)
-    guard = Guard(board, patience=1.0)
+    guard = RetryingGuard(board, patience=1.0)
     assert guard.add([NewPosting("k", b"body")]) == [there]
     with pytest.raises(errors.Indeterminate, match="'l' was added can't be known"):
         guard.add([NewPosting("k", b"body"), NewPosting("l", b"body")])
@@ -299,7 +299,7 @@ def test_a_release_in_doubt_is_not_repeated_in_vain_for_ever(
         board.release(lease)
     end_session(server, board)
     other.acquire("k", "other", "d")
-    guard = Guard(board, patience=1.0)
+    guard = RetryingGuard(board, patience=1.0)
 
     def again() -> type[Exception] | None:
         try:
@@ -360,7 +360,7 @@ def test_closing_ends_what_is_under_way_without_a_word(
 ) -> None:
     board = make(hosts=(f"{troubled.host}:{troubled.port}",), session_timeout=10.0)
     post(board)
-    guard = Guard(board)
+    guard = RetryingGuard(board)
     troubled.pause()
     try:
         with concurrent.futures.ThreadPoolExecutor() as pool:
