@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What an operator wants to know of the server, and what of it endangers the board.
+"""What the server is, for operators, and which of its settings endanger the board.
 
-It imports the errors and the board. A server that refuses ``INFO`` is fine: less is known of it.
+It imports the errors and the board. A server that refuses ``INFO`` is fine: less is shown of it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def of(board: Board) -> Mapping[str, str]:
     if board.version:
         facts["version"] = board.version
     try:
-        text = board.ask("INFO").decode("utf-8", "replace")
+        text = board.query("INFO").decode("utf-8", "replace")
     except (errors.AccessDenied, errors.Unavailable, errors.Closed):
         return facts
     finally:

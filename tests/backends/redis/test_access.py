@@ -23,14 +23,10 @@ from multiboard.backends.redis import RedisBackend
 from multiboard.config import loading
 from multiboard.primitives import NewPosting, Shelf
 from tests.backends.redis.accounts import ACCOUNT, PASSWORD, documented
-from tests.backends.redis.boards import at, board, drained, make, raw, server
+from tests.backends.redis.boards import at, drained
 from tests.certificates import Authority, Certificate
 from tests.leaks import all_logs, shown_by
 from tests.waiting import eventually
-
-#: Fixtures that are used by name.
-__all__ = ["board", "make", "raw", "server"]
-
 
 # -- rights ---------------------------------------------------------------------------------------
 
@@ -218,7 +214,7 @@ def test_tls_with_certificates_on_both_sides(secured: Secured) -> None:
 
     reader = threading.Thread(target=wait)
     reader.start()
-    eventually(lambda: bool(board._board._process().connections._waiting))
+    eventually(lambda: bool(board._board._process().pool._waiting))
     board.close()
     reader.join(20.0)
     assert [type(error) for error in failed] == [errors.Closed]

@@ -17,14 +17,10 @@ import pytest
 
 from multiboard import errors
 from multiboard.backends.redis import RedisBackend
-from multiboard.backends.redis.session import KEYS
+from multiboard.backends.redis.records import KEYS
 from multiboard.primitives import Change, ChangeKind, NewPosting, Shelf
-from tests.backends.redis.boards import board, drained, key_of, keys_of, make, raw, server
+from tests.backends.redis.boards import drained, key_of, keys_of
 from tests.waiting import eventually
-
-#: Fixtures that are used by name.
-__all__ = ["board", "make", "raw", "server"]
-
 
 # -- the feed -------------------------------------------------------------------------------------
 
@@ -271,11 +267,11 @@ def test_callers_that_lost_answers_are_forgotten_after_a_while(
     raw.hset(meta, mapping=old)
     process = board._board._process()
     for _ in range(40):
-        process.lost_answer(process.mark)
+        process.lost_reply(process.tag)
         board.add([NewPosting("a", b"1")])
         raw.hincrby(meta, f"filler{raw.hlen(meta)}", 1)
     callers = [name for name in raw.hkeys(meta) if name.startswith(b"w")]
-    assert callers == [process.mark[:16].encode()]
+    assert callers == [process.tag[:16].encode()]
 
 
 def test_bodies_of_the_largest_size_are_read_in_parts(board: RedisBackend) -> None:
@@ -397,5 +393,5 @@ def test_a_forked_child_is_a_stranger(board: RedisBackend) -> None:
 
 def board_sockets(board: RedisBackend) -> list[str]:
     """Return the names of the backend's own idle connections, as the server sees them."""
-    idle = board._board._process().connections._idle
+    idle = board._board._process().pool._idle
     return [str(connection.sock.getsockname()) for connection, _ in idle]

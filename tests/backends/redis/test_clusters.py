@@ -23,27 +23,17 @@ from multiboard.config import loading
 from multiboard.primitives import NewPosting
 from multiboard.runtime.guard import Guard
 from tests.backends.redis.accounts import ACCOUNT, documented
-from tests.backends.redis.boards import keys_of
+from tests.backends.redis.boards import key_of, keys_of
 from tests.backends.redis.clusters import (
     Reader,
-    board,
-    boards_on,
-    cluster,
+    boards_on_cluster,
     cut_off,
-    guarded,
     in_step,
-    key_of,
-    make,
     master_of,
-    nodes,
     replaced,
     replicas_of,
-    sentinel,
 )
 from tests.waiting import eventually
-
-#: Fixtures that are used by name.
-__all__ = ["board", "cluster", "guarded", "make", "nodes", "sentinel"]
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -71,7 +61,7 @@ def test_work_goes_on_when_the_master_is_gone(
     guarded.release(second)
     assert guarded.keepalive() == board.settings.session_timeout
     assert keys_of(guarded.list().postings) == ["a1", "a2", "late"]
-    eventually(lambda: reader.heard("late"))
+    eventually(lambda: reader.received("late"))
     assert {type(failure) for failure in reader.failures} <= {errors.Unavailable}
     cluster.heal()
     assert keys_of(guarded.list().postings) == ["a1", "a2", "late"]
@@ -85,14 +75,14 @@ def test_a_reader_need_not_wait_for_a_master_that_a_neighbour_found_frozen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It waits in the server for so long that it would be the last one to notice."""
-    monkeypatch.setattr("multiboard.backends.redis.LONGEST_BLOCK", 60.0)
+    monkeypatch.setattr("multiboard.backends.redis.feed.LONGEST_BLOCK", 60.0)
     guarded.add([NewPosting("a", b"")])
     in_step(cluster, board)
     reader = Reader(board)
-    eventually(lambda: bool(board._board._process().connections._waiting))
+    eventually(lambda: bool(board._board._process().pool._waiting))
     master_of(cluster, board).pause()
     guarded.add([NewPosting("b", b"")])
-    eventually(lambda: reader.heard("b"))
+    eventually(lambda: reader.received("b"))
 
 
 def test_a_replica_that_is_gone_is_no_outage(
@@ -160,7 +150,7 @@ def test_a_history_that_was_rolled_back_is_told_and_believes_no_stale_owner(
     assert guard.remove([done]) == [None]
     [newest] = guard.add([NewPosting("gone", b"1")])
     assert getattr(newest, "key", None) == "gone"
-    eventually(lambda: reader.heard("gone"))
+    eventually(lambda: reader.received("gone"))
     assert reader.resets == 0
     master.kill()
     for replica in replicas:
@@ -180,7 +170,7 @@ def test_a_history_that_was_rolled_back_is_told_and_believes_no_stale_owner(
     [again] = guard.add([NewPosting("gone", b"1")])
     assert again.serial > newest.serial  # type: ignore[union-attr]
     assert guard.remove([done]) == [None], "its lease was older than what was lost"
-    eventually(lambda: reader.heard("gone"))
+    eventually(lambda: reader.received("gone"))
 
 
 def test_a_board_that_no_replica_had_is_lost(
@@ -338,7 +328,7 @@ def test_a_board_that_moves_to_another_node_is_followed(nodes: clusters.RedisClu
         with pytest.raises(errors.Unavailable, match="on its way to another node"):
             board.add([NewPosting("b", b"")])
 
-    with boards_on(nodes) as make:
+    with boards_on_cluster(nodes) as make:
         board, stranger = make(), make()
         board.add([NewPosting("a", b"")])
         lease = board.acquire("a", "me", "c1")
@@ -348,7 +338,7 @@ def test_a_board_that_moves_to_another_node_is_followed(nodes: clusters.RedisClu
         assert board.remove([lease]) == [None]
         board.add([NewPosting("b", b"")])
         assert stranger.count() == 1
-        eventually(lambda: reader.heard("b"))
+        eventually(lambda: reader.received("b"))
         fresh = make()
         assert keys_of(fresh.list().postings) == ["b"]
 
@@ -358,7 +348,7 @@ def test_the_nodes_that_were_given_need_not_be_those_that_live(
 ) -> None:
 
     first = nodes.nodes[0]
-    with boards_on(nodes) as make:
+    with boards_on_cluster(nodes) as make:
         board = make(hosts=(f"127.0.0.1:{first.port}",))
         board.add([NewPosting("a", b"")])
         try:
@@ -377,12 +367,12 @@ def test_the_documented_account_finds_its_node(
     """Without the right to ask for the slots, a node's word on where a key is will do."""
     for node in nodes.nodes:
         ask(node, "ACL", "SETUSER", "multiboard", *documented(), *more)
-    with boards_on(nodes) as make:
+    with boards_on_cluster(nodes) as make:
         boards = [make(namespace=f"least-{number}", **ACCOUNT) for number in range(6)]
         for board in boards:
             board.add([NewPosting("a", b"")])
             for _ in range(2):  # a witness is asked each time
-                board._board._process().connections.finder._check_at = 0.0  # type: ignore[attr-defined]
+                board._board._process().pool.locator._check_at = 0.0  # type: ignore[attr-defined]
                 assert board.count() == 1
         assert len({board.facts()["server"] for board in boards}) > 1
 

@@ -21,25 +21,10 @@ from multiboard import errors
 from multiboard.backends.redis import RedisBackend, RedisSettings
 from multiboard.backends.redis.pool import FRESH
 from multiboard.primitives import NewPosting, Shelf, Url
-from tests.backends.redis.boards import (
-    Proxy,
-    Where,
-    at,
-    board,
-    drained,
-    key_of,
-    keys_of,
-    make,
-    raw,
-    server,
-)
+from tests.backends.redis.boards import Proxy, Where, at, drained, key_of, keys_of
 from tests.waiting import eventually
 
 PASSWORD = "s3cret-of-the-server"
-
-
-#: Fixtures that are used by name.
-__all__ = ["board", "make", "raw", "server"]
 
 
 def wait_in(board: RedisBackend, cursor: str, failed: list[Exception]) -> None:

@@ -124,10 +124,10 @@ def test_sentinels_that_are_gone_do_not_take_the_board_with_them() -> None:
         board = opened(f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster")
         board.add([NewPosting("a", b"")])
         sentinel.kill()
-        board._board._process().connections.finder._check_at = 0.0  # type: ignore[attr-defined]
+        board._board._process().pool.locator._check_at = 0.0  # type: ignore[attr-defined]
         assert board.count() == 1
         sentinel.start()
-        board._board._process().connections.finder._check_at = 0.0  # type: ignore[attr-defined]
+        board._board._process().pool.locator._check_at = 0.0  # type: ignore[attr-defined]
         assert board.count() == 1
         board.close()
 
@@ -135,14 +135,14 @@ def test_sentinels_that_are_gone_do_not_take_the_board_with_them() -> None:
 def test_a_forked_child_asks_for_itself(pair: tuple[servers.Server, SentinelServer]) -> None:
     board = opened(f"redis+sentinel://127.0.0.1:{pair[1].port}/mymaster", namespace="fork")
     board.add([NewPosting("a", b"")])
-    finder = board._board._process().connections.finder
+    finder = board._board._process().pool.locator
     finder._check_at = 0.0  # type: ignore[attr-defined]
     assert board.count() == 1
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         try:
-            assert board._board._process().connections.finder is not finder
+            assert board._board._process().pool.locator is not finder
             os.write(writing, b"%d" % board.count())
         finally:
             os._exit(0)
@@ -177,7 +177,7 @@ def test_servers_and_sentinels_have_passwords_of_their_own(
         board.add([NewPosting("a", b"")])
         shown = [str(raised.value), repr(raised.value), repr(raised.value.__cause__), caplog.text]
         shown += [repr(board), repr(board.settings), repr(board.facts()), str(board._board.address)]
-        shown.append(repr(board._board._process().connections.finder.server))
+        shown.append(repr(board._board._process().pool.locator.server))
         board.close()
     for secret in (PASSWORD, SENTINELS, "wr0ng-password"):
         assert not [text for text in shown if secret in text]
