@@ -89,7 +89,7 @@ class RedisBackend(primitives.Backend):
     def add(
         self, postings: Sequence[NewPosting], shelf: Shelf = Shelf.LIVE
     ) -> Sequence[Posting | errors.MultiboardError]:
-        answers: list[Posting | errors.MultiboardError] = []
+        results: list[Posting | errors.MultiboardError] = []
         for chunk in records.chunks(postings):
             args: list[Any] = []
             if shelf is Shelf.ENTITIES:
@@ -101,28 +101,28 @@ class RedisBackend(primitives.Backend):
                     delay, digest = records.micro(new.delay), records.digest(new)
                     args += (new.key, new.rank, delay, digest, new.body)
                 _, now, replies = self._board.run("add", *args)
-            for new, answer in zip(chunk, replies, strict=True):
-                if answer[0] == b"OK":
-                    row = (new.key.encode(), answer[1], answer[2], new.body)
-                    answers.append(_posting(row, now, shelf))
-                elif answer[0] == b"GONE":
-                    answers.append(errors.PostingNotFound(new.key))
+            for new, reply in zip(chunk, replies, strict=True):
+                if reply[0] == b"OK":
+                    row = (new.key.encode(), reply[1], reply[2], new.body)
+                    results.append(_posting(row, now, shelf))
+                elif reply[0] == b"GONE":
+                    results.append(errors.PostingNotFound(new.key))
                 else:
-                    answers.append(errors.PostingExists(new.key))
-        return answers
+                    results.append(errors.PostingExists(new.key))
+        return results
 
     def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
-        answers: list[Posting | None] = []
-        while len(answers) < len(keys):
-            chunk = keys[len(answers) : len(answers) + records.PAGE]
+        results: list[Posting | None] = []
+        while len(results) < len(keys):
+            chunk = keys[len(results) : len(results) + records.PAGE]
             _, now, rows, dead, _, _ = self._board.run("list", "live", "keys", *chunk)
             lost = records.pairs(dead)
             for row in records.rows(rows):
                 try:
-                    answers.append(records.posting(row, now, lost))
+                    results.append(records.posting(row, now, lost))
                 except ValueError:  # there is none, or it is damaged
-                    answers.append(None)
-        return answers
+                    results.append(None)
+        return results
 
     def list(
         self, shelf: Shelf = Shelf.LIVE, *, after: Place | None = None, limit: int | None = None
@@ -160,7 +160,7 @@ class RedisBackend(primitives.Backend):
         self, leases: Sequence[Lease], to: Shelf | None = None
     ) -> Sequence[errors.MultiboardError | None]:
         kind = primitives.ChangeKind.REMOVED if to is None else primitives.ChangeKind.TRASHED
-        answers: list[errors.MultiboardError | None] = []
+        results: list[errors.MultiboardError | None] = []
         for chunk in records.chunks(leases):
             args = [text for lease in chunk for text in (lease.key, lease.token)]
             fast = len(chunk) == 1 and to is None
@@ -168,12 +168,12 @@ class RedisBackend(primitives.Backend):
             for lease, outcome in zip(chunk, reply[1], strict=True):
                 if outcome == b"OK":
                     self._spent.note(lease.claim_id)
-                    answers.append(None)
+                    results.append(None)
                 elif outcome == b"LOST":
-                    answers.append(errors.LeaseLost(lease.key, lease.token))
+                    results.append(errors.LeaseLost(lease.key, lease.token))
                 else:
-                    answers.append(errors.PostingNotFound(lease.key))
-        return answers
+                    results.append(errors.PostingNotFound(lease.key))
+        return results
 
     def restore(self, key: str) -> Posting:
         status, *reply = self._board.run("restore", key)
@@ -183,10 +183,10 @@ class RedisBackend(primitives.Backend):
         return _posting((key.encode(), score, state, body), now)
 
     def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
-        answers: list[bool] = []
+        results: list[bool] = []
         for chunk in records.chunks(keys):
-            answers += [one == 1 for one in self._board.run("purge", shelf.value, *chunk)[1]]
-        return answers
+            results += [one == 1 for one in self._board.run("purge", shelf.value, *chunk)[1]]
+        return results
 
     # -- lock --------------------------------------------------------------------------------
 

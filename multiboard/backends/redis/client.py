@@ -100,7 +100,7 @@ class Connection:
         connection, failed = None, None
         try:
             connection = _native_connection(address, within)
-            # What strikes there the library takes for the failure of one address of several.
+            # The library takes an interrupt there for the failure of one address of several.
             interrupts.uninterrupted(functools.partial(self._connect, connection))
         except Exception as error:
             if connection is not None:
@@ -161,7 +161,7 @@ class Connection:
         except (BlockingIOError, TimeoutError) as error:
             if interrupts.is_interrupt(error):
                 raise
-            raise native.TimeoutError(f"no answer within {self._timeout:g} s") from error
+            raise native.TimeoutError(f"no reply within {self._timeout:g} s") from error
         self.owed -= 1
         if isinstance(reply, Exception):
             raise reply

@@ -42,8 +42,8 @@ _HANDSHAKE_REPLIES = (
     (r"(?i)WRONGPASS|invalid (username|password)", "it refused the user or the password"),
     (r"(?i)NOAUTH|authentication required|unauthenticated", "it asks for a password"),
     (r"(?i)password (is set|configured)", "it was given a password, and has none for that user"),
-    (r"(?i)wrong number of arguments", "it knows passwords, and no users (Redis 6.0 does)"),
-    (r"(?i)unknown command", "it does not know a command of the handshake"),
+    (r"(?i)wrong number of arguments", "it has passwords, and no users (Redis 6.0 has)"),
+    (r"(?i)unknown command", "it refused a command of the handshake as unknown"),
     (r"(?i)NOPERM|no permissions?\b", "the user has not the right to connect and to select a db"),
     (r"(?i)protected mode", "it is in protected mode, and serves its own machine only"),
     (r"(?i)max number of clients", "max number of clients reached"),
@@ -90,7 +90,7 @@ def translate_error(
         return WrongTypeError(text)
     if isinstance(error, _DENIED) or _DENIED_TEXT.search(native_text):
         return errors.AccessDenied(text)
-    # redis-py takes the code off the message of an error that it knows: hence both.
+    # redis-py takes the code off the message of an error that has a class of its own: hence both.
     not_master = isinstance(error, (native.ReadOnlyError, native.MasterDownError))
     if (
         not_master

@@ -123,7 +123,7 @@ class ConnectionPool:
             if self.closed:
                 raise errors.Closed("the redis board was closed")
             connection, used_at = self._idle.pop() if self._idle else (None, now)
-        # A look at the socket costs a tenth of a call: one that was just used is taken as it is.
+        # To check the socket costs a tenth of a call: one that was just used is taken as it is.
         while connection is not None and not (
             self.locator.is_current(connection, now)
             and (now - used_at <= FRESH or connection.usable())
@@ -271,5 +271,5 @@ class ConnectionPool:
         if slow and not blocks and read_only and not self.locator.is_current(connection, now):
             # It may have been frozen during a failover: what it replied may be out of date.
             connection.close()
-            raise errors.Unavailable(f"{address}: was replaced while it answered")
+            raise errors.Unavailable(f"{address}: was replaced before it replied")
         return reply

@@ -46,7 +46,7 @@ class Script:
 
 @functools.cache
 def load_script(name: str, flags: bool) -> Script:
-    """Return a script, with what stands before it; ``flags`` where the server knows them (7.0)."""
+    """Return a script, with what stands before it; ``flags`` where the server reads them (7.0)."""
     own = (_SCRIPTS / f"{name}.lua").read_text("utf-8")
     found = re.search(r"^-- flags: (\S+)$", own, re.MULTILINE)
     read_only = found is not None and found.group(1) == "no-writes"

@@ -93,7 +93,7 @@ class SentinelLocator(CheckedLocator):
         """
         found = connection.query("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name, within=within)
         if not found:
-            raise errors.Unavailable(f"{connection.address}: knows no master called {self._name!r}")
+            raise errors.Unavailable(f"{connection.address}: has no master called {self._name!r}")
         return dataclasses.replace(self._template, host=found[0].decode(), port=int(found[1]))
 
     def _prefer(self, sentinel: Address) -> None:

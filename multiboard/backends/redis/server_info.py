@@ -53,7 +53,7 @@ def _warnings(info: Mapping[str, str], wanted: int) -> Iterator[tuple[str, str]]
         yield (
             "durability",
             f"durability is wait:{wanted} and the server has {replicas} replicas: what changes the"
-            " board stays in doubt",
+            " board stays indeterminate",
         )
     elif replicas and not wanted and "min_slaves_good_slaves" not in info:
         yield (

@@ -255,7 +255,9 @@ class Board:
                     process.noted = tag
                 return reply
             if tag == process.tag:
-                raise errors.Unavailable(f"{self.address}: took a request for one given up before")
+                raise errors.Unavailable(
+                    f"{self.address}: took a request for one that was given up before"
+                )
 
     def run_in_session(
         self,
@@ -338,7 +340,7 @@ class Board:
         return self._calls.get(name, self.version, self._incarnation)
 
     def _name_wrong_key(self, pool: ConnectionPool, error: WrongTypeError) -> errors.BackendError:
-        """Return the error that names the key in the way, where the server lets one look."""
+        """Return the error that names the key in the way, where the account may find it out."""
         with contextlib.suppress(errors.MultiboardError):
             for name, key in self.keys.items():
                 found = pool.query("TYPE", key).decode()

@@ -57,7 +57,7 @@ class ServerLocator(abc.ABC):
         """Note where the board is by a node's redirection; return whether to go there."""
         return False
 
-    def close(self) -> None:  # noqa: B027 - for those who hold something
+    def close(self) -> None:  # noqa: B027 - for those that hold a connection
         """Drop what was needed for finding."""
 
 
@@ -113,7 +113,7 @@ class CheckedLocator(ServerLocator):
             finally:
                 try:  # noqa: SIM105 - nothing may come between
                     self._checking.release()
-                except RuntimeError:  # another one checks just now
+                except RuntimeError:  # another thread checks just now
                     pass
             if self._closed:
                 self.close()
@@ -127,14 +127,14 @@ class CheckedLocator(ServerLocator):
     def close(self) -> None:
         self._closed = True
         try:
-            if self._checking.acquire(blocking=False):  # or whoever asks just now does it
+            if self._checking.acquire(blocking=False):  # or the thread that checks just now does it
                 connection, self._peer_connection = self._peer_connection, None
                 if connection is not None:
                     connection.close()
         finally:
             try:  # noqa: SIM105 - nothing may come between
                 self._checking.release()
-            except RuntimeError:  # another one has it
+            except RuntimeError:  # another thread has it
                 pass
 
     def _check(self) -> None:

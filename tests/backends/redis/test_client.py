@@ -77,7 +77,7 @@ def test_a_connection_that_is_cut_while_a_reply_is_awaited_is_an_error(peer: Pee
 
 def test_no_reply_is_a_time_out(peer: Peer) -> None:
     peer.connection.set_timeout(0.05)
-    with pytest.raises(Exception, match=r"no answer within 0\.05 s"):
+    with pytest.raises(Exception, match=r"no reply within 0\.05 s"):
         peer.connection.call(PING)
     assert peer.connection.owed == 1
 

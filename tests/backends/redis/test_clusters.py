@@ -68,7 +68,7 @@ def test_work_goes_on_when_the_master_is_gone(
     assert getattr(late, "key", late) == "late"
 
 
-def test_a_reader_need_not_wait_for_a_master_that_a_neighbour_found_frozen(
+def test_a_reader_leaves_a_frozen_master_when_another_thread_finds_the_new_one(
     cluster: clusters.Cluster,
     board: RedisBackend,
     guarded: Guard,
@@ -94,10 +94,10 @@ def test_a_replica_that_is_gone_is_no_outage(
     assert board.count() == 0
 
 
-def test_a_master_that_was_frozen_and_deposed_is_not_believed(
+def test_a_master_that_was_frozen_during_a_failover_is_not_used(
     cluster: clusters.Cluster, board: RedisBackend
 ) -> None:
-    """When it wakes up it takes itself for the master still, and connections to it are open."""
+    """When it resumes it still acts as a master, and connections to it are open."""
     board.add([NewPosting("a", b"")])
     in_step(cluster, board)
     old = master_of(cluster, board)
@@ -111,10 +111,10 @@ def test_a_master_that_was_frozen_and_deposed_is_not_believed(
     assert keys_of(guard.list().postings) == ["a", "b"]
 
 
-def test_a_master_that_wakes_tells_no_old_truth(
+def test_a_master_that_resumes_serves_no_stale_read(
     cluster: clusters.Cluster, make: Callable[..., RedisBackend]
 ) -> None:
-    """Neither to who asked it before it fell asleep, nor to who was idle meanwhile."""
+    """Neither to a call that was in flight when it froze, nor to a client that was idle."""
     patient, idle, writer = Guard(make(connect_timeout=30.0)), Guard(make()), Guard(make())
     writer.add([NewPosting("before", b"")])
     for reader in (patient, idle):
@@ -133,7 +133,7 @@ def test_a_master_that_wakes_tells_no_old_truth(
             assert keys_of(listing.postings) == ["before", "after"]
 
 
-def test_a_history_that_was_rolled_back_is_told_and_believes_no_stale_owner(
+def test_a_history_that_was_rolled_back_is_a_reset_and_stale_leases_stay_fenced(
     cluster: clusters.Cluster, board: RedisBackend, make: Callable[..., RedisBackend]
 ) -> None:
     guard, other = Guard(board), make()
@@ -145,7 +145,7 @@ def test_a_history_that_was_rolled_back_is_told_and_believes_no_stale_owner(
     reader = Reader(other)
     master = master_of(cluster, board)
     replicas = cut_off(cluster, master)
-    # Acknowledged by the master, and known to nobody else.
+    # Acknowledged by the master, and on no replica.
     lost = guard.acquire("a", "me", "c3", 300.0)
     assert guard.remove([done]) == [None]
     [newest] = guard.add([NewPosting("gone", b"1")])
@@ -204,7 +204,7 @@ def test_durability_is_a_change_that_replicas_have(
     lease = durable.acquire("a0", "me", "c0", 60.0)
     master = master_of(cluster, durable)
     touched = ("HEXISTS", key_of(durable, "meta"), "touched")
-    assert ask(master, *touched) == 0, "there was no doubt yet"
+    assert ask(master, *touched) == 0, "nothing was indeterminate yet"
     replicas = cut_off(cluster, master)
     why = "0 of 1 replicas"
     late = [NewPosting("late", b"")]
@@ -231,7 +231,7 @@ def test_durability_is_a_change_that_replicas_have(
     with pytest.raises(errors.Indeterminate, match=why):
         Guard(durable).add(late)
     with pytest.raises(errors.LeaseLost):
-        durable.renew(lease, 60.0)  # it was released: nothing changed, and nothing is in doubt
+        durable.renew(lease, 60.0)  # it was released: nothing changed, and nothing is indeterminate
     with pytest.raises(errors.PostingNotFound):
         durable.acquire("nothing", "me", "c9")
     for replica in replicas:
@@ -266,7 +266,7 @@ def test_what_replicas_have_survives_the_master(
     master_of(cluster, durable).kill()
     acknowledged.remove("a1")
     assert keys_of(guard.list().postings) == acknowledged
-    cluster.heal()  # until there is a replica again, all changes are in doubt
+    cluster.heal()  # until there is a replica again, all changes are indeterminate
     assert guard.remove([held]) == [None]
 
 
@@ -296,7 +296,9 @@ def test_boards_are_named_whichever_node_has_them(
     assert raised.value.boards == names
 
 
-def test_a_node_of_a_cluster_says_which_url_finds_the_board(nodes: clusters.RedisCluster) -> None:
+def test_the_error_of_a_single_node_names_the_url_that_finds_the_board(
+    nodes: clusters.RedisCluster,
+) -> None:
     for node in nodes.nodes:
         if node is not nodes.owner("multiboard:{default}:meta"):
             alone = RedisBackend(RedisBackend.settings_class(hosts=(f"127.0.0.1:{node.port}",)))
@@ -329,15 +331,15 @@ def test_a_board_that_moves_to_another_node_is_followed(nodes: clusters.RedisClu
             board.add([NewPosting("b", b"")])
 
     with boards_on_cluster(nodes) as make:
-        board, stranger = make(), make()
+        board, other = make(), make()
         board.add([NewPosting("a", b"")])
         lease = board.acquire("a", "me", "c1")
-        reader = Reader(stranger)
+        reader = Reader(other)
         move(nodes, board, refused)
         # Not one call fails: the old node names the new one.
         assert board.remove([lease]) == [None]
         board.add([NewPosting("b", b"")])
-        assert stranger.count() == 1
+        assert other.count() == 1
         eventually(lambda: reader.received("b"))
         fresh = make()
         assert keys_of(fresh.list().postings) == ["b"]
@@ -364,14 +366,14 @@ def test_the_nodes_that_were_given_need_not_be_those_that_live(
 def test_the_documented_account_finds_its_node(
     nodes: clusters.RedisCluster, more: tuple[str, ...]
 ) -> None:
-    """Without the right to ask for the slots, a node's word on where a key is will do."""
+    """Without the right to ask for the slots, a node's redirection for a key will do."""
     for node in nodes.nodes:
         ask(node, "ACL", "SETUSER", "multiboard", *documented(), *more)
     with boards_on_cluster(nodes) as make:
         boards = [make(namespace=f"least-{number}", **ACCOUNT) for number in range(6)]
         for board in boards:
             board.add([NewPosting("a", b"")])
-            for _ in range(2):  # a witness is asked each time
+            for _ in range(2):  # a peer is asked each time
                 board._board._process().pool.locator._check_at = 0.0  # type: ignore[attr-defined]
                 assert board.count() == 1
         assert len({board.facts()["server"] for board in boards}) > 1

@@ -86,12 +86,12 @@ PREPARED = (
 def _did(action: Callable[..., Any], *given: Any) -> Any:
     """Return the part of a result that is the same each time."""
     try:
-        answer = action(*given)
+        result = action(*given)
     except errors.MultiboardError as error:
         return type(error).__name__
-    if isinstance(answer, Lease):
-        return (answer.key, answer.holder, answer.claim_id, answer.session is None)
-    return [None if one is None else type(one).__name__ for one in answer]
+    if isinstance(result, Lease):
+        return (result.key, result.holder, result.claim_id, result.session is None)
+    return [None if one is None else type(one).__name__ for one in result]
 
 
 def _kept(board: RedisBackend, raw: Any) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The board in Redis and a server that dies, refuses, answers too late or not at all.
+"""The board in Redis and a server that dies, refuses, replies too late or not at all.
 
 Real servers only, apart from one that is too old to run.
 """
@@ -83,8 +83,8 @@ def test_a_server_with_a_log_goes_on_where_it_was_killed() -> None:
         running.start()
         time.sleep(2 * FRESH)
         assert board.acquire("a", "me", "c1") == lease
-        told, cursor = drained(board, cursor)
-        assert [change.kind.value for change in told] == ["posted", "posted", "claimed"]
+        events, cursor = drained(board, cursor)
+        assert [change.kind.value for change in events] == ["posted", "posted", "claimed"]
         board.release(lease)
         assert board.acquire("a", "me", "c2").token > lease.token
         assert [change.kind.value for change in drained(board, cursor)[0]] == [
@@ -94,7 +94,7 @@ def test_a_server_with_a_log_goes_on_where_it_was_killed() -> None:
         board.close()
 
 
-def test_a_reader_that_waits_hears_that_the_server_is_gone() -> None:
+def test_a_waiting_reader_gets_an_error_when_the_server_is_gone() -> None:
     with servers.redis_server(appendonly=False) as running:
         board = at(running)
         cursor = board.changes(None, 0.0).cursor
@@ -158,19 +158,19 @@ def test_a_server_without_memory_refuses_postings_and_lets_them_be_worked_off() 
         board.close()
 
 
-# -- answers that are lost ------------------------------------------------------------------------
+# -- lost replies ---------------------------------------------------------------------------------
 
 
-def test_what_was_done_and_not_heard_of_is_done_once(
+def test_an_operation_whose_reply_was_lost_is_retried_and_applied_once(
     server: Any, make: Callable[..., RedisBackend], board: RedisBackend
 ) -> None:
     with Proxy(server.port) as proxy:
         far = make(hosts=(f"127.0.0.1:{proxy.port}",))
 
-        def twice(verb: Callable[[], Any], doubt: type[Exception] = errors.Indeterminate) -> Any:
+        def twice(verb: Callable[[], Any], error: type[Exception] = errors.Indeterminate) -> Any:
             proxy.swallow = True
             struck = proxy.swallowed
-            with pytest.raises(doubt, match=str(proxy.port)):
+            with pytest.raises(error, match=str(proxy.port)):
                 verb()
             assert proxy.swallowed == struck + 1, "the library repeated the command by itself"
             return verb()
@@ -227,7 +227,7 @@ def test_a_server_that_is_not_there_is_unavailable_and_named() -> None:
         at(Where(port))
 
 
-def test_a_server_that_does_not_answer_is_unavailable_in_time() -> None:
+def test_a_server_that_does_not_reply_is_unavailable_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         begun = time.monotonic()
@@ -237,10 +237,10 @@ def test_a_server_that_does_not_answer_is_unavailable_in_time() -> None:
 
 
 def test_a_server_that_is_too_old_is_unsupported() -> None:
-    """No such server can be had: one line of its answers is enough."""
+    """No such server can be had: one line of its replies is enough."""
     with socket.create_server(("127.0.0.1", 0)) as old:
 
-        def answer() -> None:
+        def reply() -> None:
             connection, _ = old.accept()
             connection.recv(65536)
             connection.sendall(b"-NOSCRIPT No matching script.\r\n")
@@ -248,7 +248,7 @@ def test_a_server_that_is_too_old_is_unsupported() -> None:
             connection.sendall(b"*3\r\n:0\r\n$3\r\nOLD\r\n$6\r\n5.0.14\r\n")
             connection.close()
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=reply)
         thread.start()
         with pytest.raises(errors.Unsupported, match=r"6\.2 or newer .* 5\.0\.14"):
             at(Where(old.getsockname()[1]))

@@ -68,7 +68,7 @@ class Scene:
         return {key: self.raw.dump(key) for key in keys}
 
     def denied(self, command: str, call: Callable[[Scene], object]) -> object:
-        """Return what a call answers, or the error that it raises, without one command."""
+        """Return the result of a call, or the error that it raises, without one command."""
         self.raw.execute_command("ACL", "SETUSER", "multiboard", f"-{command.lower()}")
         try:
             return call(self)
@@ -81,9 +81,9 @@ class Scene:
 def removal(*names: str, to: Shelf | None) -> Callable[[Scene], object]:
     def call(scene: Scene) -> object:
         leases: list[Lease] = [getattr(scene, name) for name in names]
-        told = scene.board.remove(leases, to)
-        assert not any(told), told
-        return told
+        results = scene.board.remove(leases, to)
+        assert not any(results), results
+        return results
 
     return call
 
@@ -139,14 +139,14 @@ def commands(script: str) -> tuple[str, ...]:
 
 @pytest.fixture(params=["asked", "tried"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """How a script finds out: as from Redis 7 on, or as on a server that can't be asked."""
+    """How a script finds out: as from Redis 7 on, or as on a server without that command."""
     if request.param == "tried":
         original = rights.check
 
-        def untold(names: Any) -> str:
+        def without_acl_check(names: Any) -> str:
             return original(names).replace("redis.acl_check_cmd", "nil")
 
-        monkeypatch.setattr(rights, "check", untold)
+        monkeypatch.setattr(rights, "check", without_acl_check)
     script_loader.load_script.cache_clear()
     yield
     script_loader.load_script.cache_clear()
@@ -181,9 +181,9 @@ def test_a_script_that_lacks_a_command_changes_nothing_and_names_it(
         scene.board.keepalive()
         before = scene.dump()
         for command in commands(script):
-            told = scene.denied(command, call)
-            assert type(told) is errors.AccessDenied, (command, told)
-            assert f"no right to {command} " in str(told)
+            failure = scene.denied(command, call)
+            assert type(failure) is errors.AccessDenied, (command, failure)
+            assert f"no right to {command} " in str(failure)
             assert scene.dump() == before, command
         call(scene)  # which is well with all of them
 
@@ -263,7 +263,7 @@ def _handed_out(worker: RedisBackend, out: set[str]) -> set[str]:
     ],
     ids=["6.2 and 7.0", "7.2", "outside a script"],
 )
-def test_a_refusal_is_no_doubt(server: Any, text: str) -> None:
+def test_a_refusal_is_not_indeterminate(server: Any, text: str) -> None:
     with contextlib.closing(at(server)) as board:
         connection = board._board._make_locator().connect(5.0)
         connection.close()
