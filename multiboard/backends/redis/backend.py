@@ -22,6 +22,12 @@ from multiboard.primitives import Changes, Lease, NewPosting, Page, Place, Posti
 
 __all__ = ["RedisBackend", "RedisSettings"]
 
+#: What holds on every server; whether it is durable depends on the server.
+_TRAITS = primitives.Traits(
+    durable=False, cross_process=True, cross_host=True, fencing_survives_failover=True,
+    native_claim_next=True, linearizable_feed=True, lease_slack=0.5, max_body=8 * 1024 * 1024,
+)  # fmt: skip
+
 
 class RedisBackend(primitives.Backend):
     """The primitives over Redis: one server, a master that sentinels guard, or a cluster.
@@ -52,16 +58,7 @@ class RedisBackend(primitives.Backend):
 
     @property
     def traits(self) -> primitives.Traits:
-        return primitives.Traits(
-            durable=self._board.appends,
-            cross_process=True,
-            cross_host=True,
-            max_body=8 * 1024 * 1024,
-            lease_slack=0.5,
-            native_claim_next=True,
-            linearizable_feed=True,
-            fencing_survives_failover=True,
-        )
+        return dataclasses.replace(_TRAITS, durable=self._board.appends)
 
     @property
     def incarnation(self) -> str:

@@ -120,6 +120,7 @@ class Board:
         if self._incarnation is not None:
             return
         self.mark, self._lost = HighWaterMark(), None
+        self._calls = ScriptCalls(self.keys, self.replicas)  # they hold the incarnation
         pool = self._make_pool()
         try:
             made = uuid.uuid4().hex if create else ""

@@ -217,6 +217,24 @@ def test_scripts_that_the_server_forgot_are_sent_again(board: RedisBackend, raw:
     assert board.remove([lease]) == [None]
 
 
+def test_a_repeat_waits_for_replicas_on_a_board_that_was_opened_anew(
+    make: Callable[..., RedisBackend], raw: Any
+) -> None:
+    """What is written behind a repeat carries the incarnation of the board that is open now."""
+    board = make(durability="wait:1", connect_timeout=0.2)
+    first = board.incarnation
+    for _ in range(2):
+        with pytest.raises(errors.Indeterminate, match="0 of 1 replicas"):
+            board.add([NewPosting("a", b"")])
+        with pytest.raises(errors.Indeterminate, match="0 of 1 replicas"):
+            board.add([NewPosting("a", b"")])
+        assert raw.hexists(key_of(board, "meta"), "touched")
+        board.close()
+        raw.delete(*raw.keys(key_of(board, "*").replace("{", "[{]").replace("}", "[}]")))
+        board.open()
+        assert board.incarnation != first
+
+
 # -- connecting -----------------------------------------------------------------------------------
 
 

@@ -80,12 +80,19 @@ def test_any_sentinel_that_replies_will_do(
     board.close()
 
 
-def test_that_no_sentinel_replies_is_reported_with_hosts_and_causes(
-    silent: str, closed: str
+@pytest.mark.parametrize(
+    ("url", "match"),
+    [
+        ("redis+sentinel://{hosts}/mymaster", "mymaster: found no master"),
+        ("redis+cluster://{hosts}", "found no node"),
+    ],
+)
+def test_that_no_server_replies_is_reported_with_hosts_and_causes(
+    silent: str, closed: str, url: str, match: str
 ) -> None:
     began = time.monotonic()
-    with pytest.raises(errors.Unavailable, match="mymaster: found no master") as raised:
-        opened(f"redis+sentinel://{closed},{silent}/mymaster", connect_timeout=1.0)
+    with pytest.raises(errors.Unavailable, match=match) as raised:
+        opened(url.format(hosts=f"{closed},{silent}"), connect_timeout=1.0)
     assert time.monotonic() - began < 3.0
     for cause in (f"{closed}.*refused", f"{silent}.*(?i:time|reply)"):
         assert raised.match(cause)
@@ -197,15 +204,6 @@ def test_a_server_that_is_no_node_of_a_cluster_is_reported(
 ) -> None:
     with pytest.raises(errors.Unavailable, match=f"{pair[0].port}.*cluster support disabled"):
         opened(f"redis+cluster://127.0.0.1:{pair[0].port}")
-
-
-def test_that_no_node_replies_is_reported_with_hosts_and_causes(silent: str, closed: str) -> None:
-    began = time.monotonic()
-    with pytest.raises(errors.Unavailable, match="found no node") as raised:
-        opened(f"redis+cluster://{closed},{silent}", connect_timeout=1.0)
-    assert time.monotonic() - began < 3.0
-    for cause in (f"{closed}.*refused", f"{silent}.*(?i:time|reply)"):
-        assert raised.match(cause)
 
 
 # -- URLs and options -----------------------------------------------------------------------------
