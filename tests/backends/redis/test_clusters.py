@@ -23,27 +23,17 @@ from multiboard.config import loading
 from multiboard.primitives import NewPosting
 from multiboard.runtime.retry import RetryingGuard
 from tests.backends.redis.accounts import ACCOUNT, documented
-from tests.backends.redis.boards import keys_of
+from tests.backends.redis.boards import key_of, keys_of
 from tests.backends.redis.clusters import (
     Reader,
-    board,
-    boards_on,
-    cluster,
+    boards_on_cluster,
     cut_off,
-    guarded,
     in_step,
-    key_of,
-    make,
     master_of,
-    nodes,
     replaced,
     replicas_of,
-    sentinel,
 )
 from tests.waiting import eventually
-
-#: Fixtures that are used by name.
-__all__ = ["board", "cluster", "guarded", "make", "nodes", "sentinel"]
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -74,28 +64,28 @@ def test_work_goes_on_when_the_master_is_gone(
     guarded.release(second)
     assert guarded.keepalive() == board.settings.session_timeout
     assert keys_of(guarded.list().postings) == ["a1", "a2", "late"]
-    eventually(lambda: reader.heard("late"))
+    eventually(lambda: reader.received("late"))
     assert {type(failure) for failure in reader.failures} <= {errors.Unavailable}
     cluster.heal()
     assert keys_of(guarded.list().postings) == ["a1", "a2", "late"]
     assert getattr(late, "key", late) == "late"
 
 
-def test_a_reader_need_not_wait_for_a_master_that_a_neighbour_found_frozen(
+def test_a_reader_leaves_a_frozen_master_when_another_thread_finds_the_new_one(
     cluster: clusters.Cluster,
     board: RedisBackend,
     guarded: RetryingGuard,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It waits in the server for so long that it would be the last one to notice."""
-    monkeypatch.setattr("multiboard.backends.redis.LONGEST_BLOCK", 60.0)
+    monkeypatch.setattr("multiboard.backends.redis.feed.LONGEST_BLOCK", 60.0)
     guarded.add([NewPosting("a", b"")])
     in_step(cluster, board)
     reader = Reader(board)
-    eventually(lambda: bool(board._board._process().connections._waiting))
+    eventually(lambda: bool(board._board._process().pool._waiting))
     master_of(cluster, board).pause()
     guarded.add([NewPosting("b", b"")])
-    eventually(lambda: reader.heard("b"))
+    eventually(lambda: reader.received("b"))
 
 
 def test_a_replica_that_is_gone_is_no_outage(
@@ -107,10 +97,10 @@ def test_a_replica_that_is_gone_is_no_outage(
     assert board.count() == 0
 
 
-def test_a_master_that_was_frozen_and_deposed_is_not_believed(
+def test_a_master_that_was_frozen_during_a_failover_is_not_used(
     cluster: clusters.Cluster, board: RedisBackend
 ) -> None:
-    """When it wakes up it takes itself for the master still, and connections to it are open."""
+    """When it resumes it still acts as a master, and connections to it are open."""
     board.add([NewPosting("a", b"")])
     in_step(cluster, board)
     old = master_of(cluster, board)
@@ -124,10 +114,10 @@ def test_a_master_that_was_frozen_and_deposed_is_not_believed(
     assert keys_of(guard.list().postings) == ["a", "b"]
 
 
-def test_a_master_that_wakes_tells_no_old_truth(
+def test_a_master_that_resumes_serves_no_stale_read(
     cluster: clusters.Cluster, make: Callable[..., RedisBackend]
 ) -> None:
-    """Neither to who asked it before it fell asleep, nor to who was idle meanwhile."""
+    """Neither to a call that was in flight when it froze, nor to a client that was idle."""
     patient, idle, writer = (
         RetryingGuard(make(connect_timeout=30.0)),
         RetryingGuard(make()),
@@ -150,7 +140,7 @@ def test_a_master_that_wakes_tells_no_old_truth(
             assert keys_of(listing.postings) == ["before", "after"]
 
 
-def test_a_history_that_was_rolled_back_is_told_and_believes_no_stale_owner(
+def test_a_history_that_was_rolled_back_is_a_reset_and_stale_leases_stay_fenced(
     cluster: clusters.Cluster, board: RedisBackend, make: Callable[..., RedisBackend]
 ) -> None:
     guard, other = RetryingGuard(board), make()
@@ -162,12 +152,12 @@ def test_a_history_that_was_rolled_back_is_told_and_believes_no_stale_owner(
     reader = Reader(other)
     master = master_of(cluster, board)
     replicas = cut_off(cluster, master)
-    # Acknowledged by the master, and known to nobody else.
+    # Acknowledged by the master, and on no replica.
     lost = guard.acquire("a", "me", "c3", 300.0)
     assert guard.remove([done]) == [None]
     [newest] = guard.add([NewPosting("gone", b"1")])
     assert getattr(newest, "key", None) == "gone"
-    eventually(lambda: reader.heard("gone"))
+    eventually(lambda: reader.received("gone"))
     assert reader.resets == 0
     master.kill()
     for replica in replicas:
@@ -187,7 +177,7 @@ def test_a_history_that_was_rolled_back_is_told_and_believes_no_stale_owner(
     [again] = guard.add([NewPosting("gone", b"1")])
     assert again.serial > newest.serial  # type: ignore[union-attr]
     assert guard.remove([done]) == [None], "its lease was older than what was lost"
-    eventually(lambda: reader.heard("gone"))
+    eventually(lambda: reader.received("gone"))
 
 
 def test_a_board_that_no_replica_had_is_lost(
@@ -221,7 +211,7 @@ def test_durability_is_a_change_that_replicas_have(
     lease = durable.acquire("a0", "me", "c0", 60.0)
     master = master_of(cluster, durable)
     touched = ("HEXISTS", key_of(durable, "meta"), "touched")
-    assert ask(master, *touched) == 0, "there was no doubt yet"
+    assert ask(master, *touched) == 0, "nothing was indeterminate yet"
     replicas = cut_off(cluster, master)
     why = "0 of 1 replicas"
     late = [NewPosting("late", b"")]
@@ -248,7 +238,7 @@ def test_durability_is_a_change_that_replicas_have(
     with pytest.raises(errors.Indeterminate, match=why):
         RetryingGuard(durable).add(late)
     with pytest.raises(errors.LeaseLost):
-        durable.renew(lease, 60.0)  # it was released: nothing changed, and nothing is in doubt
+        durable.renew(lease, 60.0)  # it was released: nothing changed, and nothing is indeterminate
     with pytest.raises(errors.PostingNotFound):
         durable.acquire("nothing", "me", "c9")
     for replica in replicas:
@@ -283,7 +273,7 @@ def test_what_replicas_have_survives_the_master(
     master_of(cluster, durable).kill()
     acknowledged.remove("a1")
     assert keys_of(guard.list().postings) == acknowledged
-    cluster.heal()  # until there is a replica again, all changes are in doubt
+    cluster.heal()  # until there is a replica again, all changes are indeterminate
     assert guard.remove([held]) == [None]
 
 
@@ -313,7 +303,9 @@ def test_boards_are_named_whichever_node_has_them(
     assert raised.value.boards == names
 
 
-def test_a_node_of_a_cluster_says_which_url_finds_the_board(nodes: clusters.RedisCluster) -> None:
+def test_the_error_of_a_single_node_names_the_url_that_finds_the_board(
+    nodes: clusters.RedisCluster,
+) -> None:
     for node in nodes.nodes:
         if node is not nodes.owner("multiboard:{default}:meta"):
             alone = RedisBackend(RedisBackend.settings_class(hosts=(f"127.0.0.1:{node.port}",)))
@@ -345,17 +337,17 @@ def test_a_board_that_moves_to_another_node_is_followed(nodes: clusters.RedisClu
         with pytest.raises(errors.Unavailable, match="on its way to another node"):
             board.add([NewPosting("b", b"")])
 
-    with boards_on(nodes) as make:
-        board, stranger = make(), make()
+    with boards_on_cluster(nodes) as make:
+        board, other = make(), make()
         board.add([NewPosting("a", b"")])
         lease = board.acquire("a", "me", "c1")
-        reader = Reader(stranger)
+        reader = Reader(other)
         move(nodes, board, refused)
         # Not one call fails: the old node names the new one.
         assert board.remove([lease]) == [None]
         board.add([NewPosting("b", b"")])
-        assert stranger.count() == 1
-        eventually(lambda: reader.heard("b"))
+        assert other.count() == 1
+        eventually(lambda: reader.received("b"))
         fresh = make()
         assert keys_of(fresh.list().postings) == ["b"]
 
@@ -365,7 +357,7 @@ def test_the_nodes_that_were_given_need_not_be_those_that_live(
 ) -> None:
 
     first = nodes.nodes[0]
-    with boards_on(nodes) as make:
+    with boards_on_cluster(nodes) as make:
         board = make(hosts=(f"127.0.0.1:{first.port}",))
         board.add([NewPosting("a", b"")])
         try:
@@ -381,15 +373,15 @@ def test_the_nodes_that_were_given_need_not_be_those_that_live(
 def test_the_documented_account_finds_its_node(
     nodes: clusters.RedisCluster, more: tuple[str, ...]
 ) -> None:
-    """Without the right to ask for the slots, a node's word on where a key is will do."""
+    """Without the right to ask for the slots, a node's redirection for a key will do."""
     for node in nodes.nodes:
         ask(node, "ACL", "SETUSER", "multiboard", *documented(), *more)
-    with boards_on(nodes) as make:
+    with boards_on_cluster(nodes) as make:
         boards = [make(namespace=f"least-{number}", **ACCOUNT) for number in range(6)]
         for board in boards:
             board.add([NewPosting("a", b"")])
-            for _ in range(2):  # a witness is asked each time
-                board._board._process().connections.finder._check_at = 0.0  # type: ignore[attr-defined]
+            for _ in range(2):  # a peer is asked each time
+                board._board._process().pool.locator._check_at = 0.0  # type: ignore[attr-defined]
                 assert board.count() == 1
         assert len({board.server_info()["server"] for board in boards}) > 1
 
