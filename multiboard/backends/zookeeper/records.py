@@ -10,18 +10,16 @@
         states/KEY/BORN         an id of the state, for the claims after the first
         leases/KEY~TOKEN~CLAIM~KIND   the lease is current as long as this node is there
         trash/KEY, entities/KEY
-        slots/SESSION-N         evidence of what a session did (ephemeral)
-        clock                   written to learn the server's time
+        slots/SESSION-N         commit markers of what a session wrote (ephemeral)
+        clock                   written to read the server's time
 
-A lease's name is never used twice, so that its presence *is* the right: whoever removes or
-releases deletes that very node in the same transaction. Versions alone would not do, because a
-node that was made anew counts from 0 again. The kind is ``s``, an ephemeral node of the holder's
-session, or ``t``, a persistent one that ends by the server's clock. A state that names a lease
-whose node is gone tells of a death.
+How that fences stands at the top of :mod:`multiboard.backends.zookeeper.leases`. The kind is
+``s``, an ephemeral node of the holder's session, or ``t``, a persistent one that ends by the
+server's clock. A state that names a lease whose node is gone shows a death.
 
 The data of ``live`` and ``leases`` themselves mean nothing; they are written in a transaction so
-that a watcher can tell a release from a death (``leases``), and a move between the shelves from a
-posting or a removal (``live``). This module imports the primitives only.
+that a watcher can distinguish a release from a death (``leases``), and a move between the shelves
+from a posting or a removal (``live``). This module imports the primitives only.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ _LEASE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127})~([1-9][0-9]*)~([0-9a-f]
 
 
 def is_key(name: str) -> bool:
-    """Tell whether a node's name may be a posting's key."""
+    """Return whether a node's name may be a posting's key."""
     return _KEY.match(name) is not None
 
 
@@ -57,7 +55,7 @@ class LeaseName(NamedTuple):
 
 
 def claim_mark(claim_id: str) -> str:
-    """Return what stands for a claim id in node names: any text is a claim id, not any a name."""
+    """Return what stands for a claim id in node names: not every claim id may be in one."""
     return hashlib.sha256(claim_id.encode()).hexdigest()[:16]
 
 
@@ -83,6 +81,7 @@ class Paths:
 
     def __init__(self, top: str, incarnation: str) -> None:
         self.top = top
+        self.incarnation = incarnation
         self.base = f"{top}/{incarnation}"
         self.live = f"{self.base}/live"
         self.states = f"{self.base}/states"
@@ -103,11 +102,15 @@ class Paths:
         return name.removeprefix(Paths.BOARD).replace(":", "/")
 
 
+#: The paths of a board that has not been found yet.
+NOWHERE = Paths("", "")
+
+
 # -- records ---------------------------------------------------------------------------------
 
 
 def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
-    """Part a record into its header, one line of JSON, and the body behind it."""
+    """Split a record into its header, one line of JSON, and the body behind it."""
     head, _, body = data.partition(b"\n")
     try:
         header = json.loads(head)
@@ -166,9 +169,9 @@ class State:
     token: int
     attempts: int
     deaths: int
-    #: The name of the child that tells this state from a later one of the same key.
+    #: The name of the child that distinguishes this state from a later one of the same key.
     born: str
-    #: The mark and the kind of the lease given last, None where it was given back.
+    #: The mark and the kind of the lease given last, None where it was released.
     lease: str | None = None
     #: Seconds from the node's last write, or milliseconds by the server's clock; at most one.
     delay: float | None = None
@@ -271,7 +274,7 @@ class Now(NamedTuple):
     latest: float
 
 
-#: For what has no need of the time.
+#: For what does not depend on the time.
 NO_MATTER = Now(0.0, 0.0)
 
 
@@ -291,7 +294,7 @@ class Seen:
 
     @property
     def lease_name(self) -> str | None:
-        """The name of the node of the lease that was given last and not given back."""
+        """The name of the node of the lease that was given last and not released."""
         if self.state is None or self.state.lease is None:
             return None
         return f"{self.key}~{self.state.token}~{self.state.lease}"
@@ -314,7 +317,7 @@ class Seen:
         return self.job.delay and float(self.stat.ctime) + self.job.delay * 1000.0
 
     def _due_in(self, now: Now) -> float:
-        """Return the seconds until it may be handed out, never more than were asked for."""
+        """Return the seconds until it may be handed out, never more than were requested."""
         if not self.due:
             return 0.0
         asked = self.job.delay if self.state is None else self.state.delay
@@ -327,10 +330,10 @@ class Seen:
         return self.due > 0 or self.ends is not None
 
     def held(self, now: Now, *, by_holder: bool = False) -> bool:
-        """Tell whether there is a lease that has not ended.
+        """Return whether there is a lease that has not ended.
 
-        In doubt about the time a lease is there for others and is over for its holder, so that
-        nobody acts on it while somebody else may have it.
+        While the time leaves it open, a lease is there for others and is over for its holder, so
+        that nobody acts on it while somebody else may have it.
         """
         if self.hold is None:
             return False
@@ -403,7 +406,7 @@ class Seen:
 
 
 def loses_transactions(version: str) -> bool:
-    """Tell whether members of an ensemble of this version may come to hold different data.
+    """Return whether members of an ensemble of this version may come to hold different data.
 
     After ZOOKEEPER-4785, mended in 3.8.4 and 3.9.2, and ZOOKEEPER-4925, of 3.9.3 alone.
     """
@@ -413,18 +416,18 @@ def loses_transactions(version: str) -> bool:
     )
 
 
-def is_fresh(posting: primitives.Posting) -> bool:
-    """Tell whether nobody ever claimed the posting."""
+def is_unclaimed(posting: primitives.Posting) -> bool:
+    """Return whether nobody ever claimed the posting."""
     return posting.attempts == 0 and posting.lease is None
 
 
-def given_back(lease: Lease, seen: Any) -> bool:
-    """Tell whether the state shows that this very lease was given back."""
+def was_released(lease: Lease, seen: Any) -> bool:
+    """Return whether the state shows that this very lease was released."""
     state = seen.state if isinstance(seen, Seen) else None
     return state is not None and state.token == lease.token and state.lease is None
 
 
 def died(lease: Lease, seen: Any) -> bool:
-    """Tell whether the state shows that this very lease ended by itself."""
+    """Return whether the state shows that this very lease ended by itself."""
     state = seen.state if isinstance(seen, Seen) else None
     return state is not None and state.token == lease.token and state.lease is not None

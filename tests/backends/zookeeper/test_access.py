@@ -159,7 +159,7 @@ def test_the_user_of_a_url_is_one(make: Opener, place: str) -> None:
     use(board)
     with pytest.raises(errors.AccessDenied):
         make(place)
-    shown = repr(board.settings) + repr(board._board.link()._access) + str(board.facts())
+    shown = repr(board.settings) + repr(board._session.client()._access) + str(board.facts())
     assert "s3cret" not in shown
 
 

@@ -16,25 +16,10 @@ from kazoo.client import KazooClient
 
 from multiboard import errors
 from multiboard.backends.zookeeper import ZooKeeperBackend, feed, records
-from multiboard.backends.zookeeper.client import Link
-from multiboard.backends.zookeeper.kazoo_ext import MultiRead
+from multiboard.backends.zookeeper.client import Client
+from multiboard.backends.zookeeper.requests import MultiRead
 from multiboard.primitives import Change, ChangeKind, NewPosting, Shelf, Url
-from tests.backends.zookeeper.boards import (
-    SOON,
-    A,
-    B,
-    base,
-    eventually,
-    follow,
-    make,
-    post,
-    server,
-    zk,
-)
-
-#: Fixtures that are used by name.
-__all__ = ["make", "server", "zk"]
-
+from tests.backends.zookeeper.boards import SOON, A, B, base, eventually, follow, post
 
 # -- fencing -----------------------------------------------------------------------------------
 
@@ -59,15 +44,16 @@ def test_a_claim_that_was_prepared_for_an_earlier_posting_is_refused(make: Any) 
     board, other = make(), make()
     post(other)
     other.release(other.acquire("k", "a", "a"))
-    link = board._board.link()
-    seen = board._board.look(link, ["k"])[0]
+    client = board._session.client()
+    look = board._directory._board.look
+    seen = look(client, ["k"])[0]
     assert other.remove([other.acquire("k", "a", "b")]) == [None]
     post(other, body=B)
     other.release(other.acquire("k", "a", "c"))  # its state has the same version again
-    current = board._board.look(link, ["k"])[0]
+    current = look(client, ["k"])[0]
     assert current.state_stat.version == seen.state_stat.version
     hold = records.Hold("late", "z", None)
-    assert board._claim(link, "k", hold, seen) is None
+    assert board._leases.claim(client, "k", hold, seen) is None
     assert other.get(["k"])[0].lease is None
 
 
@@ -311,7 +297,7 @@ def test_a_long_list_comes_in_pages(make: Any) -> None:
 def test_a_page_is_right_whatever_happened_between(make: Any, zk: KazooClient) -> None:
     board, other = make(), make()
     board.add([NewPosting(f"k{n:02}", A, rank=n % 2) for n in range(20)])
-    paths = board._board.paths
+    paths = board._session.paths
     first = board.list(limit=5)
     assert [posting.key for posting in first.postings] == ["k00", "k02", "k04", "k06", "k08"]
     # From here on the places are known and kept.
@@ -337,7 +323,7 @@ def test_a_page_is_right_whatever_happened_between(make: Any, zk: KazooClient) -
 def test_a_page_shows_what_was_mended(make: Any, zk: KazooClient) -> None:
     board = make()
     board.add([NewPosting(f"k{n}", A) for n in range(4)])
-    paths = board._board.paths
+    paths = board._session.paths
     start = board.list(limit=1).after
     mended, _ = zk.get(f"{paths.live}/k1")
     zk.set(f"{paths.live}/k1", b"garbage")
@@ -359,13 +345,13 @@ def test_a_page_is_read_without_the_bodies_of_the_others(
     start = board.list(limit=10).after
     board.list(after=start, limit=10)
     read: list[str] = []
-    plain = Link.read
+    plain = Client.read
 
-    def counted(link: Link, paths: Any, **options: Any) -> Any:
+    def counted(client: Client, paths: Any, **options: Any) -> Any:
         read.extend(paths)
-        return plain(link, paths, **options)
+        return plain(client, paths, **options)
 
-    monkeypatch.setattr(Link, "read", counted)
+    monkeypatch.setattr(Client, "read", counted)
     assert len(board.list(after=start, limit=10).postings) == 10
     assert len(read) == 20  # state and posting of each
 

@@ -19,7 +19,7 @@ from multiboard.backends.zookeeper import ZooKeeperBackend, records
 from multiboard.config import loading
 from multiboard.primitives import Change, ChangeKind, NewPosting
 from multiboard.runtime.guard import Guard
-from tests.backends.zookeeper.boards import SOON, eventually, post
+from tests.backends.zookeeper.boards import SOON, eventually, in_flight, post
 
 Make = Callable[..., ZooKeeperBackend]
 
@@ -57,7 +57,7 @@ def make(ensemble: ZooKeeperEnsemble) -> Iterator[Make]:
 
 def served_by(backend: ZooKeeperBackend) -> int:
     """Return the port of the server that a backend is connected to."""
-    port: int = backend._board.link()._client._connection._socket.getpeername()[1]
+    port: int = backend._session.client()._kazoo._connection._socket.getpeername()[1]
     return port
 
 
@@ -170,8 +170,7 @@ def read_after_a_thaw(
         ]
         answers = [pool.submit(read) for read, _ in reads]
         # They are on their way: the server finds them when it wakes up.
-        link = reader._board.link()
-        eventually(lambda: len(link._client._pending) >= len(reads))
+        eventually(lambda: in_flight(reader) >= len(reads))
         frozen.resume()
         for answer, (_, right) in zip(answers, reads, strict=True):
             error = answer.exception(SOON)

@@ -15,8 +15,7 @@ from kazoo.client import KazooClient
 from multiboard_conformance.machinery import proxy as silence
 
 from multiboard import errors
-from multiboard.backends.zookeeper import ZooKeeperBackend, ZooKeeperSettings
-from multiboard.backends.zookeeper import session as zookeeper_board
+from multiboard.backends.zookeeper import ZooKeeperBackend, ZooKeeperSettings, write_log
 from multiboard.primitives import Change, ChangeKind, Lease, NewPosting, Shelf
 from multiboard.runtime.guard import Guard
 from tests.backends.zookeeper.boards import (
@@ -27,19 +26,11 @@ from tests.backends.zookeeper.boards import (
     end_session,
     eventually,
     follow,
-    make,
+    in_flight,
     post,
-    proxy,
     script,
-    server,
-    troubled,
-    zk,
 )
 from tests.backends.zookeeper.proxy import Proxy
-
-#: Fixtures that are used by name.
-__all__ = ["make", "proxy", "server", "troubled", "zk"]
-
 
 # -- deaths ----------------------------------------------------------------------------------
 
@@ -165,7 +156,7 @@ def test_a_board_that_an_operator_deleted_is_lost(make: Any, zk: KazooClient) ->
     board = make()
     post(board)
     cursor = board.changes(None, 0).cursor
-    zk.delete(board._board.paths.top, recursive=True)
+    zk.delete(board._session.paths.top, recursive=True)
     fresh = make()
     assert fresh.incarnation != board.incarnation
     assert post(fresh).attempts == 0
@@ -309,9 +300,9 @@ def test_a_release_in_doubt_is_not_repeated_in_vain_for_ever(
         return None
 
     eventually(lambda: again() is errors.Indeterminate)
-    now = zookeeper_board.boottime
-    over = zookeeper_board.REPEAT_WINDOW + 1.0
-    monkeypatch.setattr(zookeeper_board, "boottime", lambda: now() + over)
+    now = write_log.boottime
+    over = write_log.REPEAT_WINDOW + 1.0
+    monkeypatch.setattr(write_log, "boottime", lambda: now() + over)
     assert again() is errors.LeaseLost
 
 
@@ -369,7 +360,7 @@ def test_closing_ends_what_is_under_way_without_a_word(
                 pool.submit(guard.list),
                 pool.submit(guard.add, [NewPosting("l", A)]),
             ]
-            eventually(lambda: len(board._board.link()._client._pending) >= len(under_way))
+            eventually(lambda: in_flight(board) >= len(under_way))
             caplog.clear()
             guard.close()
             ends = [type(one.exception(SOON)) for one in under_way]
