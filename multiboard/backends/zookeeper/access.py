@@ -22,7 +22,7 @@ OPEN, DIGEST, SASL = "open", "digest", "sasl"
 class Access:
     """How the servers are reached, by which user, and for whom the nodes are.
 
-    With ``digest`` a user is whoever has the password: a wrong one is another user, whom the
+    With ``digest`` a user is anybody who has the password: a wrong one makes another user, whom the
     server lets in and to whom it denies the nodes. With ``sasl`` the server has a list of its
     users, and refuses a wrong password.
     """

@@ -20,9 +20,10 @@ from multiboard.backends.zookeeper.directory import MAX_BODY, Directory
 from multiboard.backends.zookeeper.endings import RELEASE, REMOVE, TRASH, LeaseEndings
 from multiboard.backends.zookeeper.feed import Feed
 from multiboard.backends.zookeeper.leases import Leases
+from multiboard.backends.zookeeper.server_info import server_info
 from multiboard.backends.zookeeper.session import Session
 from multiboard.backends.zookeeper.settings import ZooKeeperSettings, options_of
-from multiboard.primitives import Lease, NewPosting, Posting, Shelf
+from multiboard.primitives import Lease, NewPosting, Page, Place, Posting, Shelf
 
 TRAITS = primitives.Traits(
     durable=True,
@@ -31,7 +32,6 @@ TRAITS = primitives.Traits(
     max_body=MAX_BODY,
     # The server looks for dead sessions once a tick, which is two seconds by default.
     lease_slack=3.0,
-    native_claim_next=False,
     fencing_survives_failover=True,
 )
 
@@ -97,24 +97,7 @@ class ZooKeeperBackend(primitives.Backend):
         return self._session.namespaces(self.settings.connect_timeout)
 
     def facts(self) -> Mapping[str, str]:
-        client = self._session.client()
-        version, alone = client.version()
-        facts = {
-            "store": "zookeeper",
-            "version": version or "unknown",
-            "session_timeout": f"{client.granted:g} s",
-        }
-        if not alone and records.loses_transactions(version):
-            facts["warning_version"] = (
-                f"ZooKeeper {version} is known to lose transactions of an ensemble whose members "
-                "are killed (ZOOKEEPER-4785, ZOOKEEPER-4925): 3.8.4, 3.9.4 and later do not"
-            )
-        if client.granted > self.settings.session_timeout:
-            facts["warning_session_timeout"] = (
-                f"the server grants no session time-out below {client.granted:g} s; "
-                f"{self.settings.session_timeout:g} s were asked for"
-            )
-        return facts
+        return server_info(self._session.client(), self.settings.session_timeout)
 
     # -- postings --------------------------------------------------------------------------------
 
@@ -130,12 +113,8 @@ class ZooKeeperBackend(primitives.Backend):
         return self._directory.count(shelf)
 
     def list(
-        self,
-        shelf: Shelf = Shelf.LIVE,
-        *,
-        after: primitives.Place | None = None,
-        limit: int | None = None,
-    ) -> primitives.Page:
+        self, shelf: Shelf = Shelf.LIVE, *, after: Place | None = None, limit: int | None = None
+    ) -> Page:
         return self._directory.list(shelf, after, limit)
 
     def restore(self, key: str) -> Posting:

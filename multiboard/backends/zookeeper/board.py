@@ -15,6 +15,7 @@ from multiboard import errors
 from multiboard.backends.zookeeper import records
 from multiboard.backends.zookeeper.client import Client
 from multiboard.backends.zookeeper.errors import NoNode
+from multiboard.backends.zookeeper.seen import NO_MATTER, Now, Seen
 from multiboard.backends.zookeeper.session import Session
 from multiboard.backends.zookeeper.transactions import Outcome, commit_one
 from multiboard.primitives import Damage, boottime
@@ -36,7 +37,7 @@ class Board:
 
     # -- the time ------------------------------------------------------------------------------
 
-    def now(self, client: Client) -> records.Now:
+    def now(self, client: Client) -> Now:
         """Return what the server's clock shows: only a write shows it."""
         stamp, sent, got = self._sample
         if boottime() - got > CLOCK_WINDOW:
@@ -49,12 +50,12 @@ class Board:
             stamp, got = float(outcome.results[0].mtime), boottime()
             self._sample = (stamp, sent, got)
         current = boottime()
-        return records.Now(stamp + (current - got) * 1000, stamp + 1 + (current - sent) * 1000)
+        return Now(stamp + (current - got) * 1000, stamp + 1 + (current - sent) * 1000)
 
-    def time_for(self, client: Client, seen: Iterable[Any]) -> records.Now:
+    def time_for(self, client: Client, seen: Iterable[Any]) -> Now:
         """Return the time, where it matters to one of the postings."""
-        matters = any(isinstance(one, records.Seen) and one.needs_time for one in seen)
-        return self.now(client) if matters else records.NO_MATTER
+        matters = any(isinstance(one, Seen) and one.needs_time for one in seen)
+        return self.now(client) if matters else NO_MATTER
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -65,19 +66,19 @@ class Board:
         claimed: Container[str] | None = None,
         *,
         fresh: bool = False,
-    ) -> list[records.Seen | Damage | None]:
+    ) -> list[Seen | Damage | None]:
         """Read live postings with all that belongs to them, each as of one instant.
 
         Where ``claimed`` is given, the others had no state at an instant shortly before. ``fresh``
         is for what must show every write acknowledged before the call.
         """
-        found: dict[str, records.Seen | Damage | None] = {}
+        found: dict[str, Seen | Damage | None] = {}
         left = list(dict.fromkeys(keys))
         while left:
             nodes: list[str] = []
             for key in left:
-                # The state first: what it says is true of the posting read after it, if that was
-                # there before it.
+                # The state first: what it shows is true of the posting read after it, if that
+                # was there before it.
                 if claimed is None or key in claimed:
                     nodes.append(f"{self.paths.states}/{key}")
                 nodes.append(f"{self.paths.live}/{key}")
@@ -88,13 +89,13 @@ class Board:
             left = self._look_at_leases(client, [found[key] for key in left])
         return [found[key] for key in keys]
 
-    def _seen(self, key: str, state: Any, live: Any) -> records.Seen | Damage | None:
+    def _seen(self, key: str, state: Any, live: Any) -> Seen | Damage | None:
         if isinstance(live, Exception):
             return None
         path = f"{self.paths.live}/{key}"
         self.session.position.note(live[1].czxid)
         try:
-            seen = records.Seen(key, records.Job.decode(live[0]), live[1])
+            seen = Seen(key, records.Job.decode(live[0]), live[1])
             if not isinstance(state, Exception):
                 path = f"{self.paths.states}/{key}"
                 seen.state_stat = state[1]
@@ -107,7 +108,7 @@ class Board:
 
     def _look_at_leases(self, client: Client, found: Iterable[Any]) -> list[str]:
         """Read the leases; return the keys whose state changed meanwhile."""
-        leased = [s for s in found if isinstance(s, records.Seen) and s.lease_name is not None]
+        leased = [s for s in found if isinstance(s, Seen) and s.lease_name is not None]
         leases = f"{self.paths.leases}/"
         replies = client.read([leases + str(seen.lease_name) for seen in leased])
         over = []

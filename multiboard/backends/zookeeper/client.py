@@ -248,7 +248,7 @@ class Client:
         """Send reads, and return replies as new as what was acknowledged to anyone before.
 
         Before them goes a barrier: a write that changes nothing. ``sync`` would not do: a leader
-        that was paused or cut off answers it by itself, until it learns that another one was
+        that was paused or cut off replies to it by itself, until it finds out that another one was
         elected, and goes on showing its old data. A write is acknowledged only by the agreement of
         most servers, and what stands behind it in a session sees what they agreed on before.
 

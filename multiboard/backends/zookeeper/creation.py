@@ -66,7 +66,7 @@ class BoardNode:
             head = wire.SetData(self._top, record, self._found[1].version)
         folders = [client.create(f"{base}/{name}", b"") for name in records.Paths.FOLDERS]
         outcome = commit_one(client, [head, client.create(base, b""), *folders])
-        # Whatever else happened, and whoever was faster: the next look shows it.
+        # Whatever else happened, and whichever process was faster: the next read shows it.
         if isinstance(outcome.error, errors.AccessDenied):
             raise outcome.error
 

@@ -22,12 +22,12 @@ from multiboard.backends.zookeeper.client import Client
 from multiboard.backends.zookeeper.errors import NodeExists, NoNode
 from multiboard.backends.zookeeper.feed import Feed
 from multiboard.backends.zookeeper.leases import TRIES
-from multiboard.backends.zookeeper.records import Seen
+from multiboard.backends.zookeeper.seen import Seen, is_unclaimed
 from multiboard.backends.zookeeper.transactions import Write, commit, commit_one
 from multiboard.backends.zookeeper.write_log import Added
 from multiboard.primitives import Damage, NewPosting, Posting, Shelf
 
-#: ZooKeeper's own limit is 1 MiB for a request, and it drops the connection of whoever exceeds it.
+#: ZooKeeper's own limit is 1 MiB for a request; it drops the connection that exceeds it.
 MAX_BODY = 1_000_000
 _FOREIGN = "it is not the board's"
 
@@ -183,7 +183,7 @@ class Directory:
         now = self._board.time_for(client, seen)
         shown = [found.posting(now) if isinstance(found, Seen) else found for found in seen]
         postings = [found for found in shown if isinstance(found, Posting)]
-        self._cache.note_unclaimed(filter(records.is_unclaimed, postings))
+        self._cache.note_unclaimed(filter(is_unclaimed, postings))
         return shown
 
     def list(
@@ -199,7 +199,7 @@ class Directory:
         watched = [paths.base, folder, paths.states, paths.leases]
         requests = [wire.GetChildren2(path, None) for path in watched]
         found = self._board.session.linearizable(client, requests)
-        if any(isinstance(answer, Exception) for answer in found):
+        if any(isinstance(reply, Exception) for reply in found):
             self._board.session.lose()
         base, keys, states, leases = (children for children, _ in found)
         self._board.session.position.note(found[-1][1].pzxid)
@@ -265,12 +265,12 @@ class Directory:
             ]
             return [*self._shown(client, seen), *foreign]
         folder = f"{self._board.paths.base}/{shelf.value}"
-        answers = client.read([f"{folder}/{key}" for key in keys])
+        replies = client.read([f"{folder}/{key}" for key in keys])
         read = _trashed if shelf is Shelf.TRASH else _entity
         found: list[Any] = []
-        for key, answer in zip(keys, answers, strict=True):
-            if not isinstance(answer, Exception):
-                record = read(key, answer)
+        for key, reply in zip(keys, replies, strict=True):
+            if not isinstance(reply, Exception):
+                record = read(key, reply)
                 found.append(record or Damage(f"{folder}/{key}", "it can't be read"))
         return found
 
@@ -327,9 +327,9 @@ class Directory:
         read = _trashed if shelf is Shelf.TRASH else _entity
         found = self._board.session.read(client, [f"{folder}/{key}" for key in keys], fresh=True)
         writes: dict[int, Write] = {}
-        for index, (key, answer) in enumerate(zip(keys, found, strict=True)):
-            if read(key, answer) is not None:  # what is not the board's is not deleted
-                writes[index] = ([wire.Delete(f"{folder}/{key}", answer[1].version)], None)
+        for index, (key, reply) in enumerate(zip(keys, found, strict=True)):
+            if read(key, reply) is not None:  # what is not the board's is not deleted
+                writes[index] = ([wire.Delete(f"{folder}/{key}", reply[1].version)], None)
         done: dict[int, bool] = {}
         failures: list[errors.MultiboardError] = []
         for index, outcome in zip(writes, commit(client, writes.values()), strict=True):
@@ -340,18 +340,18 @@ class Directory:
         return [done.get(index, False) for index in range(len(keys))]
 
 
-def _trashed(key: str, answer: Any) -> Posting | None:
+def _trashed(key: str, reply: Any) -> Posting | None:
     """Return a trashed posting as it was read; None where there is none that can be read."""
     try:
-        return records.Trashed.decode(answer[0]).posting(key, answer[1])
+        return records.Trashed.decode(reply[0]).posting(key, reply[1])
     except (ValueError, TypeError):
         return None
 
 
-def _entity(key: str, answer: Any) -> Posting | None:
+def _entity(key: str, reply: Any) -> Posting | None:
     """Return an entity as it was read; None where there is none that can be read."""
     try:
-        job, stat = records.Job.decode(answer[0]), answer[1]
+        job, stat = records.Job.decode(reply[0]), reply[1]
     except (ValueError, TypeError):
         return None
     when = stat.ctime / 1000.0

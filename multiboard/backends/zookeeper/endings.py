@@ -20,7 +20,7 @@ from multiboard.backends.zookeeper.cache import Cache
 from multiboard.backends.zookeeper.client import Client
 from multiboard.backends.zookeeper.errors import NodeExists
 from multiboard.backends.zookeeper.leases import TRIES, loss_of
-from multiboard.backends.zookeeper.records import Seen
+from multiboard.backends.zookeeper.seen import Seen, died, was_released
 from multiboard.backends.zookeeper.transactions import Write, commit, commit_one
 from multiboard.primitives import Damage, Lease
 
@@ -115,10 +115,10 @@ class LeaseEndings:
             now = board.time_for(client, [seen])
             lost = loss_of(lease, seen, now)
             if lost is not None:
-                if indeterminate and how == RELEASE and records.was_released(lease, seen):
+                if indeterminate and how == RELEASE and was_released(lease, seen):
                     self._ended(what, lease)
                     return None
-                if indeterminate and not records.died(lease, seen):
+                if indeterminate and not died(lease, seen):
                     raise errors.Indeterminate(
                         f"whether the {how} of posting {lease.key!r} was applied can't be known "
                         "any more: the session that would show it has ended"

@@ -62,7 +62,7 @@ def translate_error(
     """Return the project's error for one of kazoo's that is not about nodes.
 
     A write may have been applied unless the error excludes it; a read changes nothing. ``refusal``
-    is what it means that the servers deny access. ``closed`` says that the board was closed, and
+    is what it means that the servers deny access. ``closed`` means that the board was closed, and
     ``denied`` that the servers did not accept the credentials.
     """
     if isinstance(error, errors.MultiboardError):

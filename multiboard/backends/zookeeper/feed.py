@@ -32,6 +32,7 @@ from multiboard.backends.zookeeper.client import Client
 from multiboard.backends.zookeeper.errors import BoardGone
 from multiboard.backends.zookeeper.order import Entry, Order
 from multiboard.backends.zookeeper.requests import AddWatch
+from multiboard.backends.zookeeper.seen import Seen
 from multiboard.backends.zookeeper.transactions import Write, commit
 from multiboard.primitives import Change, ChangeKind, Changes, Place, boottime, interrupts
 
@@ -266,7 +267,7 @@ class Feed:
         return tuple(itertools.islice(self._log, start, start + PART))
 
     def end_timed_leases(self, client: Client, *, wait: bool = False) -> None:
-        """End the timed leases that are over, whoever held them."""
+        """End the timed leases that are over, of any holder."""
         if not any(at <= boottime() for at in list(self._timed.values())):
             return
         try:
@@ -345,7 +346,7 @@ class Feed:
             part = keys[start : start + LOOK_UP]
             entries: dict[str, Entry | None] = {}
             for key, seen in zip(part, self._board.look(client, part), strict=True):
-                if isinstance(seen, records.Seen):
+                if isinstance(seen, Seen):
                     place = (seen.job.rank, seen.stat.czxid)
                     entries[key] = Entry(place, seen.due, seen.state_stat is None)
                 else:

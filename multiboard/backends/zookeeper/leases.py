@@ -35,7 +35,7 @@ from multiboard.backends.zookeeper import records
 from multiboard.backends.zookeeper.board import Board
 from multiboard.backends.zookeeper.cache import Cache
 from multiboard.backends.zookeeper.client import Client
-from multiboard.backends.zookeeper.records import Seen
+from multiboard.backends.zookeeper.seen import Now, Seen
 from multiboard.backends.zookeeper.transactions import Outcome, Write, commit, commit_one
 from multiboard.primitives import Damage, Lease, Posting
 
@@ -208,9 +208,7 @@ class Leases:
         raise errors.Unavailable(f"the lease on {lease.key!r} changes too fast")
 
 
-def loss_of(
-    lease: Lease, seen: Seen | Damage | None, now: records.Now
-) -> errors.MultiboardError | None:
+def loss_of(lease: Lease, seen: Seen | Damage | None, now: Now) -> errors.MultiboardError | None:
     """Return why a lease is not current; None where it is."""
     if not isinstance(seen, Seen):
         return errors.PostingNotFound(lease.key)

@@ -27,14 +27,14 @@ class AddWatch(collections.namedtuple("AddWatch", "path mode")):
 
     @classmethod
     def deserialize(cls, _bytes: bytes, _offset: int) -> bool:
-        """Return True: the answer has no content."""
+        """Return True: the reply has no content."""
         return True
 
 
 class MultiRead(collections.namedtuple("MultiRead", "paths")):
     """The request ``multiRead`` of ZooKeeper 3.6, for the data of many nodes in one packet.
 
-    The answer has, for each path, the data and the stat, or why it could not be read.
+    The reply has, for each path, the data and the stat, or why it could not be read.
     """
 
     type = 22
@@ -49,20 +49,20 @@ class MultiRead(collections.namedtuple("MultiRead", "paths")):
 
     @classmethod
     def deserialize(cls, packed: bytes, offset: int) -> list[Any]:
-        """Return the answers in the order of the paths."""
-        answers: list[Any] = []
+        """Return the replies in the order of the paths."""
+        replies: list[Any] = []
         while True:
             kind, done, _ = wire.multiheader_struct.unpack_from(packed, offset)
             offset += wire.multiheader_struct.size
             if done:
-                return answers
+                return replies
             number = wire.int_struct.unpack_from(packed, offset)[0]
             offset += wire.int_struct.size
             if kind == -1:
-                answers.append(kz.EXCEPTIONS.get(number, kz.SystemZookeeperError)())
+                replies.append(kz.EXCEPTIONS.get(number, kz.SystemZookeeperError)())
                 continue
             # The number is the length of the data, -1 for a node that was made without any.
             end = offset + max(number, 0)
             stat = wire.ZnodeStat._make(wire.stat_struct.unpack_from(packed, end))
-            answers.append((bytes(packed[offset:end]), stat))
+            replies.append((bytes(packed[offset:end]), stat))
             offset = end + wire.stat_struct.size

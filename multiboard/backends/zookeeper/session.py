@@ -127,8 +127,8 @@ class Session:
     def without_newer_requests(self, client: Client) -> None:
         """Begin another session, without the requests of ZooKeeper 3.6, and so each from now on.
 
-        An older server ends the session of whoever sends one: that must never happen again, to a
-        session by which something lives.
+        An older server ends the session of a client that sends one: that must never happen again,
+        to a session by which something lives.
         """
         self.modern = False
         self._drop(client)

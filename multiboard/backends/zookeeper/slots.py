@@ -2,8 +2,8 @@
 """The nodes of one session that hold commit markers, one for each write in flight.
 
 A transaction writes its marker, a few bytes of its own, into a slot beside all else that it does.
-So a lost reply can be told from a lost request: the marker is in the slot, or it is not. This
-module imports the primitives.
+So a lost reply can be distinguished from a lost request: the marker is in the slot, or it is not.
+This module imports the primitives.
 """
 
 from __future__ import annotations

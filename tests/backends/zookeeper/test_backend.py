@@ -15,7 +15,7 @@ import pytest
 from kazoo.client import KazooClient
 
 from multiboard import errors
-from multiboard.backends.zookeeper import ZooKeeperBackend, feed, records
+from multiboard.backends.zookeeper import ZooKeeperBackend, feed, records, server_info
 from multiboard.backends.zookeeper.client import Client
 from multiboard.backends.zookeeper.requests import MultiRead
 from multiboard.primitives import Change, ChangeKind, NewPosting, Shelf, Url
@@ -78,8 +78,8 @@ def test_a_forked_child_has_a_session_of_its_own(make: Any) -> None:
         os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
     token = board.acquire("l", "heir", "e").token
-    told = follow(board, cursor, Change(ChangeKind.CLAIMED, "l", token))
-    assert [change.kind for change in told] == [
+    changes = follow(board, cursor, Change(ChangeKind.CLAIMED, "l", token))
+    assert [change.kind for change in changes] == [
         ChangeKind.CLAIMED,
         ChangeKind.EXPIRED,
         ChangeKind.CLAIMED,
@@ -123,7 +123,7 @@ def test_two_hundred_boards_leave_nothing_behind(make: Any) -> None:
     eventually(lambda: left() <= before)
 
 
-def test_strangers_are_denied(make: Any) -> None:
+def test_other_users_are_denied(make: Any) -> None:
     board = make(username="us", password="secret", root="/closed")
     post(board)
     with pytest.raises(errors.AccessDenied):
@@ -203,8 +203,8 @@ def test_foreign_nodes_break_nothing_and_stay(make: Any, zk: KazooClient) -> Non
     assert board.remove([kept], Shelf.TRASH) == [None]
     assert board.get(["parent", "kept"]) == [None, None]
     assert [one.key for one in board.list(Shelf.TRASH).postings] == ["kept"]
-    told = follow(board, cursor, Change(ChangeKind.TRASHED, "kept", kept.token))
-    assert Change(ChangeKind.REMOVED, "parent", parent.token) in told
+    changes = follow(board, cursor, Change(ChangeKind.TRASHED, "kept", kept.token))
+    assert Change(ChangeKind.REMOVED, "parent", parent.token) in changes
     assert [pair[0].key for pair in board.acquire_next("me", ["n1", "n2"])] == ["good"]
     for path in [*foreign, "states/parent/foreign"]:
         assert zk.exists(f"{here}/{path}"), path
@@ -247,7 +247,7 @@ def test_without_recursive_watches_each_change_is_a_reset(make: Any) -> None:
     assert [pair[0].key for pair in board.acquire_next("me", ["f"])] == ["k"]
 
 
-def test_a_slow_reader_hears_a_reset(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_reader_receives_a_reset(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "HISTORY", 5)
     board = make()
     cursor = board.changes(None, 0).cursor
@@ -300,7 +300,7 @@ def test_a_page_is_right_whatever_happened_between(make: Any, zk: KazooClient) -
     paths = board._session.paths
     first = board.list(limit=5)
     assert [posting.key for posting in first.postings] == ["k00", "k02", "k04", "k06", "k08"]
-    # From here on the places are known and kept.
+    # From here on the places are kept.
     second = board.list(after=first.after, limit=3)
     assert [posting.key for posting in second.postings] == ["k10", "k12", "k14"]
     other.acquire("k16", "me", "a")  # claimed, and there all the same
@@ -356,14 +356,16 @@ def test_a_page_is_read_without_the_bodies_of_the_others(
     assert len(read) == 20  # state and posting of each
 
 
-def test_a_server_that_lacks_the_newer_requests(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_without_the_newer_requests_is_served(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     board = make()
     board.add([NewPosting(f"k{n}", os.urandom(n)) for n in range(60)])
     board.acquire("k7", "me", "a")
     keys = ["k7", "no", "k0"]
     whole, some = board.list().postings, board.get(keys)
     with monkeypatch.context() as patch:
-        patch.setattr(MultiRead, "type", 999)  # no server knows that request
+        patch.setattr(MultiRead, "type", 999)  # no server supports that request
         old = make()
         assert old.list().postings == whole
         assert old.get(keys) == some
@@ -375,7 +377,7 @@ def test_a_server_that_lacks_the_newer_requests(make: Any, monkeypatch: pytest.M
     assert [found and found.lease for found in old.get(["k0"])] == [lease]
 
 
-def test_large_bodies(make: Any) -> None:
+def test_the_largest_body_is_kept_and_a_larger_one_is_refused(make: Any) -> None:
     board = make()
     limit = board.traits.max_body
     body = os.urandom(limit)
@@ -393,7 +395,7 @@ def test_large_bodies(make: Any) -> None:
         (("::1", None), {"hosts": ("[::1]:2181",)}),
     ],
 )
-def test_urls(url: Any, found: dict[str, Any]) -> None:
+def test_a_url_gives_the_settings(url: Any, found: dict[str, Any]) -> None:
     read = ZooKeeperBackend.from_url(Url("zookeeper", "u", "p", (url,), "/a/b/"))
     assert read == {"username": "u", "password": "p", "root": "/a/b", **found}
 
@@ -417,5 +419,5 @@ def test_a_posting_that_no_claim_fits_is_passed_over(make: Any, zk: KazooClient)
         *(("3.9.0", True), ("3.9.2", False), ("3.9.3", True), ("3.9.4", False), ("", False)),
     ],
 )
-def test_versions_whose_members_may_differ_are_known(version: str, loses: bool) -> None:
-    assert records.loses_transactions(version) is loses
+def test_versions_that_lose_transactions_are_recognised(version: str, loses: bool) -> None:
+    assert server_info.loses_transactions(version) is loses
