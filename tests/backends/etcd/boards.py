@@ -53,13 +53,13 @@ def write(board: EtcdBackend, name: str, value: bytes | None) -> None:
     """Write a key of the board past the board; None deletes it."""
     raw = board._board.keys.top + name.encode()
     operation = delete(raw) if value is None else put(raw, value)
-    board._board.client.call("Txn", transaction([], [operation]), write=True)
+    board._session.client.call("Txn", transaction([], [operation]), write=True)
 
 
 def value(board: EtcdBackend, name: str) -> bytes | None:
     """Read a key of the board past the board."""
     raw = board._board.keys.top + name.encode()
-    answer = board._board.client.call("Txn", transaction([], [read(raw)]), write=False)
+    answer = board._session.client.call("Txn", transaction([], [read(raw)]), write=False)
     kvs = answer.responses[0].response_range.kvs
     return bytes(kvs[0].value) if kvs else None
 
@@ -67,4 +67,4 @@ def value(board: EtcdBackend, name: str) -> bytes | None:
 def lease_left(board: EtcdBackend, lease: int) -> int:
     """Return the whole seconds that an etcd lease has left; -1 where there is none."""
     request = M["LeaseTimeToLiveRequest"](ID=lease)
-    return int(board._board.client.call("LeaseTimeToLive", request, write=False).TTL)
+    return int(board._session.client.call("LeaseTimeToLive", request, write=False).TTL)

@@ -19,7 +19,7 @@ from multiboard.backends.etcd.errors import (
     LeaseGone,
     Meaning,
     NativeError,
-    TokenOver,
+    TokenExpired,
     meaning,
     translate_error,
 )
@@ -60,7 +60,7 @@ def test_a_user_with_the_boards_alone_can_do_everything(locked: Admin) -> None:
         board.release(lease, 0.01)
         assert [p.key for p, _ in board.acquire_next("me", ["d"], 30.0)]
         assert board.changes(cursor, 1.0).events
-        board._board.client._token = "a token that has run out"
+        board._session.client._token = "a token that has run out"
         assert board.count() == 2
 
 
@@ -126,7 +126,7 @@ def test_a_change_of_the_accounts_does_not_end_the_feed(locked: Admin) -> None:
         board, other = make(), make()
         cursor = board.changes(None, 1.0).cursor
         another(locked)
-        board._feed._stream.close()  # type: ignore[union-attr] - a watch has to begin anew
+        board._feed._watch.close()  # type: ignore[union-attr] - a watch has to begin anew
         other.add([NewPosting("k", b"")])
         seen: list[str] = []
 
@@ -238,14 +238,14 @@ SENT = (
     (9, "cluster ID mismatch", "BackendError"),
     (3, "request is too large", "BackendError"),
     (8, "too many requests", "Unavailable"),
-    (3, "user name is empty", "TokenOver"),
+    (3, "user name is empty", "TokenExpired"),
     (9, "user name not found", "AccessDenied"),
     (3, "authentication failed, invalid user ID or password", "AccessDenied"),
     (7, "permission denied", "AccessDenied"),
     (9, "authentication is not enabled", "BackendError"),
-    (16, "invalid auth token", "TokenOver"),
+    (16, "invalid auth token", "TokenExpired"),
     (3, "invalid auth management", "BackendError"),
-    (3, "revision of auth store is old", "TokenOver"),
+    (3, "revision of auth store is old", "TokenExpired"),
     (14, "no leader", "Unavailable"),
     (9, "not leader", "Unavailable"),
     (14, "leader changed", "Indeterminate"),
@@ -265,7 +265,7 @@ SENT = (
 )
 #: What is not etcd's own word: older etcd, gRPC, raft, a proxy before it, a later etcd.
 OTHERS = (
-    (2, "auth: revision in header is old", "TokenOver"),
+    (2, "auth: revision in header is old", "TokenExpired"),
     (2, "raft proposal dropped", "Unavailable"),
     (8, "grpc: received message larger than max (4 vs. 2)", "BackendError"),
     (8, "grpc: trying to send message larger than max (4 vs. 2)", "Indeterminate"),
@@ -289,10 +289,10 @@ def test_each_error_of_the_server_has_its_meaning(status: int | None, text: str,
     written, read, nameless = made(write=True), made(write=False), made(write=True, named=False)
     assert type(written).__name__ == kind
     assert type(read).__name__ == ("Unavailable" if kind == "Indeterminate" else kind)
-    assert type(nameless).__name__ == ("AccessDenied" if kind == "TokenOver" else kind)
+    assert type(nameless).__name__ == ("AccessDenied" if kind == "TokenExpired" else kind)
     for error in (written, read, nameless):
         assert isinstance(error.__cause__, NativeError)
-        if not isinstance(error, (Compacted, LeaseGone, TokenOver)):
+        if not isinstance(error, (Compacted, LeaseGone, TokenExpired)):
             assert text in str(error)
             assert "etcd at h:1" in str(error)
 

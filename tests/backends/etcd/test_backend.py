@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from multiboard import errors
-from multiboard.backends.etcd import EtcdBackend, EtcdSettings, feed, records
-from multiboard.backends.etcd import board as board_module
+from multiboard.backends.etcd import EtcdBackend, EtcdSettings, feed, past, records, transactions
 from multiboard.backends.etcd.clock import GRACE, Stamp
 from multiboard.config import loading
 from multiboard.primitives import ChangeKind, NewPosting, Shelf
@@ -38,7 +37,7 @@ def test_a_url_names_members_user_and_root() -> None:
     assert isinstance(settings, EtcdSettings)
     assert settings.hosts == ("a:2379", "b:1", "[::1]:2379")
     assert (settings.username, settings.root, settings.tls) == ("me", "/x/y", True)
-    assert "secret" not in repr(made._board.access)
+    assert "secret" not in repr(made._session.settings)
 
 
 @pytest.mark.parametrize(
@@ -82,34 +81,37 @@ def test_the_fate_of_a_lease_is_read_from_the_past(make: Maker, between: int) ->
     assert eventually(lambda: board.get(["expired"])[0].lease is None)  # type: ignore[union-attr]
     for number in range(between):
         write(board, "other", str(number).encode())
-    fates = {name: board._board.fate(name, lease.token) for name, lease in leases.items()}
+    fates = {
+        name: past.how_lease_ended(board._session, name, lease.token)
+        for name, lease in leases.items()
+    }
     assert fates == {
         "removed": "remove", "trashed": "trash", "released": "release", "expired": "expiry",
         "held": None,
     }  # fmt: skip
-    assert board._board.fate("removed", leases["removed"].token + 1) is None
+    assert past.how_lease_ended(board._session, "removed", leases["removed"].token + 1) is None
 
 
 def test_what_was_shut_out_by_the_fence_is_never_done(make: Maker) -> None:
     board = make()
-    old = board._board.fence
-    board._board.close_fence()
-    assert board._board.fence != old
-    board._board.fence = old  # a request that was sent before, and arrives now
+    old = board._board.transactions.fence
+    board._board.transactions.close_fence()
+    assert board._board.transactions.fence != old
+    board._board.transactions.fence = old  # a request that was sent before, and arrives now
     new = NewPosting("late", b"body")
-    _, step = board._add_step(new, 0, 1.0)
-    assert board._board.commit([step], news=True, fence=True) == []
+    _, step = board._additions._step(new, 0, 1.0)
+    assert board._board.transactions.commit([step], news=True, fence=True) == []
     assert board.get(["late"]) == [None]
 
 
 def test_an_addition_in_doubt_does_not_come_back_after_it_was_consumed(make: Maker) -> None:
     board, other = make(), make()
     new = NewPosting("k", b"body")
-    board._note_added(new, None, board._board.client.revision)  # as after a lost answer
+    board._additions._note(new, None, board._session.client.revision)  # as after a lost answer
     other.add([new])
     other.remove([other.acquire("k", "me", "c")])
     assert [type(answer) for answer in board.add([new])] == [errors.PostingNotFound]
-    board._note_added(NewPosting("never", b""), None, board._board.client.revision)
+    board._additions._note(NewPosting("never", b""), None, board._session.client.revision)
     assert board.add([NewPosting("never", b"")])[0].key == "never"  # type: ignore[union-attr]
 
 
@@ -119,14 +121,14 @@ def test_an_addition_in_doubt_does_not_come_back_after_it_was_consumed(make: Mak
 def test_a_batch_is_one_round_trip_for_a_hundred(make: Maker, monkeypatch: Any) -> None:
     board = make()
     calls: list[str] = []
-    call_many = board._board.client.call_many
+    call_many = board._session.client.call_many
 
     def counted(name: str, *args: Any, **kwargs: Any) -> Any:
         calls.append(name)
         return call_many(name, *args, **kwargs)
 
-    monkeypatch.setattr(board._board.client, "call_many", counted)
-    answers = board.add([NewPosting(f"k{n}", b"x") for n in range(board_module.STEPS)])
+    monkeypatch.setattr(board._session.client, "call_many", counted)
+    answers = board.add([NewPosting(f"k{n}", b"x") for n in range(transactions.STEPS)])
     assert calls == ["Txn"]
     serials = [answer.serial for answer in answers]  # type: ignore[union-attr]
     assert serials == sorted(set(serials))
@@ -150,7 +152,7 @@ def test_bodies_that_fill_requests_are_parted(make: Maker) -> None:
 
 
 def test_a_new_term_prolongs_and_never_shortens(make: Maker) -> None:
-    clock = make()._board.clock
+    clock = make()._session.clock
     now = clock.stamp()
     assert clock.passed("k", Stamp(now.term, now.latest - 100.0)) >= 98.0
     earlier = Stamp(now.term - 1, now.latest - 10_000.0)
@@ -162,14 +164,14 @@ def test_the_clock_is_made_with_the_first_timed_lease(make: Maker) -> None:
     board = make()
     post(board)
     board.acquire("k", "me", "c", 30.0)
-    assert lease_left(board, board._board.clock._lease) > 10**9
+    assert lease_left(board, board._session.clock._lease) > 10**9
 
 
 def test_a_board_without_timed_things_makes_no_clock(make: Maker) -> None:
     board = make()
     post(board)
     board.remove([board.acquire("k", "me", "c")])
-    assert lease_left(board, board._board.clock._lease) == -1
+    assert lease_left(board, board._session.clock._lease) == -1
 
 
 # -- keys --------------------------------------------------------------------------------------
@@ -250,7 +252,7 @@ def test_a_cursor_goes_on_over_a_cut_watch(make: Maker) -> None:
     cursor = board.changes(None, 1.0).cursor
     post(other, "before")
     for number in range(3):
-        stream = board._feed._stream
+        stream = board._feed._watch
         if stream is not None:
             stream.close()
         post(other, f"k{number}")

@@ -70,7 +70,7 @@ def test_a_reader_behind_a_compaction_hears_a_reset(make: Maker, server: Any) ->
         proxy.set(Mode.REFUSE)
         other.add([NewPosting(f"k{number}", b"") for number in range(5)])
         write(other, "unrelated", b"")
-        revision = other._board.client.revision
+        revision = other._session.client.revision
         assert "error" not in server.ask("POST", "/v3/kv/compaction", {"revision": revision})
         with pytest.raises(errors.Unavailable):
             board.changes(cursor, 0.5)
