@@ -32,16 +32,12 @@ REPEAT_WINDOW = 300.0
 class _Added:
     """A posting that this backend added or tried to, without its body."""
 
-    rank: int
-    digest: bytes
+    content: tuple[int, bytes]
     at: float
     #: None while no reply has confirmed it.
     posting: Posting | None = None
     #: Nothing was added before this revision.
     since: int = 0
-
-    def matches(self, new: NewPosting) -> bool:
-        return (self.rank, self.digest) == (new.rank, _digest(new))
 
 
 class Additions:
@@ -69,7 +65,7 @@ class Additions:
             before = self._added.get(new.key)
             if before is not None and before.at < boottime() - REPEAT_WINDOW:
                 before = None
-            if before is not None and before.matches(new) and new.key not in fresh:
+            if before is not None and before.content == _content(new) and new.key not in fresh:
                 (known if before.posting is not None else unconfirmed).append(index)
             else:
                 fresh.add(new.key)
@@ -139,7 +135,7 @@ class Additions:
         if posting is not None:
             posting = dataclasses.replace(posting, body=b"")
         self._added.pop(new.key, None)
-        self._added.note(new.key, _Added(new.rank, _digest(new), boottime(), posting, since))
+        self._added.note(new.key, _Added(_content(new), boottime(), posting, since))
         while self._added:
             oldest = next(iter(self._added.values()))
             if oldest.at > boottime() - REPEAT_WINDOW:
@@ -208,5 +204,6 @@ class Additions:
         ]
 
 
-def _digest(new: NewPosting) -> bytes:
-    return hashlib.sha256(new.body).digest()
+def _content(new: NewPosting) -> tuple[int, bytes]:
+    """Return what a repeat has to have in common with a posting, beside the key."""
+    return new.rank, hashlib.sha256(new.body).digest()

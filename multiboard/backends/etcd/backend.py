@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multiboard import errors, primitives
+from multiboard.backends.etcd import creation
 from multiboard.backends.etcd import settings as options
 from multiboard.backends.etcd.adding import Additions
 from multiboard.backends.etcd.board import Board
@@ -62,11 +63,15 @@ class EtcdBackend(primitives.Backend):
         self._additions = Additions(board, self._directory, known)
         self._leases = Leases(board, self._feed, self._timer, known)
 
+    @property
+    def incarnation(self) -> str:
+        return self._session.incarnation
+
     # -- the board -------------------------------------------------------------------------------
 
     def open(self) -> None:
         self.settings.check_tls_files()
-        self._session.open(self.settings.create)
+        self._session.open()
         self._start_over()
 
     def close(self) -> None:
@@ -77,16 +82,12 @@ class EtcdBackend(primitives.Backend):
     def keepalive(self, within: float | None = None) -> float:
         return self._session.keepalive(within)
 
-    @property
-    def incarnation(self) -> str:
-        return self._session.incarnation
+    def boards(self) -> Sequence[str]:
+        return creation.namespaces(self.settings, self.settings.connect_timeout)
 
     @property
     def position(self) -> int:
         return self._session.position
-
-    def boards(self) -> Sequence[str]:
-        return self._session.namespaces(self.settings.connect_timeout)
 
     def facts(self) -> Mapping[str, str]:
         return self._session.server_info()

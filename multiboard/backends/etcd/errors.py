@@ -18,7 +18,7 @@ class LeaseGone(Exception):
 
 
 class Compacted(Exception):
-    """The revision asked for is no longer kept; nothing was done."""
+    """The revision to be read is no longer kept; nothing was done."""
 
 
 class TokenExpired(Exception):

@@ -26,7 +26,7 @@ from multiboard.backends.etcd.expiry_timer import ExpiryTimer
 from multiboard.backends.etcd.messages import M
 from multiboard.backends.etcd.order import Order
 from multiboard.backends.etcd.records import Held, Seen
-from multiboard.backends.etcd.watch import Watch, open_watch
+from multiboard.backends.etcd.watch import Watch
 from multiboard.primitives import Change, ChangeKind, Changes, boottime, interrupts
 
 LOG = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ class Feed:
         request = M["WatchCreateRequest"](
             key=begin, range_end=end, start_revision=self.revision + 1, prev_kv=True
         )
-        watch = open_watch(self._board.session.client, request)
+        watch = Watch(self._board.session.client, request)
         with self.changed:
             self._watch = watch
         compared, suspects = boottime(), set[tuple[str, int]]()
@@ -355,7 +355,7 @@ class Feed:
         self.changed.wait(timeout)
 
     def read(self, cursor: str | None, timeout: float) -> Changes:
-        """Do what :meth:`multiboard.primitives.ChangeFeed.changes` says."""
+        """Return the changes as :meth:`multiboard.primitives.ChangeFeed.changes` does."""
         give_up = boottime() + timeout
         incarnation = self._board.session.incarnation
         name, _, text = (cursor or "").partition(":")

@@ -107,7 +107,7 @@ class Connection:
             h2.config.H2Configuration(
                 client_side=True,
                 header_encoding="utf-8",
-                # Both ends are programs that know the protocol: checking costs more than sending.
+                # Both ends keep to the protocol, and checking costs more than sending.
                 validate_outbound_headers=False,
                 normalize_outbound_headers=False,
                 validate_inbound_headers=False,
@@ -154,7 +154,7 @@ class Connection:
         self, path: str, body: bytes, metadata: Sequence[tuple[str, str]], deadline: float,
         *, end: bool = True,
     ) -> int:  # fmt: skip
-        """Send a request; ``end`` says that no other message follows on its stream.
+        """Send a request; with ``end`` no other message follows on its stream.
 
         Raises: ``ConnectionBroken``.
         """

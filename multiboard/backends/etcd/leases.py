@@ -40,7 +40,7 @@ class Leases:
         #: The postings of the leases given here, by key and token.
         self._given: Recent[tuple[str, int], Seen] = Recent()
         #: The claim ids of earlier calls of :meth:`acquire_next`.
-        self._tried: Recent[str, bool] = Recent()
+        self._attempted: Recent[str, bool] = Recent()
         #: The outcome of an attempt to claim is unknown.
         self._unconfirmed = False
         self._spent = primitives.SpentClaims()
@@ -135,11 +135,11 @@ class Leases:
         feed.wait_for(self._timer.end_due(), patience)
         won: list[tuple[Posting, Lease]] = []
         wanted = [claim_id for claim_id in claim_ids if claim_id not in self._spent]
-        if self._unconfirmed or any(claim_id in self._tried for claim_id in wanted):
+        if self._unconfirmed or any(claim_id in self._attempted for claim_id in wanted):
             won = self._won_before(wanted, session)
             wanted = [c for c in wanted if c not in {lease.claim_id for _, lease in won}]
         for claim_id in wanted:
-            self._tried.note(claim_id, True)
+            self._attempted.note(claim_id, True)
         tried: set[str] = set()
         synced = False
         while wanted:
@@ -219,7 +219,7 @@ class Leases:
     def _catch_up(self, news: int) -> bool:
         """Wait for the news since a revision to be taken in; return whether there was any.
 
-        Every write before this call has left its revision in the news, or an earlier one.
+        What the writes before this call made claimable is taken in then.
         """
         session = self._board.session
         (answer,) = session.read([messages.read(session.keys.news)]).responses

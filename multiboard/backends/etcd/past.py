@@ -15,7 +15,7 @@ from multiboard import errors
 from multiboard.backends.etcd import messages
 from multiboard.backends.etcd.messages import M
 from multiboard.backends.etcd.session import Session
-from multiboard.backends.etcd.watch import open_watch
+from multiboard.backends.etcd.watch import Watch
 
 #: Revisions looked at in one step of a search.
 _SEARCH = 50
@@ -76,7 +76,7 @@ def added_since(session: Session, keys: Sequence[str], since: int, fence: str) -
     live = {session.keys.of("live", key): key for key in keys}
     mark = session.keys.of("fences", fence)
     client = session.client
-    watch = open_watch(
+    watch = Watch(
         client,
         M["WatchCreateRequest"](key=mark, range_end=max(live) + b"\0", start_revision=since + 1),
     )

@@ -17,7 +17,7 @@ A **serial** is the revision that made ``live/KEY``, with the place in the batch
 **token** is the revision that made ``leases/KEY``: revisions only rise, over everything. Whoever
 removes or releases compares it. The key of a session lease hangs on the etcd lease of its session
 and goes with it, that of a timed lease is deleted by whoever finds that it is over. Either way
-nothing else is written: a live record that says it is leased, and no lease, means a death.
+nothing else is written: a live record that is marked as leased, and no lease, means a death.
 
 All that a watch has to receive stands between ``leases/`` and ``trash/``, without the bodies. This
 module imports the primitives and its own siblings.

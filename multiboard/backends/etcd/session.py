@@ -1,7 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """One backend and one board in etcd: opening and closing it, its session, reading, forks.
 
-This module imports the primitives, the errors and its own siblings.
+A lost session is noticed in :meth:`Session.keepalive`, and by a write that names it:
+:meth:`Session.over`. This module imports the primitives, the errors and its own siblings.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ import contextlib
 import math
 import os
 import threading
-import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from multiboard import errors
-from multiboard.backends.etcd import messages, records
+from multiboard.backends.etcd import creation, messages, records
 from multiboard.backends.etcd.client import Client
 from multiboard.backends.etcd.clock import Clock
 from multiboard.backends.etcd.errors import LeaseGone
@@ -27,8 +27,6 @@ from multiboard.primitives import boottime
 
 #: etcd grants no session shorter than this, in seconds.
 LEAST_SESSION = 2
-#: Seconds that a call may take at most, see ``clock.GRACE``.
-LONGEST_CALL = 30.0
 #: How often a renewal is repeated because the leader changed beside it.
 TERMS = 3
 
@@ -36,15 +34,19 @@ TERMS = 3
 class Session:
     """What one backend has of one board for as long as it is open, and its lease in etcd."""
 
+    _all: ClassVar[weakref.WeakSet[Session]] = weakref.WeakSet()
+    #: Kept so that a forked child does not close what belongs to its parent.
+    _inherited: ClassVar[list[Any]] = []
+
     def __init__(self, settings: EtcdSettings, forked: Callable[[], None]) -> None:
         self.settings = settings
         self.keys = Keys(settings.root, settings.namespace)
         self.incarnation = ""
-        self._patience = min(settings.attempt_timeout, LONGEST_CALL)
+        self._patience = settings.attempt_timeout
         self._forked = forked
         self.closed = True
         self._begin()
-        _sessions.add(self)
+        self._all.add(self)
 
     def _begin(self) -> None:
         """Forget all that can't outlive the process: a forked child begins here too."""
@@ -57,10 +59,15 @@ class Session:
         self._renewed = self._granted = 0.0
         self.lost = False
 
-    def forked(self) -> None:
-        """Become like newly opened, without use of what was inherited."""
+    @classmethod
+    def leave_parent(cls) -> None:
+        """Make the sessions of a forked child like newly opened; leave alone what it inherited."""
+        for session in list(cls._all):
+            session._leave_parent()
+
+    def _leave_parent(self) -> None:
         inherited = self._client
-        _inherited.append((inherited, self._lock, self._clock))
+        self._inherited.append((inherited, self._lock, self._clock))
         self._begin()
         if not self.closed:
             self._dial()
@@ -119,78 +126,18 @@ class Session:
 
     # -- opening and closing -----------------------------------------------------------------------
 
-    def open(self, create: bool = True) -> None:
-        """Connect, and make the board where there is none; without ``create`` it is not found."""
+    def open(self) -> None:
+        """Connect, and find the board or make it, as the settings say."""
         self._begin()
         self.incarnation = ""
         self.closed = False
         self._dial()
         try:
-            self._make(create)
+            self.incarnation = creation.find_or_make(self.client, self.keys, self.settings)
+            self._opened()
         except BaseException:
             self.close()
             raise
-
-    def namespaces(self, within: float) -> list[str]:
-        """Return the names of the boards under the root, over a connection of its own.
-
-        Raises: ``Unavailable``, ``AccessDenied``.
-        """
-        give_up = boottime() + within
-        client = Client(self.settings, min(within, self._patience))
-        names: list[str] = []
-        begin, end = self.keys.all, messages.prefix_end(self.keys.all)
-        try:
-            while True:
-                # From board to board: what is in them is not read.
-                first = messages.read(begin, end, limit=1, keys_only=True)
-                kvs = self._ranged(client, first, give_up)
-                if not kvs:
-                    return sorted(names)
-                keys = self.keys.around(kvs[0].key)
-                if self._ranged(client, messages.read(keys.meta, keys_only=True), give_up):
-                    names.append(keys.namespace)
-                # A name that is not UTF-8 stands at another place in the order than its text.
-                begin = max(messages.prefix_end(keys.top), kvs[0].key + b"\0")
-        finally:
-            client.close()
-
-    @staticmethod
-    def _ranged(client: Client, read: Any, give_up: float) -> Any:
-        request = messages.transaction([], [read])
-        left = max(0.05, give_up - boottime())
-        answer = client.call("Txn", request, write=False, patience=min(left, client.patience))
-        return answer.responses[0].response_range.kvs
-
-    def _make(self, create: bool) -> None:
-        made = uuid.uuid4().hex
-        meta, news = self.keys.meta, self.keys.news
-        request = messages.transaction([], [messages.read(meta)])
-        found = self.client.call("Txn", request, write=False)
-        if not create and not found.responses[0].response_range.kvs:
-            raise errors.BoardNotFound(self.keys.namespace, f"etcd at {self.settings.address}")
-        if not found.responses[0].response_range.kvs:
-            # In one step, so that of two backends that make it at once one finds the other's.
-            request = messages.transaction(
-                [messages.created(meta, 0)],
-                [messages.put(meta, records.encode_meta(made)), messages.put(news, b"")],
-            )
-            try:
-                self.client.call("Txn", request, write=True)
-            except errors.Indeterminate as error:
-                raise errors.Unavailable(f"the board could not be made: {error}") from error
-            request = messages.transaction([], [messages.read(meta)])
-            found = self.client.call("Txn", request, write=False)
-        kvs = found.responses[0].response_range.kvs
-        try:
-            self.incarnation = records.decode_meta(kvs[0].value) if kvs else ""
-        except ValueError as error:
-            raise errors.Unsupported(
-                f"the key {meta.decode()} holds no board of a known version: {error}"
-            ) from None
-        if not self.incarnation:
-            raise errors.Unavailable(f"the board {self.name} was deleted while it was made")
-        self._opened()
 
     def close(self) -> None:
         """End the session and drop the connections."""
@@ -294,7 +241,7 @@ class Session:
         return errors.SessionLost(f"the session with etcd at {self.settings.address} ended")
 
     def server_info(self) -> dict[str, str]:
-        """Return what :meth:`multiboard.primitives.Backend.facts` says."""
+        """Return the server's name, version and warnings, for an operator."""
         status = self.client.call("Status", M["StatusRequest"](), write=False)
         address, asked = self.settings.address, self.settings.session_timeout
         info = {"store": "etcd", "version": status.version, "address": address}
@@ -352,14 +299,4 @@ def _left(give_up: float) -> float:
     return max(0.001, give_up - boottime())
 
 
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-#: Kept so that a forked child does not close what belongs to its parent.
-_inherited: list[Any] = []
-
-
-def _after_fork() -> None:
-    for session in list(_sessions):
-        session.forked()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=Session.leave_parent)

@@ -15,6 +15,8 @@ from typing import Any
 from multiboard import errors, primitives
 
 PORT = 2379
+#: Seconds that an attempt may take at most, see ``clock.GRACE``.
+LONGEST_ATTEMPT = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class EtcdSettings(primitives.TlsSettings):
     @property
     def attempt_timeout(self) -> float:
         """Seconds for one attempt: half of an operation's, so that a lost reply gets a second."""
-        return min(self.connect_timeout, self.operation_timeout / 2)
+        return min(self.connect_timeout, self.operation_timeout / 2, LONGEST_ATTEMPT)
 
     def tls_context(self) -> ssl.SSLContext | None:
         """Return the TLS context, or None for a connection without TLS.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from multiboard import errors
 from multiboard.backends.etcd import messages
@@ -47,8 +47,7 @@ class Step:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a step: whether its conditions held, and the responses to its operations."""
 
     done: bool

@@ -12,21 +12,36 @@ from typing import Any, NoReturn
 from multiboard import errors
 from multiboard.backends.etcd.client import Client
 from multiboard.backends.etcd.errors import TokenExpired
-from multiboard.backends.etcd.grpc import Connection, ConnectionBroken
+from multiboard.backends.etcd.grpc import ConnectionBroken
 from multiboard.backends.etcd.messages import M
 
 
 class Watch:
     """A watch in progress; used by one thread, closed by any."""
 
-    def __init__(
-        self, client: Client, member: int, connection: Connection, stream: int, token: str | None
-    ) -> None:
+    def __init__(self, client: Client, request: Any) -> None:
+        """Begin to watch.
+
+        Raises: ``Unavailable``, ``AccessDenied``, ``Closed``.
+        """
+        deadline = time.monotonic() + client.patience
         self._client = client
-        self._member = member
+        self._token = client.token(deadline)
+        metadata = client.metadata(self._token)
+        self._member, connection = client.connect(deadline)
+        body = M["WatchRequest"](create_request=request).SerializeToString()
+        path = "/etcdserverpb.Watch/Watch"
+        try:
+            self._stream = connection.begin(path, body, metadata, deadline, end=False)
+        except (ConnectionBroken, OSError) as error:
+            connection.close()
+            client.avoid(self._member)
+            name = client.member_name(self._member)
+            raise errors.Unavailable(f"{name}: {error}") from error
+        except BaseException:
+            connection.close()
+            raise
         self._connection = connection
-        self._stream = stream
-        self._token = token
 
     def receive(self, timeout: float, within: float) -> list[Any]:
         """Return what came, waiting up to ``timeout`` for something.
@@ -71,25 +86,3 @@ class Watch:
     def close(self) -> None:
         """End it, from any thread."""
         self._connection.close()
-
-
-def open_watch(client: Client, request: Any) -> Watch:
-    """Begin to watch, on a connection of its own.
-
-    Raises: ``Unavailable``, ``AccessDenied``, ``Closed``.
-    """
-    deadline = time.monotonic() + client.patience
-    token = client.token(deadline)
-    metadata = client.metadata(token)
-    member, connection = client.connect(deadline)
-    body = M["WatchRequest"](create_request=request).SerializeToString()
-    try:
-        stream = connection.begin("/etcdserverpb.Watch/Watch", body, metadata, deadline, end=False)
-    except (ConnectionBroken, OSError) as error:
-        connection.close()
-        client.avoid(member)
-        raise errors.Unavailable(f"{client.member_name(member)}: {error}") from error
-    except BaseException:
-        connection.close()
-        raise
-    return Watch(client, member, connection, stream, token)
