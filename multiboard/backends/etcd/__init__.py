@@ -2,5 +2,6 @@
 """The board in etcd."""
 
 from multiboard.backends.etcd.backend import EtcdBackend
+from multiboard.backends.etcd.settings import EtcdSettings
 
-__all__ = ["EtcdBackend"]
+__all__ = ["EtcdBackend", "EtcdSettings"]

@@ -1,9 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Calls to the members of an etcd cluster: connections, failover, credentials, what errors mean.
+"""Calls to the members of an etcd cluster: connections, failover, credentials.
 
-Nothing is repeated here but what the member surely did not look at: a connection that could not be
-made, a token that had run out. This module imports the errors and its own siblings; it knows
-nothing of boards.
+Nothing is repeated here but what the member surely did not process: a connection that could not be
+made, a call whose token had expired. This module imports the primitives, the errors and its own
+siblings; boards are no matter of its.
 """
 
 from __future__ import annotations
@@ -11,26 +11,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import ssl
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from multiboard import errors
 from multiboard.backends.etcd.errors import (
     Meaning,
     NativeError,
-    TokenOver,
+    TokenExpired,
     meaning,
     translate_error,
 )
-from multiboard.backends.etcd.grpc import Broken, Channel, NotSent, Reply
+from multiboard.backends.etcd.grpc import Connection, ConnectionBroken, Reply, RequestRefused
 from multiboard.backends.etcd.messages import M
-from multiboard.primitives import interrupts
+from multiboard.backends.etcd.settings import EtcdSettings
+from multiboard.primitives import format_address, interrupts
 
-#: Path and answer of each call.
+#: Path and reply of each call.
 CALLS = {
     "Range": ("KV/Range", "RangeResponse"),
     "Txn": ("KV/Txn", "TxnResponse"),
@@ -41,70 +40,37 @@ CALLS = {
     "Status": ("Maintenance/Status", "StatusResponse"),
     "Authenticate": ("Auth/Authenticate", "AuthenticateResponse"),
 }
-#: A member that does not know the leader says so instead of waiting for one.
+#: A member without a leader reports that instead of waiting for one.
 _LEADER = ("hasleader", "true")
+#: Connections that are kept while no call uses them.
 _IDLE = 8
-
 #: The gRPC status of an argument that can't be.
 _INVALID = 3
-#: How often a call asks for a new token: accounts may change between that and the call.
+#: How often a call requests a new token: accounts may change between that and the call.
 _TOKENS = 3
-
-
-@dataclass(frozen=True)
-class Access:
-    """How to reach a cluster and who to be there."""
-
-    hosts: tuple[tuple[str, int], ...]
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    tls: bool = False
-    tls_ca: str | None = None
-    tls_cert: str | None = None
-    tls_key: str | None = None
-    tls_verify: bool = True
-
-    def context(self) -> ssl.SSLContext | None:
-        """Return the TLS context, or None.
-
-        Raises: ``ConfigError`` for files that can't be used.
-        """
-        if not self.tls:
-            return None
-        try:
-            context = ssl.create_default_context(cafile=self.tls_ca)
-            if self.tls_cert is not None:
-                context.load_cert_chain(self.tls_cert, self.tls_key)
-        except (OSError, ssl.SSLError) as error:
-            raise errors.ConfigError(f"etcd: the TLS files can't be used: {error}") from error
-        if not self.tls_verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        context.set_alpn_protocols(["h2"])
-        return context
-
-    def __str__(self) -> str:
-        return ",".join(f"{host}:{port}" for host, port in self.hosts)
 
 
 class Client:
     """Any number of threads may call; each call has a connection to itself."""
 
-    def __init__(self, access: Access, patience: float) -> None:
-        self.access = access
-        #: Seconds after which an answer is given up.
+    def __init__(self, settings: EtcdSettings, patience: float) -> None:
+        self.settings = settings
+        self.members = settings.members
+        #: What names the cluster in a message.
+        self.name = f"etcd at {settings.address}"
+        #: Seconds after which a reply is no longer waited for.
         self.patience = patience
-        self._tls = access.context()
+        self._tls = settings.tls_context()
         self._lock = threading.Lock()
-        self._idle: list[tuple[int, Channel]] = []
+        self._idle: list[tuple[int, Connection]] = []
         self._member = 0
         self._token: str | None = None
-        #: The highest revision that an answer told.
+        #: The highest revision that a reply showed.
         self.revision = 0
-        #: A ``Txn`` that only reads, serialized. It is the first thing that a new connection is
-        #: asked where it is given: no cluster is put back to an earlier state under an open one.
-        self.question: bytes | None = None
-        #: Why what the cluster shows is not the continuation of what it showed; for good.
+        #: A ``Txn`` that only reads, serialized. Where it is given it is the first request on each
+        #: connection: no cluster is put back to an earlier state under an open one.
+        self.first_read: bytes | None = None
+        #: Why the cluster's state is not the continuation of what it showed before; for good.
         self.went_back: str | None = None
         self.closed = False
 
@@ -113,8 +79,8 @@ class Client:
         with self._lock:
             self.closed = True
             idle, self._idle = self._idle, []
-        for _, channel in idle:
-            channel.close()
+        for _, connection in idle:
+            connection.close()
 
     # -- calls -----------------------------------------------------------------------------------
 
@@ -125,7 +91,7 @@ class Client:
     def call_many(
         self, name: str, requests: Sequence[Any], *, write: bool, patience: float | None = None
     ) -> list[Any]:
-        """Make calls on one connection, all under way at once, and return the answers in order.
+        """Make calls on one connection, all in flight at once, and return the replies in order.
 
         Raises: ``Unavailable``, ``AccessDenied``, ``BoardLost``, ``Closed``; where they write,
         ``Indeterminate``; ``LeaseGone``, ``Compacted``.
@@ -137,22 +103,22 @@ class Client:
         answers: list[Any] = [None] * len(bodies)
         left = list(range(len(bodies)))
         for _ in range(1 + _TOKENS):
-            token = self._signed_in(deadline)
+            token = self.token(deadline)
             sent = [bodies[at] for at in left]
-            replies = self._exchange(name, sent, self._metadata(token), deadline, write=write)
+            replies = self._exchange(name, sent, self.metadata(token), deadline, write=write)
             again = list[int]()
-            # What was done is not asked for again.
+            # What was done is not sent again.
             for at, reply in zip(left, replies, strict=True):
                 try:
                     answers[at] = self._answer(name, reply, write=write)
-                except TokenOver:
+                except TokenExpired:
                     again.append(at)
             if not again:
                 return answers
             left = again
-            self._forget(token)
+            self.forget_token(token)
         raise errors.Unavailable(
-            f"etcd at {self.access} refuses each token that it gives: its accounts change all the"
+            f"{self.name} refuses each token that it gives: its accounts change all the"
             " time, or its members check tokens with different keys"
         )
 
@@ -161,63 +127,64 @@ class Client:
         deadline: float, *, write: bool,
     ) -> list[Reply]:  # fmt: skip
         path = f"/etcdserverpb.{CALLS[name][0]}"
-        member, channel = self._checkout(deadline)
+        member, connection = self._checkout(deadline)
         # In steps: a header that is the same each time is sent as one byte. It only spares the
-        # member work for an answer that nobody awaits; it is we who keep the time.
+        # member work for a reply that nobody awaits; the deadline is kept on this side.
         left = max(1, math.ceil((deadline - time.monotonic()) * 10))
         metadata = [*metadata, ("grpc-timeout", f"{left}00m")]
         try:
-            if not channel.asked:
-                if self.question is not None and name != "Authenticate":
-                    self._ask_first(channel, metadata, deadline)
-                channel.asked = True
-            streams = [channel.begin(path, body, metadata, deadline) for body in bodies]
-            replies = channel.finish(streams, deadline)
+            if not connection.verified:
+                if self.first_read is not None and name != "Authenticate":
+                    self._verify(connection, metadata, deadline)
+                connection.verified = True
+            streams = [connection.begin(path, body, metadata, deadline) for body in bodies]
+            replies = connection.finish(streams, deadline)
         except errors.BoardLost:
-            channel.close()
+            connection.close()
             raise
-        except (Broken, OSError) as error:
-            channel.close()
+        except (ConnectionBroken, OSError) as error:
+            connection.close()
             if interrupts.is_interrupt(error):
                 raise
-            self._distrust(member)
-            kind = errors.Indeterminate if write and channel.asked else errors.Unavailable
-            raise kind(f"{self._name(member)}: {error}") from error
+            self.avoid(member)
+            kind = errors.Indeterminate if write and connection.verified else errors.Unavailable
+            raise kind(f"{self.member_name(member)}: {error}") from error
         except BaseException:
-            channel.close()  # answers to come would be taken for those of the next call
+            connection.close()  # replies to come would be taken for those of the next call
             raise
         if any(
-            reply.status and meaning(reply.status, reply.message) is Meaning.ELSEWHERE
+            reply.status and meaning(reply.status, reply.message) is Meaning.OTHER_MEMBER
             for reply in replies
         ):
-            channel.close()
-            self._distrust(member)
+            connection.close()
+            self.avoid(member)
         else:
-            self._checkin(member, channel)
+            self._checkin(member, connection)
         return replies
 
-    def _ask_first(
-        self, channel: Channel, metadata: Sequence[tuple[str, str]], deadline: float
+    def _verify(
+        self, connection: Connection, metadata: Sequence[tuple[str, str]], deadline: float
     ) -> None:
+        """Read on a new connection, and check that the revision is not an earlier one."""
         known = self.revision
         path = f"/etcdserverpb.{CALLS['Txn'][0]}"
-        stream = channel.begin(path, self.question or b"", metadata, deadline)
-        (reply,) = channel.finish([stream], deadline)
+        stream = connection.begin(path, self.first_read or b"", metadata, deadline)
+        (reply,) = connection.finish([stream], deadline)
         if reply.status == 0 and reply.messages:
             answer = M["TxnResponse"].FromString(reply.messages[0])
-            self.judge(answer.header.revision, known)
-        # An error is the next call's, too.
+            self.check_revision(answer.header.revision, known)
+        # The next call receives the same error, and reports it.
 
-    def judge(self, revision: int, known: int) -> None:
-        """Judge the revision of an answer to which the members agreed; ``known`` was before it.
+    def check_revision(self, revision: int, known: int) -> None:
+        """Check the revision of a reply that a majority agreed to; ``known`` was shown before it.
 
-        Revisions only rise, and who agrees knows all that was ever shown to anyone.
+        Revisions only rise, and a majority has every revision that was ever shown.
 
         Raises: ``BoardLost`` where it is an earlier one: a snapshot was restored.
         """
         if revision < known:
             self.went_back = (
-                f"etcd at {self.access} was put back to an earlier state: it had come to revision"
+                f"{self.name} was put back to an earlier state: it had come to revision"
                 f" {known}, and is at {revision}"
             )
             raise errors.BoardLost(self.went_back)
@@ -228,10 +195,10 @@ class Client:
             self.revision = max(self.revision, answer.header.revision)
             return answer
         if reply.refused:
-            raise errors.Unavailable("etcd did not take the request") from NotSent()
+            raise errors.Unavailable("etcd did not take the request") from RequestRefused()
         raise self.error(reply, write=write)
 
-    # -- what an error means -----------------------------------------------------------------------
+    # -- errors ------------------------------------------------------------------------------------
 
     def error(self, reply: Reply, *, write: bool) -> Exception:
         """Return the error that a reply stands for."""
@@ -239,195 +206,116 @@ class Client:
 
     def meant(self, status: int | None, text: str, *, write: bool = False) -> Exception:
         """Return the error that a status and a text stand for."""
-        named = self.access.username is not None
-        return translate_error(status, text, f"etcd at {self.access}", write=write, named=named)
+        named = self.settings.username is not None
+        return translate_error(status, text, self.name, write=write, named=named)
 
     # -- credentials -------------------------------------------------------------------------------
 
-    def _signed_in(self, deadline: float) -> str | None:
-        """Return the token to use; there may be none."""
-        if self.access.username is None:
+    def token(self, deadline: float) -> str | None:
+        """Return the token to use, authenticating if need be; None without a user."""
+        if self.settings.username is None:
             return None
         token = self._token
         if token is None:
             token = self._token = self._authenticate(deadline)
         return token
 
-    def _forget(self, token: str | None) -> None:
-        """Have a new token asked for, unless another thread has done so."""
+    def forget_token(self, token: str | None) -> None:
+        """Let the next call request a new token, unless another thread has done so."""
         if self._token == token:
             self._token = None
 
     @staticmethod
-    def _metadata(token: str | None) -> list[tuple[str, str]]:
+    def metadata(token: str | None) -> list[tuple[str, str]]:
+        """Return the headers that every call has."""
         return [_LEADER, ("token", token)] if token else [_LEADER]
 
     def _authenticate(self, deadline: float) -> str:
         request = M["AuthenticateRequest"](
-            name=self.access.username, password=self.access.password or ""
+            name=self.settings.username, password=self.settings.password or ""
         )
         body = request.SerializeToString()
         (reply,) = self._exchange("Authenticate", [body], [], deadline, write=False)
         if reply.status and "authentication is not enabled" in reply.message:
-            return ""  # nobody is asked for a password there
+            return ""  # no call needs a token there
         if reply.status != 0 and not reply.refused:
-            # Not in the server's words, nor with them as the cause: it was sent the password.
+            # Without the server's words, as text or as cause: they may repeat the password.
             meant = meaning(reply.status, reply.message)
             denied = meant in (Meaning.DENIED, Meaning.AUTHENTICATE) or reply.status == _INVALID
             kind = errors.AccessDenied if denied else errors.Unavailable
             words = "refused the user or the password" if denied else "could not authenticate"
-            raise kind(f"etcd at {self.access} {words}") from NativeError(reply.status, words)
+            raise kind(f"{self.name} {words}") from NativeError(reply.status, words)
         answer = self._answer("Authenticate", reply, write=False)
         return str(answer.token)
 
     # -- connections -------------------------------------------------------------------------------
 
-    def _name(self, member: int) -> str:
-        host, port = self.access.hosts[member]
-        return f"etcd at {host}:{port}"
+    def member_name(self, member: int) -> str:
+        """Return what names a member in a message."""
+        return f"etcd at {format_address(*self.members[member])}"
 
-    def _checkout(self, deadline: float) -> tuple[int, Channel]:
+    def _checkout(self, deadline: float) -> tuple[int, Connection]:
         while True:
             with self._lock:
                 if self.closed:
                     raise errors.Closed("the etcd board is not open")
                 if not self._idle:
                     break
-                member, channel = self._idle.pop()
-            if channel.fit:
-                return member, channel
-            channel.close()
+                member, connection = self._idle.pop()
+            if connection.usable:
+                return member, connection
+            connection.close()
         return self.connect(deadline)
 
-    def connect(self, deadline: float) -> tuple[int, Channel]:
-        """Return a new connection to the first member that answers; begin with the last good one.
+    def connect(self, deadline: float) -> tuple[int, Connection]:
+        """Return a new connection to the first member that accepts one, the last good one first.
 
         Raises: ``Unavailable``, ``Closed``.
         """
-        hosts = self.access.hosts
+        members = self.members
         first = self._member
         troubles: list[str] = []
         cause: OSError | None = None
-        for turn in range(len(hosts)):
-            member = (first + turn) % len(hosts)
+        for turn in range(len(members)):
+            member = (first + turn) % len(members)
             left = deadline - time.monotonic()
             if left <= 0 and troubles:
                 break
             try:
-                # A member that says nothing must leave time for the others.
-                patience = max(0.05, left / (len(hosts) - turn))
-                place = hosts[member]
-                # What strikes there must not be taken for the failure of one member of several.
-                channel = interrupts.uninterrupted(
-                    functools.partial(Channel, *place, self._tls, patience)
+                # A member that does not reply must leave time for the others.
+                patience = max(0.05, left / (len(members) - turn))
+                place = members[member]
+                # An interrupt in it must not be taken for the failure of one member of several.
+                connection = interrupts.uninterrupted(
+                    functools.partial(Connection, *place, self._tls, patience)
                 )
             except OSError as error:
-                troubles.append(f"{self._name(member)}: {error}")
+                troubles.append(f"{self.member_name(member)}: {error}")
                 cause = error
-            except Broken as error:
-                troubles.append(f"{self._name(member)}: {error}")
+            except ConnectionBroken as error:
+                troubles.append(f"{self.member_name(member)}: {error}")
             else:
                 self._member = member
                 if self.closed:
-                    channel.close()
+                    connection.close()
                     raise errors.Closed("the etcd board was closed")
-                return member, channel
+                return member, connection
         raise errors.Unavailable("; ".join(troubles)) from cause
 
-    def _checkin(self, member: int, channel: Channel) -> None:
+    def _checkin(self, member: int, connection: Connection) -> None:
         with self._lock:
             if not self.closed and len(self._idle) < _IDLE and member == self._member:
-                self._idle.append((member, channel))
+                self._idle.append((member, connection))
                 return
-        channel.close()
+        connection.close()
 
-    def _distrust(self, member: int) -> None:
-        """Turn to another member: this one broke a connection or said nothing."""
+    def avoid(self, member: int) -> None:
+        """Turn to another member: this one broke a connection or did not reply."""
         with self._lock:
             if member == self._member:
-                self._member = (member + 1) % len(self.access.hosts)
-            gone = [channel for at, channel in self._idle if at == member]
-            self._idle = [(at, channel) for at, channel in self._idle if at != member]
-        for channel in gone:
+                self._member = (member + 1) % len(self.members)
+            gone = [connection for at, connection in self._idle if at == member]
+            self._idle = [(at, kept) for at, kept in self._idle if at != member]
+        for connection in gone:
             with contextlib.suppress(OSError):
-                channel.close()
-
-    # -- streams -----------------------------------------------------------------------------------
-
-    def watch(self, request: Any) -> Stream:
-        """Begin to watch, on a connection of its own.
-
-        Raises: ``Unavailable``, ``AccessDenied``, ``Closed``.
-        """
-        deadline = time.monotonic() + self.patience
-        token = self._signed_in(deadline)
-        metadata = self._metadata(token)
-        member, channel = self.connect(deadline)
-        body = M["WatchRequest"](create_request=request).SerializeToString()
-        try:
-            stream = channel.begin("/etcdserverpb.Watch/Watch", body, metadata, deadline, end=False)
-        except (Broken, OSError) as error:
-            channel.close()
-            self._distrust(member)
-            raise errors.Unavailable(f"{self._name(member)}: {error}") from error
-        except BaseException:
-            channel.close()
-            raise
-        return Stream(self, member, channel, stream, token)
-
-
-class Stream:
-    """A watch that is under way; used by one thread, closed by any."""
-
-    def __init__(
-        self, client: Client, member: int, channel: Channel, stream: int, token: str | None
-    ) -> None:
-        self._client = client
-        self._member = member
-        self._channel = channel
-        self._stream = stream
-        self._token = token
-
-    def take(self, timeout: float, within: float) -> list[Any]:
-        """Return what came, waiting up to ``timeout`` for something.
-
-        Where nothing came the member is asked for a sign of life, and given up where it gives
-        none ``within`` so many seconds.
-
-        Raises: ``Unavailable``, ``AccessDenied``.
-        """
-        try:
-            reply = self._channel.take(self._stream, timeout)
-            if not reply.messages and not reply.ended:
-                if self._channel.silent > within:
-                    raise Broken(f"the member gave no sign of life in {within:g} s")
-                self._channel.ping(within)
-        except (Broken, OSError) as error:
-            self.close()
-            self._client._distrust(self._member)
-            name = self._client._name(self._member)
-            raise errors.Unavailable(f"{name}: {error}") from error
-        if reply.ended and not reply.messages:
-            self.close()
-            self._client._distrust(self._member)
-            self._fail(reply.status, reply.message)
-        responses = [M["WatchResponse"].FromString(message) for message in reply.messages]
-        shown = max((response.header.revision for response in responses), default=0)
-        self._client.revision = max(self._client.revision, shown)
-        for response in responses:
-            if response.canceled and not response.compact_revision:
-                self.close()
-                self._fail(None, f"ended the watch: {response.cancel_reason}")
-        return responses
-
-    def _fail(self, status: int | None, text: str) -> NoReturn:
-        """Raise what an end of the watch means."""
-        said = self._client.meant(status, text)
-        if isinstance(said, TokenOver):
-            self._client._forget(self._token)
-            raise errors.Unavailable("etcd wants a new token of who watches") from said
-        raise said
-
-    def close(self) -> None:
-        """End it, from any thread."""
-        self._channel.close()
+                connection.close()

@@ -1,9 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """What each error of an etcd server means, in one table.
 
-The texts are those of ``rpctypes`` in etcd 3.4 to 3.8, all that a server may answer to the calls
+The texts are those of ``rpctypes`` in etcd 3.4 to 3.8, all that a server may reply to the calls
 that are made here; where the same error has different gRPC codes in different versions the text
-is the same. It imports the errors of the project.
+is the same. This module imports the errors of the project.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ class LeaseGone(Exception):
 
 
 class Compacted(Exception):
-    """The revision asked for is no longer kept; nothing was done."""
+    """The revision to be read is no longer kept; nothing was done."""
 
 
-class TokenOver(Exception):
-    """The member wants another token; nothing was done."""
+class TokenExpired(Exception):
+    """The member requires a new token; nothing was done."""
 
 
 class NativeError(Exception):
-    """What etcd answered."""
+    """The error that etcd replied."""
 
     def __init__(self, status: int | None, message: str) -> None:
         super().__init__(f"{message or 'no message'} (gRPC status {status})")
@@ -41,8 +41,8 @@ class Meaning(enum.Enum):
     COMPACTED = "the revision is not kept any more"
     AUTHENTICATE = "a new token is needed; nothing was done"
     DENIED = "AccessDenied; nothing was done"
-    LATER = "Unavailable; nothing was done"
-    ELSEWHERE = "Unavailable, and another member may be able to; nothing was done"
+    RETRY = "Unavailable; nothing was done"
+    OTHER_MEMBER = "Unavailable, and another member may be able to; nothing was done"
     UNKNOWN = "Indeterminate where it writes, else Unavailable"
     REFUSED = "BackendError: a repeat would fail as well; nothing was done"
 
@@ -52,8 +52,8 @@ _M = Meaning
 TEXTS = {
     "requested lease not found": _M.LEASE_GONE,
     "required revision has been compacted": _M.COMPACTED,
-    # Accounts. Tokens run out, and a change of any user or role makes JWT tokens too old. Who
-    # authenticated before authentication was turned on has no token.
+    # Accounts. Tokens expire, and a change of any user or role makes JWT tokens too old. A client
+    # that authenticated before authentication was turned on has no token.
     "invalid auth token": _M.AUTHENTICATE,
     "revision of auth store is old": _M.AUTHENTICATE,
     "revision in header is old": _M.AUTHENTICATE,
@@ -61,17 +61,17 @@ TEXTS = {
     "authentication failed": _M.DENIED,
     "permission denied": _M.DENIED,
     "user name not found": _M.DENIED,
-    # Asked before the request is proposed to the others.
-    "too many requests": _M.LATER,
-    "raft proposal dropped": _M.LATER,
-    "required revision is a future revision": _M.LATER,
-    "watch canceled": _M.LATER,
-    "no leader": _M.ELSEWHERE,
-    "not leader": _M.ELSEWHERE,
-    "not capable": _M.ELSEWHERE,
-    "rpc not supported for learner": _M.ELSEWHERE,
-    # Proposed, maybe. A member that finds its space used up while it applies a write keeps what
-    # it wrote, and answers this all the same.
+    # Refused before the request is proposed to the other members.
+    "too many requests": _M.RETRY,
+    "raft proposal dropped": _M.RETRY,
+    "required revision is a future revision": _M.RETRY,
+    "watch canceled": _M.RETRY,
+    "no leader": _M.OTHER_MEMBER,
+    "not leader": _M.OTHER_MEMBER,
+    "not capable": _M.OTHER_MEMBER,
+    "rpc not supported for learner": _M.OTHER_MEMBER,
+    # It may have been proposed. A member that finds its space used up while it applies a write
+    # keeps what it wrote, and replies this all the same.
     "database space exceeded": _M.UNKNOWN,
     "leader changed": _M.UNKNOWN,
     "server stopped": _M.UNKNOWN,
@@ -112,7 +112,7 @@ STATUSES = {
 
 
 def meaning(status: int | None, message: str) -> Meaning:
-    """Return what an answer means."""
+    """Return what a reply means."""
     for text, meant in TEXTS.items():
         if text in message:
             return meant
@@ -122,9 +122,9 @@ def meaning(status: int | None, message: str) -> Meaning:
 def translate_error(
     status: int | None, message: str, where: str, *, write: bool, named: bool
 ) -> Exception:
-    """Return the error that an answer stands for, ``where`` it came from.
+    """Return the error that a reply stands for; ``where`` names what sent it.
 
-    ``named``: the caller has a name, and can authenticate.
+    ``named``: the caller has a user name, and can authenticate.
     """
     native = NativeError(status, message)
     meant = meaning(status, message)
@@ -134,10 +134,10 @@ def translate_error(
     elif meant is Meaning.COMPACTED:
         made = Compacted()
     elif meant is Meaning.AUTHENTICATE and named:
-        made = TokenOver()
+        made = TokenExpired()
     elif meant in (Meaning.AUTHENTICATE, Meaning.DENIED):
         made = errors.AccessDenied(f"{where} refused: {message}")
-    elif meant in (Meaning.LATER, Meaning.ELSEWHERE):
+    elif meant in (Meaning.RETRY, Meaning.OTHER_MEMBER):
         made = errors.Unavailable(f"{where}: {message}")
     elif meant is Meaning.REFUSED:
         made = errors.BackendError(f"{where} refused: {message}")

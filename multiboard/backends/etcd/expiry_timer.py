@@ -1,9 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Who ends the timed leases that are over: any backend that saw one begin.
+"""Ends the timed leases that are over, in each backend that saw one begin.
 
 etcd ends nothing that lasts less than two seconds, and rounds to whole ones. So each backend ends,
-by a clock of its own, the timed leases that it gave or heard of. The thread begins with the first
-of them. This module imports the primitives, the errors and its own siblings.
+by a clock of its own, the timed leases that it gave or received from the feed. The thread starts
+with the first of them. This module imports the primitives, the errors and its own siblings.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ LOG = logging.getLogger(__name__)
 
 #: Seconds by which several backends spread what they do at a lease's end.
 SPREAD = 0.02
-#: Seconds after which is tried again what failed.
-AGAIN = 0.2
+#: Seconds after which a failed attempt is repeated.
+RETRY_AFTER = 0.2
 
 
-class Warden:
-    """The timed leases that one backend knows of, by when they end."""
+class ExpiryTimer:
+    """The timed leases that one backend has seen, by when they end."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -43,7 +43,7 @@ class Warden:
         if held is None or not held.timed or held.hold.since is None:
             return
         span = held.hold.expires_in or 0.0
-        seen = self._board.clock.witness(held.key, held.hold.since)
+        seen = self._board.session.clock.first_seen(held.key, held.hold.since)
         with self._changed:
             known = self._held.get(held.key)
             if known is not None and known.revision >= held.revision:
@@ -54,9 +54,9 @@ class Warden:
                 heapq.heapify(self._ends)
             end = seen + span + random.uniform(0.0, SPREAD)
             heapq.heappush(self._ends, (end, held.key, held.revision))
-            if self._thread is None and not self._board.closed:
+            if self._thread is None and not self._board.session.closed:
                 self._thread = threading.Thread(
-                    target=self._run, name="multiboard-etcd-warden", daemon=True
+                    target=self._run, name="multiboard-etcd-expiry", daemon=True
                 )
             if self._thread is not None:
                 interrupts.begin(self._thread)
@@ -68,13 +68,13 @@ class Warden:
             self._held.pop(key, None)
 
     def close(self) -> None:
-        """Let the thread go."""
+        """Let the thread end."""
         with self._changed:
             self._held.clear()
             self._ends.clear()
             self._changed.notify_all()
 
-    def settle(self) -> int:
+    def end_due(self) -> int:
         """End what is over now; return a revision by which it is so.
 
         Raises: ``Unavailable``, ``AccessDenied``, ``BoardLost``, ``Closed``.
@@ -105,7 +105,7 @@ class Warden:
     def _look_again(self, held: list[Held]) -> None:
         with self._changed:
             for one in held:
-                heapq.heappush(self._ends, (boottime() + AGAIN, one.key, one.revision))
+                heapq.heappush(self._ends, (boottime() + RETRY_AFTER, one.key, one.revision))
 
     def _current(self, key: str, revision: int) -> bool:
         held = self._held.get(key)
@@ -114,7 +114,7 @@ class Warden:
     def _run(self) -> None:
         while True:
             with self._changed:
-                if self._board.closed:
+                if self._board.session.closed:
                     self._thread = None
                     return
                 wait = self._ends[0][0] - boottime() if self._ends else 60.0
@@ -122,7 +122,7 @@ class Warden:
                     self._changed.wait(min(wait, 60.0))
                     continue
             try:
-                self.settle()
+                self.end_due()
                 self._failures.succeeded()
             except (errors.Closed, errors.BoardLost):
                 with self._changed:
@@ -131,9 +131,9 @@ class Warden:
             except errors.MultiboardError as error:
                 self._failures.failed(error)
                 with self._changed:
-                    self._changed.wait(AGAIN)
+                    self._changed.wait(RETRY_AFTER)
             except (Exception, SystemExit, KeyboardInterrupt) as error:
                 # Without this thread timed leases end only when somebody looks at them.
                 self._failures.failed(error, logging.ERROR, trace=True)
                 with self._changed:
-                    self._changed.wait(AGAIN)
+                    self._changed.wait(RETRY_AFTER)

@@ -1,10 +1,10 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The change feed of an etcd board: one watch, a thread that reads it, any number of readers.
 
-The watch tells every revision whole, and in order: what was written together is told together,
+The watch reports every revision whole, and in order: what was written together comes together,
 which is how a release is told from a death. It goes on at the next revision on whatever member can
 be reached. Where that revision was compacted, or the store is not as far as it was, all is read
-anew and the readers hear a reset. This module imports the primitives, the errors and its own
+anew and the readers receive a reset. This module imports the primitives, the errors and its own
 siblings.
 """
 
@@ -20,29 +20,30 @@ from typing import Any
 
 from multiboard import errors
 from multiboard.backends.etcd import messages, records
-from multiboard.backends.etcd.board import Board, Compacted
-from multiboard.backends.etcd.client import Stream
-from multiboard.backends.etcd.expiry_timer import Warden
+from multiboard.backends.etcd.board import Board
+from multiboard.backends.etcd.errors import Compacted
+from multiboard.backends.etcd.expiry_timer import ExpiryTimer
 from multiboard.backends.etcd.messages import M
 from multiboard.backends.etcd.order import Order
 from multiboard.backends.etcd.records import Held, Seen
+from multiboard.backends.etcd.watch import Watch
 from multiboard.primitives import Change, ChangeKind, Changes, boottime, interrupts
 
 LOG = logging.getLogger(__name__)
 
-#: How many changes a slow reader may be behind before it hears a reset.
+#: How many changes a slow reader may be behind before it receives a reset.
 HISTORY = 100_000
-#: Changes told at once.
+#: Changes in one reply.
 PART = 10_000
-#: Seconds of silence after which the member is asked for a sign of life.
+#: Seconds of silence after which the member is sent a ping.
 PULSE = 3.0
 #: Seconds for which changes gather where nobody waits for them: to take in one costs as much as
 #: ten that came together.
 GATHER = 0.01
 #: Seconds between attempts to watch.
 BACKOFF = (0.02, 0.5)
-#: etcd 3.4 has lost events of a watch. This often the picture is compared with the store, and
-#: where they differ it is read anew and readers hear a reset.
+#: etcd 3.4 has lost events of a watch. This often the order is compared with the store, and
+#: where they differ it is read anew and readers receive a reset.
 COMPARE = 45.0
 #: Seconds after which a difference can't be a write whose event is on its way.
 SURE = 3.0
@@ -51,15 +52,15 @@ SURE = 3.0
 class Feed:
     """What happened on one board, and how it stands, for the readers of one backend."""
 
-    def __init__(self, board: Board, warden: Warden) -> None:
+    def __init__(self, board: Board, timer: ExpiryTimer) -> None:
         self._board = board
-        self._warden = warden
+        self._timer = timer
         self.changed = interrupts.Condition()
-        #: Somebody has begun to wait for what the watch will tell.
+        #: A reader has begun to wait for what the watch will report.
         self._hurry = interrupts.Event()
         self.order = Order()
         self._thread: threading.Thread | None = None
-        self._stream: Stream | None = None
+        self._watch: Watch | None = None
         self._seeded = False
         self._trouble: errors.MultiboardError | None = None
         #: Records that can't be read, by their revision: they stand in no order.
@@ -71,13 +72,13 @@ class Feed:
     # -- life ------------------------------------------------------------------------------------
 
     def ensure(self, patience: float) -> None:
-        """Begin to watch, where nobody did; return when the picture is there.
+        """Begin to watch, where nobody did; return when the order is there.
 
         Raises: ``Unavailable``, ``AccessDenied``, ``BoardLost``, ``Closed``.
         """
         if not self.order.whole:
             self._begin_anew()
-        if self._seeded and self._trouble is None and not self._board.closed:
+        if self._seeded and self._trouble is None and not self._board.session.closed:
             return
         give_up = boottime() + patience
         with self.changed:
@@ -92,14 +93,14 @@ class Feed:
                 if not self.changed.wait(min(0.5, max(0.0, give_up - boottime()))):
                     self._check()
                     if boottime() >= give_up:
-                        raise self._trouble or errors.Unavailable("etcd does not tell the board")
+                        raise self._trouble or errors.Unavailable("etcd does not show the board")
 
     def _begin_anew(self) -> None:
         """Have the board read anew, since a change of the order was cut short."""
         with self.changed:
-            self._seeded, stream = False, self._stream
-        if stream is not None:
-            stream.close()
+            self._seeded, watch = False, self._watch
+        if watch is not None:
+            watch.close()
 
     def change(self, step: Callable[[Order], None]) -> None:
         """Change the order from outside of the watch; what is cut short is read anew."""
@@ -110,25 +111,25 @@ class Feed:
 
     def _check(self) -> None:
         """Raise what waiting does not cure."""
-        assert self._board.client
+        assert self._board.session.client
         if self._trouble is not None and not isinstance(self._trouble, errors.Unavailable):
             raise self._trouble
 
     def close(self) -> None:
-        """Let the thread and all readers go."""
+        """Let the thread and all readers end."""
         with self.changed:
-            stream, self._stream = self._stream, None
+            watch, self._watch = self._watch, None
             self.changed.notify_all()
-        if stream is not None:
-            stream.close()
+        if watch is not None:
+            watch.close()
 
     def _run(self) -> None:
         pause = BACKOFF[0]
-        while not self._board.closed:
+        while not self._board.session.closed:
             try:
                 self._begin()
                 pause = BACKOFF[0]
-                self._watch()
+                self._follow()
                 continue
             except Compacted:
                 self._seeded = False
@@ -138,7 +139,7 @@ class Feed:
             except errors.MultiboardError as error:
                 trouble: errors.MultiboardError = error
             except (Exception, SystemExit, KeyboardInterrupt) as error:
-                # A reader must learn of it, whatever it is.
+                # A reader must receive it, whatever it is.
                 trouble = errors.Unavailable(f"the feed failed: {error!r}")
                 trouble.__cause__ = error
             with self.changed:
@@ -146,7 +147,7 @@ class Feed:
                 self.changed.notify_all()
                 if not isinstance(trouble, errors.Unavailable):
                     break
-                if not self._board.closed:
+                if not self._board.session.closed:
                     self.changed.wait(pause)
             pause = min(pause * 2, BACKOFF[1])
         with self.changed:
@@ -154,9 +155,9 @@ class Feed:
             self.changed.notify_all()
 
     def _begin(self) -> None:
-        """Read the picture, where there is none that can be continued."""
+        """Read the order, where there is none that can be continued."""
         news = messages.read(self._board.keys.news)
-        now = self._board.ask([news]).header.revision
+        now = self._board.session.read([news]).header.revision
         if self._seeded and self.order.whole and now >= self.revision:
             return
         leases, live = self._board.scan("leases"), None
@@ -170,7 +171,7 @@ class Feed:
                 order.put(seen)
             else:
                 odd[name] = kv.mod_revision
-        (answer,) = self._board.ask(
+        (answer,) = self._board.session.read(
             [messages.read(self._board.keys.news, revision=leases.revision)]
         ).responses
         kvs = answer.response_range.kvs
@@ -182,7 +183,7 @@ class Feed:
             self._seeded = True
             self.changed.notify_all()
         for seen in order.all.values():
-            self._warden.note(seen.held)
+            self._timer.note(seen.held)
 
     @staticmethod
     def _read(name: str, kv: Any, lease: Any) -> Seen | None:
@@ -193,24 +194,25 @@ class Feed:
         except ValueError:
             return None
 
-    def _watch(self) -> None:
+    def _follow(self) -> None:
+        """Watch from behind the last revision until the watch ends."""
         begin, end = self._board.keys.watched
         request = M["WatchCreateRequest"](
             key=begin, range_end=end, start_revision=self.revision + 1, prev_kv=True
         )
-        stream = self._board.client.watch(request)
+        watch = Watch(self._board.session.client, request)
         with self.changed:
-            self._stream = stream
+            self._watch = watch
         compared, suspects = boottime(), set[tuple[str, int]]()
         try:
-            while not self._board.closed:
+            while not self._board.session.closed:
                 if boottime() - compared > (SURE if suspects else COMPARE):
                     before, suspects = suspects, self._differences()
                     if before & suspects:
                         LOG.warning("etcd's watch has lost an event: the board is read anew")
                         raise Compacted
                     compared = boottime()
-                for response in stream.take(PULSE, self._board.client.patience):
+                for response in watch.receive(PULSE, self._board.session.client.patience):
                     if response.canceled:
                         raise Compacted  # any other end of a watch was raised
                     self._take_in(response.events)
@@ -224,10 +226,10 @@ class Feed:
                 if not awaited:
                     self._hurry.wait(GATHER)
         finally:
-            stream.close()
+            watch.close()
 
     def _differences(self) -> set[tuple[str, int]]:
-        """Compare the picture with the store; what was written just now differs for a moment."""
+        """Compare the order with the store; what was written just now differs for a moment."""
         leases, live = dict[str, int](), dict[str, int]()
         for kv in self._board.scan("leases", end="live", keys_only=True).kvs:
             folder, name = self._board.keys.part(kv.key)
@@ -258,12 +260,12 @@ class Feed:
             elif folder in ("meta", "news"):
                 foreign = True
         if foreign:
-            error = self._board.lose()
+            error = self._board.session.board_lost()
             if not isinstance(error, errors.Unavailable):
                 raise error
         if not last:
             return
-        told: list[tuple[int, Change]] = []
+        happened: list[tuple[int, Change]] = []
         with self.changed:
             for (revision, name), parts in together.items():
                 if revision <= self.revision:
@@ -273,15 +275,15 @@ class Feed:
                     continue
                 change = self._change(name, revision, parts)
                 if change is not None:
-                    told.append((revision, change))
-            self._log.extend(told)
+                    happened.append((revision, change))
+            self._log.extend(happened)
             while len(self._log) > HISTORY:
                 self._since = self._log.popleft()[0]
             self.revision = max(self.revision, last)
             self.changed.notify_all()
 
     def _change(self, key: str, revision: int, parts: dict[str, Any]) -> Change | None:
-        """Take in what one revision did to one posting; return what there is to tell of it."""
+        """Take in what one revision did to one posting; return the change to report, if any."""
         live, lease, trash = (parts.get(folder) for folder in ("live", "leases", "trash"))
         before = self.order.all.get(key)
         token = None
@@ -289,7 +291,7 @@ class Feed:
             token = lease.prev_kv.create_revision or None
             if token is None and before is not None and before.held is not None:
                 token = before.held.token
-            self._warden.drop(key)
+            self._timer.drop(key)
         if live is None:
             return self._on_lease(key, lease, before, token)
         if live.type == messages.DELETE:
@@ -308,7 +310,7 @@ class Feed:
             seen = replace(seen, held=before.held)
         if before is None or before.revision < seen.revision:
             self.order.put(seen)
-        self._warden.note(seen.held)
+        self._timer.note(seen.held)
         if live.kv.create_revision == revision:
             moved = trash is not None and trash.type == messages.DELETE
             return Change(ChangeKind.RESTORED if moved else ChangeKind.POSTED, key)
@@ -328,7 +330,7 @@ class Feed:
             return Change(ChangeKind.EXPIRED, key, token)
         held = Held.read(key, lease.kv)
         self.order.put(replace(before, held=held))
-        self._warden.note(held)
+        self._timer.note(held)
         return None
 
     # -- readers ---------------------------------------------------------------------------------
@@ -353,16 +355,16 @@ class Feed:
         self.changed.wait(timeout)
 
     def read(self, cursor: str | None, timeout: float) -> Changes:
-        """Answer :meth:`multiboard.primitives.ChangeFeed.changes`."""
+        """Return the changes as :meth:`multiboard.primitives.ChangeFeed.changes` does."""
         give_up = boottime() + timeout
-        incarnation = self._board.incarnation
+        incarnation = self._board.session.incarnation
         name, _, text = (cursor or "").partition(":")
         known = name == incarnation and text.isdecimal() and len(text) < 19
         seen = int(text) if known else -1
         if seen > self.revision:
             # Another backend was faster, or it is no cursor of this store's.
             news = messages.read(self._board.keys.news)
-            if seen > self._board.ask([news]).header.revision:
+            if seen > self._board.session.read([news]).header.revision:
                 seen = -1
         with self.changed:
             while True:
@@ -370,10 +372,10 @@ class Feed:
                 if self._seeded:
                     if seen < self._since:
                         return Changes((), f"{incarnation}:{self.revision}", reset=True)
-                    told = self._behind(seen)
-                    if told:
-                        last = told[-1][0]
-                        return Changes([change for _, change in told], f"{incarnation}:{last}")
+                    later = self._behind(seen)
+                    if later:
+                        last = later[-1][0]
+                        return Changes([change for _, change in later], f"{incarnation}:{last}")
                 left = give_up - boottime()
                 if left <= 0:
                     break
@@ -387,11 +389,11 @@ class Feed:
         """Return the changes after a revision, whole revisions and not too many at once."""
         if not self._log or self._log[-1][0] <= seen:
             return []
-        start = bisect.bisect_right(self._log, seen, key=lambda told: told[0])
-        told: list[tuple[int, Change]] = []
+        start = bisect.bisect_right(self._log, seen, key=lambda entry: entry[0])
+        later: list[tuple[int, Change]] = []
         for index in range(start, len(self._log)):
             entry = self._log[index]
-            if len(told) >= PART and entry[0] != told[-1][0]:
+            if len(later) >= PART and entry[0] != later[-1][0]:
                 break
-            told.append(entry)
-        return told
+            later.append(entry)
+        return later

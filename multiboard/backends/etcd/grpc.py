@@ -1,9 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """One connection to one etcd member: gRPC over HTTP/2 on a socket of our own.
 
-It has no thread and is used by one thread at a time. It knows what was sent and what was not, and
-a forked child that leaves it alone does no harm: neither can be had of a gRPC library. It imports
-``h2``, the primitives, the interrupts and the standard library.
+It has no thread and is used by one thread at a time. It separates what was sent from what was not,
+and a forked child that leaves it alone does no harm: no gRPC library offers either. This module
+imports ``h2``, the primitives and the standard library.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ import h2.settings
 from multiboard import primitives
 from multiboard.primitives import interrupts
 
-#: Bytes that a member may send before it hears that they were taken.
+#: Bytes that a member may send before it receives an acknowledgement.
 WINDOW = 64 * 1024 * 1024
 _PIECE = 256 * 1024
 
 
-class NotSent(Exception):
-    """No part of the request was sent, or the member said that it did not look at it."""
+class RequestRefused(Exception):
+    """The member reported that it did not process the request."""
 
 
-class Broken(Exception):
-    """The connection ended, or an answer did not come in time."""
+class ConnectionBroken(Exception):
+    """The connection ended, or a reply did not come in time."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Reply:
     message: str = ""
     messages: list[bytes] = field(default_factory=list)
     ended: bool = False
-    #: The member did not look at it.
+    #: The member did not process the request.
     refused: bool = False
     _buffer: bytearray = field(default_factory=bytearray)
 
@@ -71,7 +71,7 @@ class Reply:
                 self.message = unquote(value)
 
 
-class Channel:
+class Connection:
     """A connection to one member."""
 
     def __init__(
@@ -96,17 +96,18 @@ class Channel:
         self._authority = authority or f"{host}:{port}"
         self._replies: dict[int, Reply] = {}
         self._gone = False
-        #: Its member was found to be no less far than the others had come.
-        self.asked = False
-        #: Parts of an answer came, and the member has to hear of it to send the others. All else
-        #: that it should hear, a sign of life for the most part, goes with the next request.
-        self._owes = False
+        #: The member was found to have the newest revision that any member has shown.
+        self.verified = False
+        #: Parts of a reply came, and the member has to receive an acknowledgement to send the
+        #: others. All else that it is owed, a ping's reply for the most part, goes with the next
+        #: request.
+        self._unacknowledged = False
         self._pinged: float | None = None
         self._h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(
                 client_side=True,
                 header_encoding="utf-8",
-                # Both ends are programs that know the protocol: checking costs more than sending.
+                # Both ends keep to the protocol, and checking costs more than sending.
                 validate_outbound_headers=False,
                 normalize_outbound_headers=False,
                 validate_inbound_headers=False,
@@ -135,13 +136,13 @@ class Channel:
                     raise
 
     @property
-    def fit(self) -> bool:
+    def usable(self) -> bool:
         """Whether a request may be sent: nothing came meanwhile that ends the connection."""
         try:
             while not self._gone and self._readable(0.0):
-                self._receive()
+                self._read()
                 self._flush(time.monotonic() + 1.0)
-        except (Broken, OSError, ValueError) as error:
+        except (ConnectionBroken, OSError, ValueError) as error:
             self._gone = True
             if interrupts.is_interrupt(error) or interrupts.behind(error, None):
                 raise
@@ -153,9 +154,9 @@ class Channel:
         self, path: str, body: bytes, metadata: Sequence[tuple[str, str]], deadline: float,
         *, end: bool = True,
     ) -> int:  # fmt: skip
-        """Send a request; ``end`` says that no other message follows on its stream.
+        """Send a request; with ``end`` no other message follows on its stream.
 
-        Raises: ``Broken``.
+        Raises: ``ConnectionBroken``.
         """
         stream = self._h2.get_next_available_stream_id()
         headers = [
@@ -185,45 +186,45 @@ class Channel:
                 data = data[room:]
                 self._h2.send_data(stream, part.tobytes(), end_stream=end and not data)
         except h2.exceptions.H2Error as error:
-            raise Broken(str(error)) from error
+            raise ConnectionBroken(str(error)) from error
         self._flush(deadline)
         return stream
 
     def finish(self, streams: Sequence[int], deadline: float) -> list[Reply]:
         """Wait for the end of streams and return what came back.
 
-        Raises: ``Broken``.
+        Raises: ``ConnectionBroken``.
         """
         for stream in streams:
             while not self._replies[stream].ended:
                 self._exchange(deadline)
         return [self._replies.pop(stream) for stream in streams]
 
-    def take(self, stream: int, timeout: float) -> Reply:
-        """Wait for something on a stream that goes on; what came is taken out of it.
+    def receive(self, stream: int, timeout: float) -> Reply:
+        """Wait for something on a stream that goes on; return what came since the last call.
 
-        Raises: ``Broken``.
+        Raises: ``ConnectionBroken``.
         """
         reply = self._replies[stream]
         give_up = time.monotonic() + timeout
         while not reply.messages and not reply.ended:
             if not self._readable(max(0.0, give_up - time.monotonic())):
                 break
-            self._receive()
+            self._read()
             self._flush(time.monotonic() + 1.0)
-        taken = Reply(reply.status, reply.message, reply.messages, reply.ended, reply.refused)
+        received = Reply(reply.status, reply.message, reply.messages, reply.ended, reply.refused)
         reply.messages = []
-        return taken
+        return received
 
     @property
     def silent(self) -> float:
-        """For how many seconds a ping was not answered."""
+        """The seconds since a ping that got no reply."""
         return 0.0 if self._pinged is None else time.monotonic() - self._pinged
 
     def ping(self, timeout: float) -> None:
-        """Ask for a sign of life, where none is awaited.
+        """Send a ping, unless one is in flight.
 
-        Raises: ``Broken``.
+        Raises: ``ConnectionBroken``.
         """
         if self._pinged is not None:
             return
@@ -241,19 +242,19 @@ class Channel:
         except (OSError, ValueError) as error:  # closed by another thread
             if interrupts.is_interrupt(error):
                 raise
-            raise Broken("the connection was closed") from error
+            raise ConnectionBroken("the connection was closed") from error
 
     def _exchange(self, deadline: float) -> None:
-        """Wait for something from the member."""
-        if self._owes:
+        """Wait for something from the member, and take it in."""
+        if self._unacknowledged:
             self._flush(deadline)
         left = deadline - time.monotonic()
         if left <= 0 or not self._readable(left):
-            raise Broken("the member did not answer in time")
-        self._receive()
+            raise ConnectionBroken("the member did not answer in time")
+        self._read()
 
     def _flush(self, deadline: float) -> None:
-        self._owes = False
+        self._unacknowledged = False
         data = memoryview(self._h2.data_to_send())
         while data:
             try:
@@ -262,14 +263,14 @@ class Channel:
                 left = deadline - time.monotonic()
                 if left <= 0 or not primitives.wait_for([], [self._socket], left)[1]:
                     self._gone = True
-                    raise Broken("the member took no data in time") from None
+                    raise ConnectionBroken("the member took no data in time") from None
             except (OSError, ValueError) as error:
                 self._gone = True
                 if interrupts.is_interrupt(error):
                     raise
-                raise Broken(f"the connection broke: {error}") from error
+                raise ConnectionBroken(f"the connection broke: {error}") from error
 
-    def _receive(self) -> None:
+    def _read(self) -> None:
         try:
             data = self._socket.recv(_PIECE)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -278,16 +279,16 @@ class Channel:
             self._gone = True
             if interrupts.is_interrupt(error):
                 raise
-            raise Broken(f"the connection broke: {error}") from error
+            raise ConnectionBroken(f"the connection broke: {error}") from error
         if not data:
             self._gone = True
-            raise Broken("the member closed the connection")
+            raise ConnectionBroken("the member closed the connection")
         try:
             for event in self._h2.receive_data(data):
                 self._take_in(event)
         except h2.exceptions.H2Error as error:
             self._gone = True
-            raise Broken(f"the member does not speak HTTP/2: {error}") from error
+            raise ConnectionBroken(f"the member does not speak HTTP/2: {error}") from error
 
     def _take_in(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.PingAckReceived):
@@ -301,7 +302,7 @@ class Channel:
         reply = self._replies.get(getattr(event, "stream_id", None) or 0, Reply())
         if isinstance(event, h2.events.DataReceived):
             reply.feed(event.data or b"")
-            self._owes = True
+            self._unacknowledged = True
             self._h2.acknowledge_received_data(
                 event.flow_controlled_length or 0, event.stream_id or 0
             )

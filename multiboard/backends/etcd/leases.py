@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The verbs of the etcd backend that give, keep and end leases.
+"""The leases of a board in etcd: acquiring, renewing, releasing, removing.
 
 A claim makes the lease's key and counts itself in the posting's record; what ends a lease compares
 the revision that made that very key. This module imports the primitives, the errors and its own
@@ -10,65 +10,49 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 from multiboard import errors, primitives
-from multiboard.backends.etcd import messages
-from multiboard.backends.etcd.board import STEPS, Board, Compacted, LeaseGone, Outcome, Step, wall
-from multiboard.backends.etcd.expiry_timer import Warden
+from multiboard.backends.etcd import messages, past
+from multiboard.backends.etcd.board import Board
+from multiboard.backends.etcd.clock import wall_clock
+from multiboard.backends.etcd.errors import Compacted, LeaseGone
+from multiboard.backends.etcd.expiry_timer import ExpiryTimer
 from multiboard.backends.etcd.feed import Feed
 from multiboard.backends.etcd.order import Order
+from multiboard.backends.etcd.recent import Recent
 from multiboard.backends.etcd.records import Head, Held, Hold, Seen
+from multiboard.backends.etcd.transactions import STEPS, TRIES, Outcome, Step
 from multiboard.primitives import Damage, Lease, Posting, Shelf, boottime
 
-#: How often a step is tried anew because somebody else was faster, each time at something else.
-TRIES = 100
-#: Postings and leases that are remembered to save a look before a step.
-REMEMBERED = 20_000
 
+class Leases:
+    """Gives, keeps and ends leases; ``known`` has postings as this backend saw them last."""
 
-class Recent(OrderedDict[Any, Any]):
-    """A dictionary that forgets the oldest."""
-
-    def note(self, key: Any, value: Any) -> None:
-        """Remember something, as the newest."""
-        self[key] = value
-        while len(self) > REMEMBERED:
-            try:
-                self.popitem(last=False)
-            except KeyError:  # another thread was faster
-                return
-
-
-class Leases(primitives.Backend):
-    """The half of the backend that deals with leases."""
-
-    _board: Board
-    _feed: Feed
-    _warden: Warden
-
-    def _forget(self) -> None:
-        """Begin without anything known of the postings, and with nothing that another may lock."""
-        self._warden = Warden(self._board)
-        self._feed = Feed(self._board, self._warden)
-        #: Postings as they were last seen, and the leases given here.
-        self._known = Recent()
-        self._given = Recent()
-        self._asked_for = Recent()
-        self._in_doubt = False
+    def __init__(
+        self, board: Board, feed: Feed, timer: ExpiryTimer, known: Recent[str, Seen]
+    ) -> None:
+        self._board = board
+        self._feed = feed
+        self._timer = timer
+        self._known = known
+        #: The postings of the leases given here, by key and token.
+        self._given: Recent[tuple[str, int], Seen] = Recent()
+        #: The claim ids of earlier calls of :meth:`acquire_next`.
+        self._attempted: Recent[str, bool] = Recent()
+        #: The outcome of an attempt to claim is unknown.
+        self._unconfirmed = False
         self._spent = primitives.SpentClaims()
 
     # -- leasing ---------------------------------------------------------------------------------
 
-    def acquire(
-        self, key: str, holder: str, claim_id: str, expires_in: float | None = None
-    ) -> Lease:
+    def acquire(self, key: str, holder: str, claim_id: str, expires_in: float | None) -> Lease:
+        """Lease a live posting, due or not."""
         if claim_id in self._spent:
             raise errors.LeaseLost(key, 0, f"claim id {claim_id!r} had its lease")
         board = self._board
-        session = board.session() if expires_in is None else 0
+        session = board.session.ensure() if expires_in is None else 0
         seen: Seen | Damage | None = self._known.pop(key, None)
         if seen is None:
             ((seen, _),) = board.look([key])
@@ -85,22 +69,22 @@ class Leases(primitives.Backend):
             (outcome,) = self._commit_claims([step], session)
             if outcome.done:
                 return self._won(seen, head, hold, session, outcome)
-            # The truth, and without a lease that is over.
-            seen = self._failed(key, outcome)
+            # What the store holds, but for a lease that is over.
+            seen = self._found_instead(key, outcome)
             if isinstance(seen, Seen) and seen.held is not None and seen.held.timed:
                 ((seen, _),) = board.look([key])
         raise errors.Unavailable(f"posting {key!r} changes hands too fast")
 
     def _hold(self, holder: str, claim_id: str, expires_in: float | None) -> Hold:
-        since = None if expires_in is None else self._board.clock.stamp()
+        since = None if expires_in is None else self._board.session.clock.stamp()
         return Hold(holder, claim_id, expires_in, since)
 
     def _claim(
         self, seen: Seen, hold: Hold, session: int, *, body: bool = False
     ) -> tuple[Step, Head]:
-        """Return the step that leases a posting, and reads its body where that is asked for."""
+        """Return the step that leases a posting, and with ``body`` reads its body."""
         keys, key = self._board.keys, seen.key
-        head = seen.claimed(wall())
+        head = seen.claimed(wall_clock())
         live, lease = keys.of("live", key), keys.of("leases", key)
         compare = [messages.unchanged(live, seen.revision), messages.created(lease, 0)]
         success = [
@@ -120,18 +104,18 @@ class Leases(primitives.Backend):
         fence: bool = False,
     ) -> list[Outcome]:
         try:
-            return self._board.commit(steps, compare=compare, fence=fence)
+            return self._board.transactions.commit(steps, compare=compare, fence=fence)
         except LeaseGone:
-            raise self._board.session_over(session) from None
+            raise self._board.session.over(session) from None
 
     def _won(self, seen: Seen, head: Head, hold: Hold, session: int, outcome: Outcome) -> Lease:
         held = Held(seen.key, hold, outcome.revision, outcome.revision, session)
         now = Seen(seen.key, head, seen.serial, outcome.revision, held)
         self._given.note((seen.key, held.token), now)
-        self._warden.note(held)
+        self._timer.note(held)
         return held.shown(hold.expires_in)
 
-    def _failed(self, key: str, outcome: Outcome) -> Seen | Damage | None:
+    def _found_instead(self, key: str, outcome: Outcome) -> Seen | Damage | None:
         """Return what a step found instead of what it was meant for."""
         live, lease = outcome.kv(0), outcome.kv(1)
         if live is None:
@@ -142,23 +126,24 @@ class Leases(primitives.Backend):
             return Damage(self._board.keys.of("live", key).decode(), str(error))
 
     def acquire_next(
-        self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
-    ) -> Sequence[tuple[Posting, Lease]]:
-        board, feed, patience = self._board, self._feed, self._board.client.patience
-        session = board.session() if expires_in is None else 0
+        self, holder: str, claim_ids: Sequence[str], expires_in: float | None
+    ) -> list[tuple[Posting, Lease]]:
+        """Lease the first postings of the order that are due and free, one for each claim id."""
+        board, feed, patience = self._board, self._feed, self._board.session.client.patience
+        session = board.session.ensure() if expires_in is None else 0
         feed.ensure(patience)
-        feed.wait_for(self._warden.settle(), patience)
+        feed.wait_for(self._timer.end_due(), patience)
         won: list[tuple[Posting, Lease]] = []
         wanted = [claim_id for claim_id in claim_ids if claim_id not in self._spent]
-        if self._in_doubt or any(claim_id in self._asked_for for claim_id in wanted):
+        if self._unconfirmed or any(claim_id in self._attempted for claim_id in wanted):
             won = self._won_before(wanted, session)
             wanted = [c for c in wanted if c not in {lease.claim_id for _, lease in won}]
         for claim_id in wanted:
-            self._asked_for.note(claim_id, True)
+            self._attempted.note(claim_id, True)
         tried: set[str] = set()
         synced = False
         while wanted:
-            self._sort_out()
+            self._decide_due()
             with feed.changed:
                 first = feed.order.first(min(len(wanted), STEPS), tried)
                 news = feed.order.news
@@ -178,9 +163,9 @@ class Leases(primitives.Backend):
                     [step for step, _, _ in claims], session, compare, fence=True
                 )
             except errors.Indeterminate:
-                self._in_doubt = True
+                self._unconfirmed = True
                 raise
-            if not outcomes:  # there is news: have it first
+            if not outcomes:  # there is news: take it in first
                 self._catch_up(news)
                 synced = True
                 continue
@@ -196,16 +181,17 @@ class Leases(primitives.Backend):
                 now = self._given[seen.key, lease.token]
                 feed.change(functools.partial(_put_newer, now))
                 if body is not None:
-                    won.append((self._posting(now, body.value), lease))
+                    won.append((board.posting(now, body.value), lease))
         return won
 
     def _won_before(self, claim_ids: Sequence[str], session: int) -> list[tuple[Posting, Lease]]:
-        """Return what claims hold already, by an attempt whose answer may have been lost."""
+        """Return what claims hold already, by an attempt whose reply may have been lost."""
         board, feed = self._board, self._feed
-        if self._in_doubt:
-            board.close_fence()  # what was sent and not answered is done by now, or never
-            self._in_doubt = False
-        feed.wait_for(board.tick(), board.client.patience)
+        if self._unconfirmed:
+            # What was sent and got no reply is done by now, or never will be.
+            board.transactions.close_fence()
+            self._unconfirmed = False
+        feed.wait_for(board.transactions.touch_news(), board.session.client.patience)
         with feed.changed:
             mine = [seen.key for c in claim_ids if (seen := feed.order.claimed_as(c)) is not None]
         won = []
@@ -215,15 +201,12 @@ class Leases(primitives.Backend):
                 continue
             assert isinstance(found, Seen)
             self._given.note((found.key, held.token), found)
-            posting = self._posting(found, body)
+            posting = board.posting(found, body)
             assert posting.lease is not None
             won.append((posting, posting.lease))
         return sorted(won, key=lambda pair: pair[0].place)
 
-    def _posting(self, seen: Seen, body: bytes) -> Posting:
-        return seen.posting(body, self._board.due_in(seen), self._board.left(seen.held))
-
-    def _sort_out(self) -> None:
+    def _decide_due(self) -> None:
         """Find out which of the postings that were held back are due."""
         feed = self._feed
         with feed.changed:
@@ -234,33 +217,37 @@ class Leases(primitives.Backend):
             feed.change(functools.partial(_decide, seen, due_at))
 
     def _catch_up(self, news: int) -> bool:
-        """Wait for the news, where there is some since the revision given; tell whether there was.
+        """Wait for the news since a revision to be taken in; return whether there was any.
 
-        The last of it is what every write before this call has left behind.
+        What the writes before this call made claimable is taken in then.
         """
-        (answer,) = self._board.ask([messages.read(self._board.keys.news)]).responses
+        session = self._board.session
+        (answer,) = session.read([messages.read(session.keys.news)]).responses
         latest = answer.response_range.kvs[0].mod_revision if answer.response_range.kvs else 0
-        self._feed.wait_for(latest, self._board.client.patience)
+        self._feed.wait_for(latest, session.client.patience)
         return bool(latest > news)
 
     # -- keeping ---------------------------------------------------------------------------------
 
     def renew(self, lease: Lease, expires_in: float) -> Lease:
+        """Let a timed lease end so many seconds from now; a session's is only checked."""
         board, key = self._board, lease.key
         for _ in range(TRIES):
             ((seen, _),) = board.look([key])
             held = self._current(lease, seen)
             if not held.timed:
                 return held.shown(None)
-            hold = dataclasses.replace(held.hold, expires_in=expires_in, since=board.clock.stamp())
+            hold = dataclasses.replace(
+                held.hold, expires_in=expires_in, since=board.session.clock.stamp()
+            )
             raw = board.keys.of("leases", key)
             step = Step(
                 [messages.unchanged(raw, held.revision)], [messages.put(raw, hold.encode())]
             )
-            (outcome,) = board.commit([step])
+            (outcome,) = board.transactions.commit([step])
             if outcome.done:
                 renewed = Held(key, hold, held.token, outcome.revision, 0)
-                self._warden.note(renewed)
+                self._timer.note(renewed)
                 given = self._given.get((key, held.token))
                 if given is not None:
                     now = dataclasses.replace(given, held=renewed)
@@ -280,20 +267,19 @@ class Leases(primitives.Backend):
             raise errors.LeaseLost(lease.key, lease.token)
         return seen.held
 
-    def keepalive(self, within: float | None = None) -> float:
-        return self._board.keepalive(within)
-
     # -- ending ----------------------------------------------------------------------------------
 
-    def release(self, lease: Lease, delay: float = 0.0) -> None:
-        error = self._end([lease], "release", delay)[0]
+    def remove(
+        self, leases: Sequence[Lease], to: Shelf | None
+    ) -> list[errors.MultiboardError | None]:
+        """Remove leased postings, or trash them."""
+        return self._end(leases, "remove" if to is None else "trash")
+
+    def release(self, lease: Lease, delay: float) -> None:
+        """Give a lease back."""
+        (error,) = self._end([lease], "release", delay)
         if error is not None:
             raise error
-
-    def remove(
-        self, leases: Sequence[Lease], to: Shelf | None = None
-    ) -> Sequence[errors.MultiboardError | None]:
-        return self._end(leases, "remove" if to is None else "trash")
 
     def _end(
         self, leases: Sequence[Lease], how: str, delay: float = 0.0
@@ -302,7 +288,7 @@ class Leases(primitives.Backend):
         board = self._board
         answers: dict[int, errors.MultiboardError | None] = {}
         left = list(range(len(leases)))
-        looked = {}
+        looked: dict[int, Seen | Damage | None] = {}
         for index, lease in enumerate(leases):
             known = self._given.pop((lease.key, lease.token), None)
             if known is not None and board.left(known.held) != 0.0:
@@ -319,12 +305,13 @@ class Leases(primitives.Backend):
                 except errors.MultiboardError as error:
                     answers[index] = self._repeated(lease, how, error)
                 else:
+                    assert isinstance(seen, Seen)
                     steps[index] = self._end_step(seen, how, delay)
-            outcomes = board.commit(list(steps.values()), news=how == "release")
+            outcomes = board.transactions.commit(list(steps.values()), news=how == "release")
             left = []
             for index, outcome in zip(steps, outcomes, strict=True):
                 if outcome.done:
-                    self._warden.drop(leases[index].key)
+                    self._timer.drop(leases[index].key)
                     self._spent.note(leases[index].claim_id)
                     answers[index] = None
                 else:
@@ -338,29 +325,30 @@ class Leases(primitives.Backend):
     ) -> errors.MultiboardError | None:
         """Return None where this very lease did it before, and else why it can't."""
         try:
-            return None if self._board.fate(lease.key, lease.token) == how else error
+            ended = past.how_lease_ended(self._board.session, lease.key, lease.token)
         except Compacted:
             return error
+        return None if ended == how else error
 
     def _end_step(self, seen: Seen, how: str, delay: float) -> Step:
         keys, key, held = self._board.keys, seen.key, seen.held
         assert held is not None
         live, lease, body = (keys.of(folder, key) for folder in ("live", "leases", "bodies"))
         compare = [messages.created(lease, held.token)]
-        if held.timed:  # it was looked at whether it is over: nobody renewed it since
+        if held.timed:  # it was found not to be over; a renewal meanwhile is found here
             compare.append(messages.unchanged(lease, held.revision))
         if how == "remove":
             return Step(
                 compare, [messages.delete(live), messages.delete(lease), messages.delete(body)]
             )
-        modified = max(wall(), seen.head.modified + 1e-6)
+        modified = max(wall_clock(), seen.head.modified + 1e-6)
         head = dataclasses.replace(seen.head, modified=modified, leased=False)
         compare.append(messages.unchanged(live, seen.revision))
         if how == "trash":
             head = dataclasses.replace(head, serial=seen.serial, delay=0.0, since=None)
             trash = messages.put(keys.of("trash", key), head.encode())
             return Step(compare, [messages.delete(live), messages.delete(lease), trash])
-        since = self._board.clock.stamp() if delay > 0 else None
+        since = self._board.session.clock.stamp() if delay > 0 else None
         head = dataclasses.replace(head, delay=delay if delay > 0 else 0.0, since=since)
         return Step(compare, [messages.delete(lease), messages.put(live, head.encode())])
 

@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The live postings as one backend knows them from its feed: who comes next, who holds what.
+"""The live postings as the feed of one backend shows them: which is next, which claim holds which.
 
-It has no lock and asks nobody: :mod:`multiboard.backends.etcd.feed` keeps it. This module imports
-sortedcontainers and its own siblings.
+It has no lock and sends nothing: :mod:`multiboard.backends.etcd.feed` keeps it. This module imports
+sortedcontainers, the primitives and its own siblings.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from collections.abc import Callable, Container, Iterator
 from sortedcontainers import SortedDict
 
 from multiboard.backends.etcd.records import Seen
-
-Place = tuple[int, int]
+from multiboard.primitives import Place
 
 
 class Order:
@@ -26,7 +25,7 @@ class Order:
         self.news = 0
         self._free: SortedDict[Place, str] = SortedDict()
         self._claims: dict[str, str] = {}
-        #: Not due when last looked at: when to look again, and the keys nobody looked at yet.
+        #: Not due when last looked at: when to look again, and the keys not yet looked at.
         self._later: list[tuple[float, str]] = []
         self._unsorted: set[str] = set()
         #: False while it is changed from outside of the watch, and where that was cut short.
@@ -44,7 +43,7 @@ class Order:
             self._free[seen.place] = seen.key
 
     def drop(self, key: str) -> Seen | None:
-        """Forget a posting and return what was known of it."""
+        """Forget a posting and return what there was of it."""
         seen = self.all.pop(key, None)
         if seen is not None:
             self._free.pop(seen.place, None)
@@ -58,9 +57,9 @@ class Order:
         return self.all.get(self._claims.get(claim_id, ""))
 
     def undecided(self, now: float) -> list[Seen]:
-        """Return the postings of which has to be found out whether they are due.
+        """Return the held back postings whose due time has to be read.
 
-        They stay among those until that is decided: whoever finds it out may fail.
+        They stay undecided until :meth:`decide` is called: the reading may fail.
         """
         while self._later and self._later[0][0] <= now:
             self._unsorted.add(self._later[0][1])
@@ -75,7 +74,7 @@ class Order:
         return waiting
 
     def decide(self, seen: Seen, due_at: float | None) -> None:
-        """Take in when a posting is due; None for now. It may have changed since it was asked."""
+        """Take in when a posting is due; None for now. It may have changed since that was read."""
         if self.all.get(seen.key) is not seen:
             return
         if due_at is None:

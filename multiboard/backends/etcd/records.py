@@ -9,17 +9,17 @@
       live/KEY                  all else of a live posting; written by each claim and release
       leases/KEY                the lease is current as long as this key is there
       trash/KEY                 all but the body of a posting in the trash
-      entities/KEY              an entry, body and all, under the etcd lease of its session
-      fences/ID                 closes what a backend sent and got no answer to
+      entities/KEY              an entry, with its body, under the etcd lease of its session
+      fences/ID                 makes void what a backend sent and got no reply to
       news                      written whenever a posting becomes one that can be claimed
 
 A **serial** is the revision that made ``live/KEY``, with the place in the batch behind it. A
 **token** is the revision that made ``leases/KEY``: revisions only rise, over everything. Whoever
 removes or releases compares it. The key of a session lease hangs on the etcd lease of its session
 and goes with it, that of a timed lease is deleted by whoever finds that it is over. Either way
-nothing else is written: a live record that says it is leased, and no lease, tells of a death.
+nothing else is written: a live record that is marked as leased, and no lease, means a death.
 
-All that a watcher has to know stands between ``leases/`` and ``trash/``, without the bodies. This
+All that a watch has to receive stands between ``leases/`` and ``trash/``, without the bodies. This
 module imports the primitives and its own siblings.
 """
 
@@ -40,7 +40,7 @@ _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
 
 def is_key(name: str) -> bool:
-    """Tell whether a name may be a posting's key."""
+    """Return whether a name may be a posting's key."""
     return _KEY.match(name) is not None
 
 
@@ -58,7 +58,7 @@ class Keys:
         self.top = self.all + f"{name}/".encode()
         self.meta = self.top + b"meta"
         self.news = self.top + b"news"
-        #: What a watcher watches: from the leases to the end of the trash.
+        #: The range of the watch: from the leases to the end of the trash.
         self.watched = (self.top + b"leases/", self.top + b"trash0")
 
     def of(self, folder: str, key: str = "") -> bytes:
@@ -83,9 +83,11 @@ def _decode(data: bytes) -> dict[str, Any]:
     try:
         record = json.loads(data)
     except (ValueError, RecursionError):  # the latter for a thousand brackets
-        raise ValueError("it is no record of multiboard") from None
-    if not isinstance(record, dict) or record.get("v") != 1:
-        raise ValueError("it is no record of a version that is known here")
+        record = None
+    if not isinstance(record, dict):
+        raise ValueError("it is no record of multiboard")
+    if record.get("v") != 1:
+        raise ValueError("it is no record of a known version")
     return record
 
 
@@ -156,18 +158,8 @@ class Head:
 
     def encode(self) -> bytes:
         """Return the record's bytes."""
-        return _encode(
-            rank=self.rank,
-            place=self.place,
-            created=self.created,
-            modified=self.modified,
-            attempts=self.attempts,
-            deaths=self.deaths,
-            leased=self.leased or None,
-            delay=self.delay or None,
-            since=self.since,
-            serial=self.serial,
-        )
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return _encode(**{**fields, "leased": self.leased or None, "delay": self.delay or None})
 
     @classmethod
     def decode(cls, data: bytes) -> Head:
@@ -187,7 +179,7 @@ class Head:
         )
 
     def posting(self, key: str, serial: int, body: bytes) -> Posting:
-        """Return the posting, as far as this record tells it."""
+        """Return the posting, as far as this record has it."""
         return Posting(
             key, self.rank, serial, body, self.attempts, self.deaths, self.created, self.modified
         )

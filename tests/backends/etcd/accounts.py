@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""An etcd that asks for a password, with each kind of token, and what its administrator does."""
+"""An etcd that requires a password, with each kind of token, and what its administrator does."""
 
 from __future__ import annotations
 

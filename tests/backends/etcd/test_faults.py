@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The etcd backend where something is against it: credentials, certificates, a dying leader."""
+"""The etcd backend where something fails: credentials, certificates, a dying leader."""
 
 from __future__ import annotations
 
@@ -16,13 +16,9 @@ from multiboard import errors
 from multiboard.backends.etcd import EtcdBackend, EtcdSettings
 from multiboard.primitives import ChangeKind, NewPosting
 from multiboard.runtime.retry import RetryingGuard
-from tests.backends.etcd.boards import Maker, boards_on, make, server, write
+from tests.backends.etcd.boards import Maker, boards_on, write
 from tests.certificates import Authority
 from tests.waiting import eventually
-
-#: Fixtures that are used by name.
-__all__ = ["make", "server"]
-
 
 # -- certificates ------------------------------------------------------------------------------
 
@@ -61,7 +57,7 @@ def test_tls_with_certificates_of_both_sides(tmp_path: pathlib.Path) -> None:
 # -- the past is gone --------------------------------------------------------------------------
 
 
-def test_a_reader_behind_a_compaction_hears_a_reset(make: Maker, server: Any) -> None:
+def test_reader_behind_a_compaction_receives_a_reset(make: Maker, server: Any) -> None:
     other = make()
     with Proxy("127.0.0.1", server.port) as proxy:
         host, port = proxy.address
@@ -70,7 +66,7 @@ def test_a_reader_behind_a_compaction_hears_a_reset(make: Maker, server: Any) ->
         proxy.set(Mode.REFUSE)
         other.add([NewPosting(f"k{number}", b"") for number in range(5)])
         write(other, "unrelated", b"")
-        revision = other._board.client.revision
+        revision = other._session.client.revision
         assert "error" not in server.ask("POST", "/v3/kv/compaction", {"revision": revision})
         with pytest.raises(errors.Unavailable):
             board.changes(cursor, 0.5)
@@ -106,8 +102,8 @@ def test_a_board_goes_on_when_a_member_is_lost(fault: str) -> None:
         cluster.faults()[fault]()
         board.add([NewPosting("after", b"")])
         outage = time.monotonic() - began
-        told = []
-        while "after" not in told:
+        received: list[str] = []
+        while "after" not in received:
             assert time.monotonic() < began + 40.0
             try:
                 answer = other.changes(cursor, 2.0)
@@ -115,7 +111,7 @@ def test_a_board_goes_on_when_a_member_is_lost(fault: str) -> None:
                 continue
             assert not answer.reset
             cursor = answer.cursor
-            told += [change.key for change in answer.events]
+            received += [change.key for change in answer.events]
         assert board.remove([lease]) == [None]
         assert [posting.key for posting in other.list().postings] == ["after"]
         assert outage < 20.0

@@ -1,0 +1,82 @@
+# Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Finding boards in etcd, and making them.
+
+This module imports the primitives, the errors and its own siblings.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from multiboard import errors
+from multiboard.backends.etcd import messages, records
+from multiboard.backends.etcd.client import Client
+from multiboard.backends.etcd.records import Keys
+from multiboard.backends.etcd.settings import EtcdSettings
+from multiboard.primitives import boottime
+
+
+def find_or_make(client: Client, keys: Keys, settings: EtcdSettings) -> str:
+    """Return the incarnation of the board, which is made where there is none.
+
+    Raises: ``BoardNotFound`` where there is none and the settings do not allow to make it;
+    ``Unsupported``, ``Unavailable``, ``AccessDenied``.
+    """
+    meta = messages.transaction([], [messages.read(keys.meta)])
+    kvs = client.call("Txn", meta, write=False).responses[0].response_range.kvs
+    if not kvs:
+        if not settings.create:
+            raise errors.BoardNotFound(keys.namespace, client.name)
+        # In one step, so that of two backends that make it at once one finds the other's.
+        made = records.encode_meta(uuid.uuid4().hex)
+        making = messages.transaction(
+            [messages.created(keys.meta, 0)],
+            [messages.put(keys.meta, made), messages.put(keys.news, b"")],
+        )
+        try:
+            client.call("Txn", making, write=True)
+        except errors.Indeterminate as error:
+            raise errors.Unavailable(f"the board could not be made: {error}") from error
+        kvs = client.call("Txn", meta, write=False).responses[0].response_range.kvs
+    if not kvs:
+        raise errors.Unavailable(f"the board {keys.top.decode()} was deleted while it was made")
+    try:
+        return records.decode_meta(kvs[0].value)
+    except ValueError as error:
+        raise errors.Unsupported(
+            f"the key {keys.meta.decode()} holds no board of a known version: {error}"
+        ) from None
+
+
+def namespaces(settings: EtcdSettings, within: float) -> list[str]:
+    """Return the names of the boards under the root, over a connection of its own.
+
+    Raises: ``Unavailable``, ``AccessDenied``.
+    """
+    give_up = boottime() + within
+    keys = Keys(settings.root, settings.namespace)
+    client = Client(settings, min(within, settings.attempt_timeout))
+    names: list[str] = []
+    begin, end = keys.all, messages.prefix_end(keys.all)
+    try:
+        while True:
+            # From board to board: what is in them is not read.
+            first = messages.read(begin, end, limit=1, keys_only=True)
+            kvs = _read(client, first, give_up)
+            if not kvs:
+                return sorted(names)
+            found = keys.around(kvs[0].key)
+            if _read(client, messages.read(found.meta, keys_only=True), give_up):
+                names.append(found.namespace)
+            # A name that is not UTF-8 stands at another place in the order than its text.
+            begin = max(messages.prefix_end(found.top), kvs[0].key + b"\0")
+    finally:
+        client.close()
+
+
+def _read(client: Client, read: Any, give_up: float) -> Any:
+    request = messages.transaction([], [read])
+    left = max(0.05, give_up - boottime())
+    answer = client.call("Txn", request, write=False, patience=min(left, client.patience))
+    return answer.responses[0].response_range.kvs
