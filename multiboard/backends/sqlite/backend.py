@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from multiboard import errors, primitives
 from multiboard.backends.sqlite import directory, feed, leases, session
@@ -26,27 +25,21 @@ class SQLiteBackend(primitives.Backend):
 
     settings_class = SQLiteSettings
     settings: SQLiteSettings
+    from_url = staticmethod(from_url)
+    traits = primitives.Traits(
+        durable=True,
+        fencing_survives_failover=True,
+        cross_process=True,
+        cross_host=False,
+        linearizable_feed=True,
+        native_claim_next=True,
+        lease_slack=0.2,
+        max_body=16 * 1024 * 1024,
+    )
 
     def __init__(self, settings: SQLiteSettings) -> None:
         super().__init__(settings)
         self._board = session.Board(settings)
-
-    @classmethod
-    def from_url(cls, url: primitives.Url) -> Mapping[str, Any]:
-        return from_url(url)
-
-    @property
-    def traits(self) -> primitives.Traits:
-        return primitives.Traits(
-            durable=True,
-            fencing_survives_failover=True,
-            cross_process=True,
-            cross_host=False,
-            linearizable_feed=True,
-            native_claim_next=True,
-            lease_slack=0.2,
-            max_body=16 * 1024 * 1024,
-        )
 
     @property
     def incarnation(self) -> str:
