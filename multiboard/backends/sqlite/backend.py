@@ -25,17 +25,17 @@ class SQLiteBackend(primitives.Backend):
 
     settings_class = SQLiteSettings
     settings: SQLiteSettings
-    from_url = staticmethod(from_url)
     traits = primitives.Traits(
         durable=True,
         fencing_survives_failover=True,
         cross_process=True,
         cross_host=False,
+        max_body=16 * 1024 * 1024,
         linearizable_feed=True,
         native_claim_next=True,
         lease_slack=0.2,
-        max_body=16 * 1024 * 1024,
     )
+    from_url = staticmethod(from_url)
 
     def __init__(self, settings: SQLiteSettings) -> None:
         super().__init__(settings)
