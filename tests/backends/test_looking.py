@@ -44,7 +44,7 @@ def place(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> tuple[str, 
     """A place in each store where no board was ever made, and what shows all that is there."""
     name, store = f"look-{uuid.uuid4().hex[:12]}", request.param
     if store == "memory":
-        return f"memory://{name}", lambda: list(memory._boards)
+        return f"memory://{name}", lambda: list(memory.state.boards)
     if store == "sqlite":
         return f"sqlite://{tmp_path}/not/there/b.db", lambda: _files(tmp_path)
     url = request.getfixturevalue(f"{store}_url")

@@ -222,7 +222,7 @@ def test_a_renewal_does_not_queue_behind_threads_that_wait_for_a_locked_file(
         waiting = threading.Thread(target=backend.add, args=([NewPosting("k", b"")],))
         waiting.start()
         try:
-            eventually(lambda: _is_held(backend._opening.link.lock))
+            eventually(lambda: _is_held(backend._board.current.connection.lock))
             begun = boottime()
             with pytest.raises(errors.Unavailable, match="busy"):
                 backend.keepalive(0.2)

@@ -154,7 +154,7 @@ class ReleaseIsNotRepeatable(memory.MemoryBackend):
     def release(self, lease: Lease, delay: float = 0.0) -> None:
         board = self._opened()
         with board.changed:
-            if self._ended_by(board, lease) is ChangeKind.RELEASED:
+            if board.ended_by(lease) is ChangeKind.RELEASED:
                 raise errors.LeaseLost(lease.key, lease.token)
         super().release(lease, delay)
 
@@ -213,8 +213,8 @@ class EndsInSilence(memory.MemoryBackend):
     def _end_lease(self, board: Any, record: Any, kind: ChangeKind) -> None:
         super()._end_lease(board, record, kind)
         if kind is ChangeKind.EXPIRED:
-            board.drop(board.log, board.told)
-            board.set(board.numbers, "told", board.told - 1)
+            board.drop(board.log, board.position)
+            board.set(board.numbers, "position", board.position - 1)
 
 
 @caught_by("LEASE-7", also="LEASE-4")

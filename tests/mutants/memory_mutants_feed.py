@@ -75,9 +75,9 @@ class FeedDrops(memory.MemoryBackend):
     """Tells every change but each ninth."""
 
     @staticmethod
-    def _tell(board: Any, kind: ChangeKind, key: str, token: int | None = None) -> None:
+    def _publish(board: Any, kind: ChangeKind, key: str, token: int | None = None) -> None:
         if next(_numbers) % 9:
-            memory.MemoryBackend._tell(board, kind, key, token)
+            memory.MemoryBackend._publish(board, kind, key, token)
 
 
 @caught_by("FEED-2", also="FEED-1")
@@ -93,17 +93,17 @@ class AnnouncesEarly(memory.MemoryBackend):
             with board.changed:
                 for new in postings:
                     if new.key not in known and new.key not in board.trash:
-                        self._tell(board, ChangeKind.POSTED, new.key)
+                        self._publish(board, ChangeKind.POSTED, new.key)
                 board.end()
             time.sleep(0.01)
         return super().add(postings, shelf)
 
     def _add_one(self, board: Any, new: Any) -> Posting | errors.MultiboardError:
-        told, length = board.told, len(board.log)
+        position, length = board.position, len(board.log)
         answer = super()._add_one(board, new)
         if len(board.log) > length:
-            board.drop(board.log, board.told)
-            board.set(board.numbers, "told", told)
+            board.drop(board.log, board.position)
+            board.set(board.numbers, "position", position)
         return answer
 
 
@@ -132,7 +132,7 @@ class RenewalWakesNobody(memory.MemoryBackend):
             record = self._leased(board, lease)
             if lease.session is None:
                 record.lease_ends_at = boottime() + expires_in
-            renewed = self._shown(record).lease
+            renewed = record.as_posting().lease
             assert renewed is not None
             return renewed
 

@@ -152,5 +152,5 @@ class ForgetsInSilence(memory.MemoryBackend):
         known = memory.MemoryBackend._position(board, cursor)
         incarnation, _, told = (cursor or "").partition(":")
         if known is None and incarnation == board.incarnation and told.isdigit():
-            return max(0, board.told - len(board.log)) if int(told) <= board.told else None
+            return max(0, board.position - len(board.log)) if int(told) <= board.position else None
         return known

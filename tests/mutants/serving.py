@@ -52,13 +52,13 @@ class Boards:
 
     def wipe(self, namespace: str) -> None:
         """Lose a board; the next one to open makes another."""
-        with memory._boards_lock:
-            memory._boards.pop(("default", namespace), None)
+        with memory.state.boards_lock:
+            memory.state.boards.pop(("default", namespace), None)
 
     def board(self, namespace: str) -> Any:
         """Return the board of a name."""
-        with memory._boards_lock:
-            return memory._boards["default", namespace]
+        with memory.state.boards_lock:
+            return memory.state.boards["default", namespace]
 
     def back_up(self, namespace: str) -> None:
         """Keep a board as it is now."""
@@ -79,7 +79,7 @@ class Boards:
 
     def is_there(self, client: Any) -> bool:
         """Tell whether a client's board is still the one of that name."""
-        now = memory._boards.get((client.settings.name, client.settings.namespace))
+        now = memory.state.boards.get((client.settings.name, client.settings.namespace))
         return client._board is None or now is client._board
 
 
@@ -112,7 +112,7 @@ class Conversation(socketserver.StreamRequestHandler):
 
     def _position(self, request: dict[str, Any]) -> int:
         with contextlib.suppress(KeyError):
-            return int(self.server.boards.board(request["namespace"]).told)
+            return int(self.server.boards.board(request["namespace"]).position)
         return 0
 
     def _obey(self, request: dict[str, Any]) -> Any:

@@ -46,7 +46,7 @@ class Delegate(primitives.Backend):
         return answer
 
     def server_info(self) -> Mapping[str, str]:
-        answer: Mapping[str, str] = self.do("facts", {})
+        answer: Mapping[str, str] = self.do("server_info", {})
         return answer
 
     def add(

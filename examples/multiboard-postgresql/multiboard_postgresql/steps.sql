@@ -23,8 +23,8 @@ RETURNS SETOF multiboard.posting LANGUAGE sql STABLE AS $$
     WHERE p.namespace = board AND p.shelf = on_shelf AND p.sound AND NOT (p.entity AND ended)
 $$;
 
--- Says it to the feed. The notification is sent at commit, and only wakes: the story is in the table.
-CREATE FUNCTION multiboard.tell(board text, what text, which text, proof bigint, t timestamptz)
+-- Puts a change on the feed. The notification is sent at commit, and only wakes: the events are in the table.
+CREATE FUNCTION multiboard.publish(board text, what text, which text, proof bigint, t timestamptz)
 RETURNS void LANGUAGE plpgsql AS $$  -- not sql: such a function is planned anew at each call
 BEGIN
     INSERT INTO multiboard.events VALUES (board, nextval('multiboard.numbers'), what, which, proof, t);
@@ -50,20 +50,20 @@ BEGIN
         SET deaths = deaths + 1, modified_on = dead.ended_on,
             claim_id = NULL, holder = NULL, token = NULL, ends_on = NULL, session = NULL
         WHERE namespace = board AND NOT entity AND key = dead.key;
-        PERFORM multiboard.tell(board, 'expired', dead.key, dead.token, t);
+        PERFORM multiboard.publish(board, 'expired', dead.key, dead.token, t);
     END LOOP;
     DELETE FROM multiboard.sessions WHERE namespace = board AND deadline <= t;
     DELETE FROM multiboard.postings
     WHERE namespace = board AND entity AND sound AND session <> ALL (alive);
 END $$;
 
--- Forgets old events and deeds.
+-- Forgets old events and operations.
 CREATE FUNCTION multiboard.sweep(board text, t timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     newest bigint;
 BEGIN
     SELECT max(id) INTO newest FROM multiboard.events
-    WHERE namespace = board AND told_on <= t - interval '10 minutes';
+    WHERE namespace = board AND published_on <= t - interval '10 minutes';
     UPDATE multiboard.boards SET swept_on = t, trimmed = greatest(trimmed, newest)
     WHERE namespace = board;
     DELETE FROM multiboard.events WHERE namespace = board AND id <= newest;
@@ -74,8 +74,8 @@ END $$;
 -- How every verb that writes begins: lock the board, be sure that it is the one that was opened, and
 -- put an end to what has ended. Returns the instant of the verb, which is one after the lock.
 --
--- "known" is the board's incarnation, a name of the calling process, and how many answers it has lost. A
--- request that its caller gave up and repeated may reach us long after: it says that fewer were lost.
+-- "known" is the board's incarnation, a name of the calling process, and how many replies it has lost. A
+-- request that its caller gave up and repeated may arrive long after: it states a lower number.
 CREATE FUNCTION multiboard.enter(board text, known text)
 RETURNS timestamptz LANGUAGE plpgsql AS $$
 DECLARE
@@ -111,7 +111,7 @@ BEGIN
     RETURN clock_timestamp();
 END $$;
 
--- "begun" says that the session was seen in the store: not being there is then a loss.
+-- "begun": the store has confirmed the session, whose absence is then a loss.
 
 CREATE FUNCTION multiboard.check_session(me text, begun boolean) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -120,7 +120,7 @@ BEGIN
     END IF;
 END $$;
 
-CREATE FUNCTION multiboard.attend(board text, me text, lasting float8, t timestamptz)
+CREATE FUNCTION multiboard.ensure_session(board text, me text, lasting float8, t timestamptz)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO multiboard.sessions VALUES (me, board, t + make_interval(secs => lasting))
@@ -140,16 +140,16 @@ BEGIN
     WHERE namespace = board AND NOT entity AND key = which
         AND shelf = 'live' AND sound AND claim_id IS NULL
     RETURNING token INTO proof;
-    IF FOUND THEN PERFORM multiboard.tell(board, 'claimed', which, proof, t); END IF;
+    IF FOUND THEN PERFORM multiboard.publish(board, 'claimed', which, proof, t); END IF;
     RETURN proof IS NOT NULL;
 END $$;
 
--- Why a lease is not current: this very deed was done, or it was lost, or there is no posting.
-CREATE FUNCTION multiboard.why_not(board text, which text, proof bigint, its_deed text)
+-- Why a lease is not current: this very operation was done, or it was lost, or there is no posting.
+CREATE FUNCTION multiboard.why_not(board text, which text, proof bigint, its_operation text)
 RETURNS text LANGUAGE sql AS $$
     SELECT CASE
         WHEN EXISTS (SELECT FROM multiboard.past WHERE namespace = board AND key = which
-            AND token = proof AND deed = its_deed) THEN 'done'
+            AND token = proof AND operation = its_operation) THEN 'done'
         WHEN EXISTS (SELECT FROM multiboard.postings WHERE namespace = board AND NOT entity
             AND key = which AND shelf = 'live' AND sound) THEN 'lost'
         ELSE 'gone' END

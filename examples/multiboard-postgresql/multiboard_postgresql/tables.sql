@@ -2,8 +2,8 @@
 --
 -- One set of tables for all boards of a database: the board's namespace is a column.
 --
--- The tables constrain little on purpose. A row that somebody edited by hand is told from a posting
--- by the column "sound", is skipped and reported, and stops nobody.
+-- The tables constrain little on purpose. A row that somebody edited by hand and damaged
+-- is not "sound" (the column): it is skipped and reported, and blocks nobody.
 
 CREATE SCHEMA multiboard;
 
@@ -69,13 +69,13 @@ CREATE INDEX ON multiboard.postings (namespace, claim_id) WHERE claim_id IS NOT 
 CREATE INDEX ON multiboard.postings (namespace) WHERE entity;
 CREATE INDEX ON multiboard.postings (namespace) WHERE NOT sound;
 
--- What leases did, for two minutes: a release or a removal that is repeated finds itself here, and so
--- does the repeated add of a posting that was consumed or purged meanwhile.
+-- What was done by leases, for two minutes: a release or a removal that is repeated finds itself here,
+-- and so does the repeated add of a posting that was consumed or purged meanwhile.
 CREATE TABLE multiboard.past (
     namespace text COLLATE "C" NOT NULL,
     key       text COLLATE "C" NOT NULL,
     token     bigint NOT NULL,
-    deed      text NOT NULL,  -- released, removed, trashed; purged, by a number that is no lease's
+    operation      text NOT NULL,  -- released, removed, trashed; purged, by a number that is no lease's
     rank      integer,
     digest    bytea,
     done_on   timestamptz NOT NULL,
@@ -83,7 +83,7 @@ CREATE TABLE multiboard.past (
 );
 CREATE INDEX ON multiboard.past (namespace, done_on);
 
--- Who lost answers, and how many: what they sent before the last of them comes too late, if it comes.
+-- The callers that lost replies, and how many: what they sent before the last loss is void when it arrives.
 CREATE TABLE multiboard.callers (
     namespace text COLLATE "C" NOT NULL,
     name      text COLLATE "C" NOT NULL,
@@ -98,11 +98,11 @@ CREATE TABLE multiboard.events (
     kind      text NOT NULL,
     key       text COLLATE "C" NOT NULL,
     token     bigint,
-    told_on   timestamptz NOT NULL,
+    published_on   timestamptz NOT NULL,
     PRIMARY KEY (namespace, id)
 );
 
--- A posting as a verb answers with it. A flaw says why it is none: damaged, exists, gone.
+-- A posting as a verb returns it. A flaw is the reason why it is none: damaged, exists, gone.
 -- (Without its collation the key would be compared in another one than that of the index.)
 CREATE TYPE multiboard.posting AS (
     flaw text, key text COLLATE "C", rank integer, serial bigint, body bytea,

@@ -4,7 +4,7 @@
 --
 -- Why functions: between two statements of a transaction the client may be frozen (SIGSTOP, a swapped
 -- machine, a lost network), and would keep the lock of the board for all that time. For the same reason
--- no verb that writes answers with bodies: a transaction ends when its answer was taken, and a large
+-- no verb that writes returns bodies: a transaction ends when its reply was received, and a large
 -- one does not fit into what the network holds for a client that does not read.
 --
 -- Those that write are VOLATILE: each statement in them sees what was committed before it, which is
@@ -27,7 +27,7 @@ DECLARE
     t timestamptz := multiboard.enter(board, known);
 BEGIN
     PERFORM multiboard.check_session(me, begun);
-    PERFORM multiboard.attend(board, me, lasting, t);
+    PERFORM multiboard.ensure_session(board, me, lasting, t);
     RETURN me;
 END $$;
 
@@ -60,14 +60,14 @@ BEGIN
             SELECT CASE WHEN rank = ranks[i] AND digest = sha256(bodies[i])
                    THEN 'gone' ELSE 'exists' END INTO answer.flaw
             FROM multiboard.past
-            WHERE namespace = board AND key = keys[i] AND deed IN ('removed', 'purged')
+            WHERE namespace = board AND key = keys[i] AND operation IN ('removed', 'purged')
             ORDER BY token DESC LIMIT 1;
             IF NOT FOUND THEN
                 INSERT INTO multiboard.postings
                     (namespace, shelf, key, rank, serial, body, created_on, modified_on, due_on)
                 VALUES (board, 'live', keys[i], ranks[i], nextval('multiboard.numbers'), bodies[i],
                     t, t, t + make_interval(secs => delays[i]));
-                PERFORM multiboard.tell(board, 'posted', keys[i], NULL, t);
+                PERFORM multiboard.publish(board, 'posted', keys[i], NULL, t);
             END IF;
         END IF;
         IF answer.flaw IS NULL THEN
@@ -86,7 +86,7 @@ DECLARE
     t timestamptz := multiboard.enter(board, known);
 BEGIN
     PERFORM multiboard.check_session(me, begun);
-    PERFORM multiboard.attend(board, me, lasting, t);
+    PERFORM multiboard.ensure_session(board, me, lasting, t);
     FOR i IN 1 .. cardinality(keys) LOOP
         DELETE FROM multiboard.postings WHERE namespace = board AND entity AND key = keys[i];
         INSERT INTO multiboard.postings (namespace, shelf, key, rank, serial, body,
@@ -97,7 +97,7 @@ BEGIN
     END LOOP;
 END $$;
 
-CREATE FUNCTION multiboard.facts(
+CREATE FUNCTION multiboard.server_info(
     board text, known text, OUT version text, OUT switched_off text[]
 ) LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -146,7 +146,7 @@ CREATE FUNCTION multiboard.remove(
 ) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
     t timestamptz := multiboard.enter(board, known);
-    its_deed text := CASE WHEN to_trash THEN 'trashed' ELSE 'removed' END;
+    its_operation text := CASE WHEN to_trash THEN 'trashed' ELSE 'removed' END;
     old record;
 BEGIN
     FOR i IN 1 .. cardinality(keys) LOOP
@@ -162,11 +162,11 @@ BEGIN
                 WHERE namespace = board AND NOT entity AND key = keys[i];
             END IF;
             INSERT INTO multiboard.past
-            VALUES (board, keys[i], tokens[i], its_deed, old.rank, old.digest, t);
-            PERFORM multiboard.tell(board, its_deed, keys[i], tokens[i], t);
+            VALUES (board, keys[i], tokens[i], its_operation, old.rank, old.digest, t);
+            PERFORM multiboard.publish(board, its_operation, keys[i], tokens[i], t);
             RETURN NEXT 'done';
         ELSE
-            RETURN NEXT multiboard.why_not(board, keys[i], tokens[i], its_deed);
+            RETURN NEXT multiboard.why_not(board, keys[i], tokens[i], its_operation);
         END IF;
     END LOOP;
 END $$;
@@ -179,7 +179,7 @@ BEGIN
     UPDATE multiboard.postings
     SET shelf = 'live', serial = nextval('multiboard.numbers'), due_on = t, modified_on = t
     WHERE namespace = board AND NOT entity AND key = which AND shelf = 'trash' AND sound;
-    IF FOUND THEN PERFORM multiboard.tell(board, 'restored', which, NULL, t); END IF;
+    IF FOUND THEN PERFORM multiboard.publish(board, 'restored', which, NULL, t); END IF;
     RETURN QUERY SELECT * FROM multiboard.shown(board, 'live', t, false) s WHERE s.key = which;
 END $$;
 
@@ -203,7 +203,7 @@ END $$;
 
 -- The leases.
 
--- Answers with the posting as it is now: whoever has it.
+-- Returns the posting as it is now, whoever holds it.
 CREATE FUNCTION multiboard.acquire(
     board text, known text, me text, begun boolean, lasting float8,
     which text, who text, claim text, seconds float8
@@ -213,7 +213,7 @@ DECLARE
 BEGIN
     IF seconds IS NULL THEN PERFORM multiboard.check_session(me, begun); END IF;
     IF multiboard.lease(board, which, who, claim, me, seconds, t) AND seconds IS NULL THEN
-        PERFORM multiboard.attend(board, me, lasting, t);
+        PERFORM multiboard.ensure_session(board, me, lasting, t);
     END IF;
     RETURN QUERY SELECT * FROM multiboard.shown(board, 'live', t, false) s WHERE s.key = which;
 END $$;
@@ -224,7 +224,7 @@ CREATE FUNCTION multiboard.acquire_next(
 ) RETURNS SETOF multiboard.posting LANGUAGE plpgsql AS $$
 DECLARE
     t timestamptz := multiboard.enter(board, known);
-    held text[];  -- keys that a lost answer has left to us
+    held text[];  -- keys that are ours since a reply was lost
     used text[];  -- and their claim ids
     free text[];
     won text[] := '{}';
@@ -248,7 +248,7 @@ BEGIN
             board, candidate, who, free[1 + cardinality(won)], me, seconds, t);
         won := won || candidate;
     END LOOP;
-    IF won <> '{}' AND seconds IS NULL THEN PERFORM multiboard.attend(board, me, lasting, t); END IF;
+    IF won <> '{}' AND seconds IS NULL THEN PERFORM multiboard.ensure_session(board, me, lasting, t); END IF;
     RETURN QUERY SELECT * FROM multiboard.shown(board, 'live', t, false) s
         WHERE s.key = ANY (held || won) ORDER BY s.key = ANY (won), s.rank, s.serial;
 END $$;
@@ -262,7 +262,7 @@ BEGIN
     SET ends_on = CASE WHEN session IS NULL THEN t + make_interval(secs => seconds) END
     WHERE namespace = board AND NOT entity AND key = which AND token = proof AND sound;
     IF NOT FOUND THEN RETURN multiboard.why_not(board, which, proof, 'renewed'); END IF;
-    -- No event; but waiting readers have to know when to look for the end, if that is sooner now.
+    -- No event; but waiting readers have to read when the lease ends, if that is sooner now.
     PERFORM pg_notify('multiboard', board);
     RETURN 'done';
 END $$;
@@ -277,15 +277,15 @@ BEGIN
     WHERE namespace = board AND NOT entity AND key = which AND token = proof AND sound;
     IF NOT FOUND THEN RETURN multiboard.why_not(board, which, proof, 'released'); END IF;
     INSERT INTO multiboard.past VALUES (board, which, proof, 'released', NULL, NULL, t);
-    PERFORM multiboard.tell(board, 'released', which, proof, t);
+    PERFORM multiboard.publish(board, 'released', which, proof, t);
     RETURN 'done';
 END $$;
 
--- The feed. "since" is NULL where the caller knows nothing, or a cursor that is not of this board.
+-- The feed. "since" is NULL where the caller has no cursor, or one that is not of this board.
 -- "rest" is the time until the next lease ends by itself, for who waits.
 CREATE FUNCTION multiboard.changes(
     board text, known text, since bigint,
-    OUT is_reset boolean, OUT upto bigint, OUT told jsonb, OUT rest float8
+    OUT is_reset boolean, OUT upto bigint, OUT events jsonb, OUT rest float8
 ) LANGUAGE plpgsql STABLE AS $$
 DECLARE
     t timestamptz := multiboard.check_board(board, known);
@@ -298,7 +298,7 @@ BEGIN
         RETURN;
     END IF;
     SELECT coalesce(max(id), since), jsonb_agg(jsonb_build_array(kind, key, token) ORDER BY id)
-    INTO upto, told
+    INTO upto, events
     FROM (SELECT * FROM multiboard.events WHERE namespace = board AND id > since
           ORDER BY id LIMIT 1000) AS e;
     SELECT extract(epoch FROM min(coalesce(s.deadline, p.ends_on, t)) - t)::float8 INTO rest

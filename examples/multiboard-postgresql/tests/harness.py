@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What the conformance suite can't guess about PostgreSQL: its garbage, its loss, its restart."""
+"""What the conformance suite needs for PostgreSQL: its garbage, its loss, its restart."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GARBAGE = (
 LEFT = {
     "postings": "NOT sound",
     "events": "kind = 'danced'",
-    "past": "deed = 'danced'",
+    "past": "operation = 'danced'",
     "sessions": "deadline = 'infinity'",
 }
 

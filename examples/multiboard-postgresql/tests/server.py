@@ -29,7 +29,7 @@ PORTS = range(12000, 15000)
 
 
 class Server:
-    """A server whose folder says all about it, so that another process can restart it."""
+    """A server whose folder describes it, so that another process can restart it."""
 
     def __init__(self, folder: str) -> None:
         self.folder = pathlib.Path(folder)
@@ -105,7 +105,7 @@ class Server:
         (self.data / "postmaster.pid").unlink()
 
     def fall_back(self, writes: Callable[[], None]) -> None:
-        """Let a copy of the server take over that does not know what ``writes`` writes."""
+        """Fail over to a copy of the server that lacks what ``writes`` writes."""
         copy = self.folder / "copy"
         self._run("pg_basebackup", "--pgdata", str(copy), "--checkpoint=fast", "--dbname", self.url)
         writes()
@@ -130,8 +130,8 @@ class Server:
         )  # fmt: skip
         if done.returncode:
             log = self.folder / "server.log"
-            said = log.read_text()[-2000:] if log.exists() else ""
-            raise RuntimeError(f"{program} failed: {done.stderr.decode()}\n{said}")
+            output = log.read_text()[-2000:] if log.exists() else ""
+            raise RuntimeError(f"{program} failed: {done.stderr.decode()}\n{output}")
 
 
 def _free_port() -> int:
@@ -144,7 +144,7 @@ def _free_port() -> int:
 
 
 def _lives(process: int) -> bool:
-    """Tell whether a process is there, and not only waits for its parent to look."""
+    """Tell whether a process lives; a zombie does not."""
     try:
         stat = pathlib.Path(f"/proc/{process}/stat").read_text()
     except OSError:

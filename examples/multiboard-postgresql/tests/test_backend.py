@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What the suite can't ask of any store: what is PostgreSQL's own."""
+"""What the suite can't check on any store: what is PostgreSQL's own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _administrator(server: Server) -> psycopg.Connection[Any]:
     return psycopg.connect(server.url, autocommit=True)
 
 
-def test_those_who_come_together_make_the_tables_once(server: Server) -> None:
+def test_backends_that_open_together_make_the_tables_once(server: Server) -> None:
     with _administrator(server) as connection:
         connection.execute("DROP DATABASE IF EXISTS fresh")
         connection.execute("CREATE DATABASE fresh")
@@ -56,12 +56,12 @@ def test_a_wrong_password_is_denied_and_no_password_is_shown(server: Server) -> 
     assert wrong not in shown
 
 
-def test_a_database_that_is_not_there_is_named(server: Server) -> None:
+def test_a_missing_database_is_named_in_the_error(server: Server) -> None:
     with pytest.raises(errors.Unavailable, match="nowhere"), _backend(server, dbname="nowhere"):
         pass
 
 
-def test_a_schema_that_was_dropped_is_a_lost_board(server: Server) -> None:
+def test_a_dropped_schema_is_a_lost_board(server: Server) -> None:
     with _administrator(server) as connection:
         connection.execute("DROP DATABASE IF EXISTS dropped WITH (FORCE)")
         connection.execute("CREATE DATABASE dropped")
@@ -74,7 +74,7 @@ def test_a_schema_that_was_dropped_is_a_lost_board(server: Server) -> None:
             backend.count()
 
 
-def test_a_row_that_somebody_else_has_locked_is_passed_over(server: Server) -> None:
+def test_acquire_next_skips_a_row_that_another_client_has_locked(server: Server) -> None:
     with _backend(server, operation_timeout=5.0) as backend:
         backend.add([NewPosting("first", b""), NewPosting("second", b"")])
         with psycopg.connect(server.url) as connection:
@@ -86,7 +86,7 @@ def test_a_row_that_somebody_else_has_locked_is_passed_over(server: Server) -> N
         assert [posting.key for posting, _ in won] == ["second"]
 
 
-def test_a_client_that_does_not_read_its_answer_stops_nobody(server: Server) -> None:
+def test_a_client_that_does_not_read_its_reply_blocks_nobody(server: Server) -> None:
     body = bytes(8 * 1024 * 1024)
     with _backend(server, operation_timeout=10.0) as backend:
         backend.add([NewPosting(f"large-{n}", body) for n in range(4)])
@@ -108,24 +108,24 @@ def test_a_client_that_does_not_read_its_answer_stops_nobody(server: Server) -> 
             frozen.pgconn.finish()
 
 
-def test_a_history_that_was_trimmed_is_a_reset(server: Server) -> None:
+def test_a_cursor_behind_the_trimmed_history_gets_a_reset(server: Server) -> None:
     with _backend(server) as backend:
         cursor = backend.changes(None, 0.0).cursor
         backend.add([NewPosting("old", b"")])
         board = [backend.settings.namespace]
         with _administrator(server) as connection:
             for statement in (
-                "UPDATE multiboard.events SET told_on = told_on - interval '1 hour'"
+                "UPDATE multiboard.events SET published_on = published_on - interval '1 hour'"
                 " WHERE namespace = %s",
                 "UPDATE multiboard.boards SET swept_on = swept_on - interval '1 hour'"
                 " WHERE namespace = %s",
             ):
                 connection.execute(statement, board)
         backend.add([NewPosting("new", b"")])
-        told = backend.changes(cursor, 0.0)
-        assert (told.reset, told.events) == (True, [])
+        changes = backend.changes(cursor, 0.0)
+        assert (changes.reset, changes.events) == (True, [])
         backend.add([NewPosting("newest", b"")])
-        later = backend.changes(told.cursor, 0.0)
+        later = backend.changes(changes.cursor, 0.0)
         assert [(event.kind, event.key) for event in later.events] == [
             (ChangeKind.POSTED, "newest")
         ]

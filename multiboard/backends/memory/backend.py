@@ -3,39 +3,26 @@
 
 It is the simplest code that keeps every guarantee; the conformance suite compares the other
 backends with it. Boards live as long as the process and are shared by all of its threads. One
-lock a board makes every verb one step. It imports the primitives and the errors only.
+lock a board makes every verb one step. It imports the primitives, the errors and its siblings only.
 
 What a verb changes goes through the board's journal, since a signal handler may raise in its midst:
-a step that was not ended is taken back by whoever comes next (:mod:`._memory.state`).
+a step that was not ended is rolled back by the next one (:mod:`.state`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from multiboard import errors, primitives
-from multiboard.backends.memory.state import REPEAT_WINDOW, Board, Record
-from multiboard.primitives import Change, ChangeKind, Changes, Lease, Posting, Shelf, Url, boottime
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemorySettings(primitives.Settings):
-    """The options of ``memory://``."""
-
-    name: str = primitives.setting(
-        "default", help="Which of the stores of this process: boards of two stores share nothing."
-    )
-
-
-_boards: dict[tuple[str, str], Board] = {}
-_boards_lock = threading.Lock()
+from multiboard.backends.memory import state
+from multiboard.backends.memory.settings import MemorySettings, from_url
+from multiboard.backends.memory.state import Board, Record
+from multiboard.primitives import Change, ChangeKind, Lease, Page, Place, Posting, Shelf, boottime
 
 
 class MemoryBackend(primitives.Backend):
@@ -43,47 +30,33 @@ class MemoryBackend(primitives.Backend):
 
     settings_class = MemorySettings
     settings: MemorySettings
+    from_url = staticmethod(from_url)
+    traits = primitives.Traits(
+        max_body=16 * 1024 * 1024,
+        lease_slack=0.2,
+        durable=False,
+        cross_process=False,
+        cross_host=False,
+        native_claim_next=True,
+        linearizable_feed=True,
+        fencing_survives_failover=True,
+    )
 
     def __init__(self, settings: primitives.Settings) -> None:
         super().__init__(settings)
         self._board: Board | None = None
         self._session: str | None = None
 
-    @classmethod
-    def from_url(cls, url: Url) -> Mapping[str, Any]:
-        if len(url.hosts) > 1 or url.username or url.password or url.path not in ("", "/"):
-            raise errors.ConfigError("a memory URL is memory://NAME, with no user, port or path")
-        if url.hosts and url.hosts[0][1] is not None:
-            raise errors.ConfigError("a memory URL is memory://NAME, with no port")
-        return {"name": url.hosts[0][0]} if url.hosts else {}
-
-    @property
-    def traits(self) -> primitives.Traits:
-        return primitives.Traits(
-            durable=False,
-            cross_process=False,
-            cross_host=False,
-            max_body=16 * 1024 * 1024,
-            lease_slack=0.2,
-            native_claim_next=True,
-            linearizable_feed=True,
-            fencing_survives_failover=True,
-        )
-
     @property
     def incarnation(self) -> str:
         return self._opened().incarnation
 
     def open(self) -> None:
-        with _boards_lock:
-            place = (self.settings.name, self.settings.namespace)
-            if not self.settings.create and place not in _boards:
-                raise errors.BoardNotFound(self.settings.namespace, f"memory://{place[0]}")
-            self._board = _boards.setdefault(place, Board())
+        settings = self.settings
+        self._board = state.open_board(settings.name, settings.namespace, settings.create)
 
     def boards(self) -> Sequence[str]:
-        with _boards_lock:
-            return sorted(namespace for name, namespace in _boards if name == self.settings.name)
+        return state.namespaces(self.settings.name)
 
     def close(self) -> None:
         board, self._board = self._board, None
@@ -108,14 +81,14 @@ class MemoryBackend(primitives.Backend):
             self._reap(board)
             if shelf is Shelf.ENTITIES:
                 session = self._begin_session(board)
-                entered = [self._enter(board, new, session) for new in postings]
+                entered = [self._add_entity(board, new, session) for new in postings]
                 board.end()
                 return entered
             added = [self._add_one(board, new) for new in postings]
             board.end()
             return added
 
-    def _enter(self, board: Board, new: primitives.NewPosting, session: str) -> Posting:
+    def _add_entity(self, board: Board, new: primitives.NewPosting, session: str) -> Posting:
         now = time.time()
         entry = Posting(new.key, new.rank, next(board.serials), new.body, 0, 0, now, now)
         board.set(board.entities, new.key, (entry, session))
@@ -125,7 +98,7 @@ class MemoryBackend(primitives.Backend):
         self, board: Board, new: primitives.NewPosting
     ) -> Posting | errors.MultiboardError:
         record = board.live.get(new.key) or board.trash.get(new.key)
-        known = self._shown(record) if record else board.consumed.get(new.key, (0, None))[1]
+        known = record.as_posting() if record else board.consumed.get(new.key, (0, None))[1]
         if known is not None:
             if (known.rank, known.body) != (new.rank, new.body):
                 return errors.PostingExists(new.key)
@@ -134,23 +107,19 @@ class MemoryBackend(primitives.Backend):
         posting = Posting(new.key, new.rank, next(board.serials), new.body, 0, 0, now, now)
         record = Record(posting, boottime() + new.delay)
         board.set(board.live, new.key, record)
-        self._tell(board, ChangeKind.POSTED, new.key)
-        return self._shown(record)
+        self._publish(board, ChangeKind.POSTED, new.key)
+        return record.as_posting()
 
     def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
         board = self._opened()
         with board.changed:
             self._reap(board)
             records = [board.live.get(key) for key in keys]
-            return [None if record is None else self._shown(record) for record in records]
+            return [None if record is None else record.as_posting() for record in records]
 
     def list(
-        self,
-        shelf: Shelf = Shelf.LIVE,
-        *,
-        after: primitives.Place | None = None,
-        limit: int | None = None,
-    ) -> primitives.Page:
+        self, shelf: Shelf = Shelf.LIVE, *, after: Place | None = None, limit: int | None = None
+    ) -> Page:
         board = self._opened()
         with board.changed:
             self._reap(board)
@@ -158,12 +127,12 @@ class MemoryBackend(primitives.Backend):
                 everything = [entry for entry, _ in board.entities.values()]
             else:
                 records = board.live if shelf is Shelf.LIVE else board.trash
-                everything = [self._shown(record) for record in records.values()]
+                everything = [record.as_posting() for record in records.values()]
         everything.sort(key=lambda posting: posting.place)
         rest = [posting for posting in everything if after is None or posting.place > after]
         if limit is None or len(rest) <= limit:
-            return primitives.Page(rest)
-        return primitives.Page(rest[:limit], after=rest[limit - 1].place)
+            return Page(rest)
+        return Page(rest[:limit], after=rest[limit - 1].place)
 
     def count(self, shelf: Shelf = Shelf.LIVE) -> int:
         return len(self.list(shelf).postings)
@@ -182,7 +151,7 @@ class MemoryBackend(primitives.Backend):
         self, board: Board, lease: Lease, to: Shelf | None
     ) -> errors.MultiboardError | None:
         kind = ChangeKind.REMOVED if to is None else ChangeKind.TRASHED
-        if self._ended_by(board, lease) is kind:
+        if board.ended_by(lease) is kind:
             return None
         try:
             record = self._leased(board, lease)
@@ -196,7 +165,7 @@ class MemoryBackend(primitives.Backend):
             board.set(board.trash, lease.key, Record(posting, boottime()))
         board.set(board.ended, (lease.key, lease.token), (boottime(), kind))
         board.set(board.spent, lease.claim_id, (boottime(), lease.token))
-        self._tell(board, kind, lease.key, lease.token)
+        self._publish(board, kind, lease.key, lease.token)
         return None
 
     def restore(self, key: str) -> Posting:
@@ -214,9 +183,9 @@ class MemoryBackend(primitives.Backend):
                 record = Record(posting, boottime())
                 board.drop(board.trash, key)
                 board.set(board.live, key, record)
-                self._tell(board, ChangeKind.RESTORED, key)
+                self._publish(board, ChangeKind.RESTORED, key)
                 board.end()
-            return self._shown(record)
+            return record.as_posting()
 
     def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
         board = self._opened()
@@ -259,15 +228,15 @@ class MemoryBackend(primitives.Backend):
             wanted = set(claim_ids)
             in_order = sorted(board.live.values(), key=lambda record: record.posting.place)
             for record in in_order:
-                lease = self._shown(record).lease
+                lease = record.as_posting().lease
                 if lease is not None and lease.claim_id in wanted and lease.session == session:
                     wanted.discard(lease.claim_id)
-                    won.append((self._shown(record), lease))
+                    won.append((record.as_posting(), lease))
             unused = [c for c in claim_ids if c in wanted and c not in board.spent]
             due = (r for r in in_order if r.posting.lease is None and r.due_at <= boottime())
             for claim_id, record in zip(unused, due, strict=False):
                 lease = self._lease(board, record, holder, claim_id, session, expires_in)
-                won.append((self._shown(board.live[record.posting.key]), lease))
+                won.append((board.live[record.posting.key].as_posting(), lease))
             board.end()
             return won
 
@@ -280,16 +249,16 @@ class MemoryBackend(primitives.Backend):
                 record = dataclasses.replace(record, lease_ends_at=boottime() + expires_in)
                 board.set(board.live, lease.key, record)
                 board.end()
-            renewed = self._shown(record).lease
+            renewed = record.as_posting().lease
             assert renewed is not None
-            board.changed.notify_all()  # whoever waits for its end has another end to wait for
+            board.changed.notify_all()  # whoever waits for the end has to wait for another one
             return renewed
 
     def release(self, lease: Lease, delay: float = 0.0) -> None:
         board = self._opened()
         with board.changed:
             self._reap(board)
-            if self._ended_by(board, lease) is ChangeKind.RELEASED:
+            if board.ended_by(lease) is ChangeKind.RELEASED:
                 return
             record = self._leased(board, lease)
             record = dataclasses.replace(record, due_at=boottime() + delay)
@@ -299,38 +268,33 @@ class MemoryBackend(primitives.Backend):
 
     # -- feed --------------------------------------------------------------------------------
 
-    def changes(self, cursor: str | None, timeout: float) -> Changes:
+    def changes(self, cursor: str | None, timeout: float) -> primitives.Changes:
         board = self._opened()
         give_up = boottime() + timeout
         with board.changed:
             board.begin()
             seen = self._position(board, cursor)
             if seen is None:
-                return Changes((), f"{board.incarnation}:{board.told}", reset=True)
+                return primitives.Changes((), f"{board.incarnation}:{board.position}", reset=True)
             while True:
                 self._reap(board)
                 if self._board is not board:
                     raise errors.Closed("the memory board was closed")
                 left = give_up - boottime()
-                if board.told > seen or left <= 0:
+                if board.position > seen or left <= 0:
                     break
-                board.changed.wait(min(left, self._next_deadline(board) - boottime()))
-            events = tuple(board.log[number] for number in range(seen + 1, board.told + 1))
-            return Changes(events, f"{board.incarnation}:{board.told}")
+                board.changed.wait(min(left, board.next_deadline() - boottime()))
+            events = tuple(board.log[number] for number in range(seen + 1, board.position + 1))
+            return primitives.Changes(events, f"{board.incarnation}:{board.position}")
 
     @staticmethod
     def _position(board: Board, cursor: str | None) -> int | None:
-        """Return how many changes a reader has seen; None where it has to start anew."""
-        incarnation, _, told = (cursor or "").partition(":")
-        if incarnation != board.incarnation or not told.isdigit():
+        """Return the position that a reader has come to; None where it has to start anew."""
+        incarnation, _, seen = (cursor or "").partition(":")
+        if incarnation != board.incarnation or not seen.isdigit():
             return None
-        return int(told) if board.told - len(board.log) <= int(told) <= board.told else None
-
-    @staticmethod
-    def _next_deadline(board: Board) -> float:
-        ends = (record.lease_ends_at for record in board.live.values())
-        known = [end for end in ends if end is not None]
-        return min([*known, *board.sessions.values()], default=boottime() + 3600.0)
+        oldest = board.position - len(board.log)
+        return int(seen) if oldest <= int(seen) <= board.position else None
 
     # -- session -----------------------------------------------------------------------------
 
@@ -379,13 +343,13 @@ class MemoryBackend(primitives.Backend):
         posting = record.posting
         if posting.lease is not None:
             if posting.lease.claim_id == claim_id and posting.lease.session == session:
-                found = self._shown(record).lease
+                found = record.as_posting().lease
                 assert found is not None
                 return found
             raise errors.LeaseHeld(posting.key, posting.lease.holder)
         if claim_id in board.spent:
             raise errors.LeaseLost(posting.key, board.spent[claim_id][1])
-        # The board counts, not the posting: a key that was purged and added again goes on rising.
+        # Numbered by the board, not by the posting: the tokens of a key rise after a purge, too.
         token = next(board.tokens)
         lease = Lease(posting.key, holder, claim_id, token, session, expires_in)
         ends_at = None if expires_in is None else boottime() + expires_in
@@ -393,7 +357,7 @@ class MemoryBackend(primitives.Backend):
             posting, lease=lease, attempts=posting.attempts + 1, modified_on=time.time()
         )
         board.set(board.live, posting.key, Record(posting, record.due_at, ends_at))
-        self._tell(board, ChangeKind.CLAIMED, posting.key, lease.token)
+        self._publish(board, ChangeKind.CLAIMED, posting.key, lease.token)
         return lease
 
     @staticmethod
@@ -407,10 +371,6 @@ class MemoryBackend(primitives.Backend):
             raise errors.LeaseLost(lease.key, lease.token)
         return record
 
-    @staticmethod
-    def _ended_by(board: Board, lease: Lease) -> ChangeKind | None:
-        return board.ended.get((lease.key, lease.token), (0.0, None))[1]
-
     def _end_lease(self, board: Board, record: Record, kind: ChangeKind) -> None:
         posting = record.posting
         assert posting.lease is not None
@@ -423,18 +383,7 @@ class MemoryBackend(primitives.Backend):
         )
         board.set(board.live, posting.key, Record(posting, record.due_at))
         board.set(board.ended, (posting.key, token), (boottime(), kind))
-        self._tell(board, kind, posting.key, token)
-
-    @staticmethod
-    def _shown(record: Record) -> Posting:
-        """Return the posting as of now."""
-        now = boottime()
-        lease = record.posting.lease
-        if lease is not None and record.lease_ends_at is not None:
-            lease = dataclasses.replace(lease, ends_in=max(0.0, record.lease_ends_at - now))
-        return dataclasses.replace(
-            record.posting, lease=lease, due_in=max(0.0, record.due_at - now)
-        )
+        self._publish(board, kind, posting.key, token)
 
     def _reap(self, board: Board) -> None:
         """Begin a step: end what is over, sessions, what lives by them, and timed leases."""
@@ -442,35 +391,17 @@ class MemoryBackend(primitives.Backend):
         now = boottime()
         for session in [name for name, end in board.sessions.items() if end <= now]:
             board.drop(board.sessions, session)
-        over: Callable[[Record, Lease], bool] = lambda record, lease: (  # noqa: E731
-            lease.session not in board.sessions
-            if lease.session is not None
-            else record.lease_ends_at is not None and record.lease_ends_at <= now
-        )
         for record in list(board.live.values()):
-            lease = record.posting.lease
-            if lease is not None and over(record, lease):
+            if board.lease_is_over(record, now):
                 self._end_lease(board, record, ChangeKind.EXPIRED)
         for key in [k for k, (_, owner) in board.entities.items() if owner not in board.sessions]:
             board.drop(board.entities, key)
         board.end()
-        for memory in (board.ended, board.consumed, board.spent):
-            while memory and next(iter(memory.values()))[0] < now - REPEAT_WINDOW:
-                memory.popitem(last=False)
+        board.forget(now - state.REPEAT_WINDOW)
 
     @staticmethod
-    def _tell(board: Board, kind: ChangeKind, key: str, token: int | None = None) -> None:
-        told = board.told + 1
-        board.set(board.log, told, Change(kind, key, token))
-        board.set(board.numbers, "told", told)
+    def _publish(board: Board, kind: ChangeKind, key: str, token: int | None = None) -> None:
+        position = board.position + 1
+        board.set(board.log, position, Change(kind, key, token))
+        board.set(board.numbers, "position", position)
         board.changed.notify_all()
-
-
-def _forget_after_fork() -> None:
-    """Give a forked child an empty memory: its copy of the lock may be held for ever."""
-    global _boards_lock
-    _boards_lock = threading.Lock()
-    _boards.clear()
-
-
-os.register_at_fork(after_in_child=_forget_after_fork)

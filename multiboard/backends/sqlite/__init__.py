@@ -2,5 +2,6 @@
 """The board in an SQLite file."""
 
 from multiboard.backends.sqlite.backend import SQLiteBackend
+from multiboard.backends.sqlite.settings import SQLiteSettings
 
-__all__ = ["SQLiteBackend"]
+__all__ = ["SQLiteBackend", "SQLiteSettings"]

@@ -2,19 +2,19 @@
 """The lock files that show which processes live, for :mod:`multiboard.backends.sqlite`.
 
 A session is a row in the database and a file of its own that its process keeps locked. The kernel
-drops the lock in the instant of the process's death, so that one probe tells the dead from the
-living long before any time-out. It imports the errors only.
+drops the lock in the instant of the process's death, so that one probe shows it long before any
+time-out. It imports the errors only.
 
 The locks are POSIX record locks (``fcntl.lockf``), chosen over ``flock`` and open-file-description
 locks because they belong to the process alone. The other two belong to the open file, which a
-forked child inherits: a killed conductor whose worker pool lives on would seem to live itself.
+forked child inherits: a killed conductor whose worker pool lives on would seem alive itself.
 The price is that they do not exclude their own process, and that closing *any* descriptor of the
 file drops them. Hence the registry: a session of this process is looked up there, and its lock
 file is opened exactly once.
 
 **What is ours.** The folder may hold the files of others. Ours are regular files, empty, named
 ``multiboard-`` and 32 hexadecimal digits, which is also the session's id in the database; no other
-file is deleted, and nothing is waited for where a pipe, a link or a device has such a name. Folder
+file is deleted, and nothing blocks where a pipe, a link or a device has such a name. Folder
 and files may be used by whoever may use the database: they have its mode, and where that is
 possible its owner and group, so that a first look by root shuts no service out.
 """
@@ -33,22 +33,22 @@ from collections.abc import Callable
 from multiboard import errors
 from multiboard.primitives import interrupts
 
-#: A lock file without a session is litter after this many seconds (its process died between
+#: A lock file without a session is stale after this many seconds (its process died between
 #: making the file and committing the row); before that it may be a session that is beginning.
-LITTER_AGE = 600.0
+STALE_AFTER = 600.0
 
 _OURS = re.compile(r"multiboard-[0-9a-f]{32}")
 #: Processes with an earlier multiboard name their sessions by the digits alone.
 _SESSION = re.compile(r"(multiboard-)?[0-9a-f]{32}")
-#: A pipe that has one of our names must not stop us, nor a terminal become ours.
-_OPENLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+#: A pipe that has one of our names must not block us, nor a terminal become ours.
+_OPEN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 #: The sessions of this process and the descriptors that hold their locks; -1 while it is opened.
 _own: dict[str, int] = {}
 
 
 def probe_pause(sessions: int) -> float:
-    """Return the seconds between two looks at the lock files, so that they cost 1 % of a core."""
+    """Return the seconds between two probes of the lock files, so that they cost 1 % of a core."""
     return min(0.08, max(0.02, sessions * 0.0006))
 
 
@@ -62,13 +62,13 @@ class SessionLocks:
     def begin(self) -> str:
         """Return the id of a new session whose lock this process holds."""
         session = f"multiboard-{uuid.uuid4().hex}"
-        _own[session] = -1  # before the file exists: nobody in this process may open it again
+        _own[session] = -1  # before the file exists: no thread of this process may open it again
         try:
             like = os.stat(self._database)
             self._make_folder(like)
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPENLY
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN_FLAGS
             _own[session] = os.open(self._path(session), flags, 0o600)
-            _resemble(_own[session], like, like.st_mode & 0o666)
+            _copy_access(_own[session], like, like.st_mode & 0o666)
             fcntl.lockf(_own[session], fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self.end(session)
@@ -90,8 +90,8 @@ class SessionLocks:
             try:
                 # Whoever may read the database may enter the folder.
                 mode = like.st_mode & 0o666
-                _resemble(made, like, 0o700 | mode | (mode & 0o444) >> 2)
-                os.rename(made, self.folder)  # nobody meets it before it is as it should be
+                _copy_access(made, like, 0o700 | mode | (mode & 0o444) >> 2)
+                os.rename(made, self.folder)  # nobody finds it before it is as it should be
             except OSError:
                 os.rmdir(made)
                 if not os.path.lexists(self.folder):  # else somebody was quicker
@@ -102,7 +102,7 @@ class SessionLocks:
     def end(self, session: str, *, forget: bool = True) -> None:
         """Drop the lock of a session of this process; with ``forget`` the file goes too.
 
-        The file must stay as long as the session's row may: without it only the time-out tells.
+        The file must stay as long as the session's row may: without it only the time-out shows.
         """
         descriptor = _own.pop(session, -1)
         if forget:
@@ -126,11 +126,11 @@ class SessionLocks:
         return session in _own
 
     def alive(self, session: str) -> bool:
-        """Tell whether the session's process lives. In doubt it does: the time-out will tell."""
+        """Tell whether the session's process lives. Unless its death is certain, it does."""
         if session in _own or not _SESSION.fullmatch(session):
             return True
         try:
-            descriptor = os.open(self._path(session), os.O_RDONLY | _OPENLY)
+            descriptor = os.open(self._path(session), os.O_RDONLY | _OPEN_FLAGS)
         except OSError as error:
             if interrupts.is_interrupt(error):
                 raise
@@ -148,8 +148,8 @@ class SessionLocks:
             os.close(descriptor)
         return False
 
-    def memo(self) -> Callable[[str], bool]:
-        """Return :meth:`alive` for the length of one verb: it looks at each session once."""
+    def cached_alive(self) -> Callable[[str], bool]:
+        """Return :meth:`alive` for the length of one verb: it probes each session once."""
         known: dict[str, bool] = {}
 
         def alive(session: str) -> bool:
@@ -159,7 +159,7 @@ class SessionLocks:
 
         return alive
 
-    def litter(self) -> list[str]:
+    def stale(self) -> list[str]:
         """Return the ids of old lock files that nobody holds; some may still have a row."""
         found = []
         with contextlib.suppress(OSError), os.scandir(self.folder) as entries:
@@ -169,7 +169,7 @@ class SessionLocks:
                     if not _OURS.fullmatch(name) or not entry.is_file(follow_symlinks=False):
                         continue
                     status = entry.stat(follow_symlinks=False)
-                    old = status.st_mtime < time.time() - LITTER_AGE
+                    old = status.st_mtime < time.time() - STALE_AFTER
                     if old and status.st_size == 0 and not self.alive(name):
                         found.append(name)
         return found
@@ -178,13 +178,13 @@ class SessionLocks:
         return os.path.join(self.folder, session)
 
 
-def _resemble(made: str | int, like: os.stat_result, mode: int) -> None:
+def _copy_access(made: str | int, like: os.stat_result, mode: int) -> None:
     """Give what was just made the owner, the group and the mode that the database calls for."""
     # As SQLite does with its own files; others than root can at the most choose the group.
     owner = like.st_uid if os.geteuid() == 0 else -1
     with contextlib.suppress(PermissionError):
         os.chown(made, owner, like.st_gid)
-    # What is the database's group's right is not that of a group which took its place.
+    # A right of the database's group is not one of another group that took its place.
     os.chmod(made, mode if os.stat(made).st_gid == like.st_gid else mode & ~0o070)
 
 

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What the tests of the SQLite backend share: boards in one file, and other processes on it."""
+"""What the tests of the SQLite backend call: other processes on its file, and SQL."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import pathlib
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
-import pytest
-
-from multiboard.backends.sqlite import SQLiteBackend, SQLiteSettings
+from multiboard.backends.sqlite import SQLiteBackend
 from multiboard.primitives import ChangeKind, NewPosting, boottime
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 #: Answers each line with the value of the expression in it.
 CHILD = """
@@ -47,18 +44,18 @@ class Child:
             cwd=ROOT,
         )
 
-    def tell(self, expression: str) -> None:
+    def send(self, expression: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(expression + "\n")
         self.process.stdin.flush()
 
-    def answer(self) -> str:
+    def receive(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
     def ask(self, expression: str) -> str:
-        self.tell(expression)
-        return self.answer()
+        self.send(expression)
+        return self.receive()
 
     def kill(self) -> None:
         self.process.kill()
@@ -67,47 +64,6 @@ class Child:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
-
-
-@pytest.fixture
-def path(tmp_path: pathlib.Path) -> pathlib.Path:
-    return tmp_path / "board.sqlite3"
-
-
-@pytest.fixture
-def make(path: pathlib.Path) -> Iterator[Callable[..., SQLiteBackend]]:
-    """Make open backends, which are closed at the end."""
-    made: list[SQLiteBackend] = []
-
-    def make(**settings: Any) -> SQLiteBackend:
-        settings.setdefault("path", str(path))
-        backend = SQLiteBackend(SQLiteSettings(**settings))
-        made.append(backend)
-        backend.open()
-        return backend
-
-    yield make
-    for backend in made:
-        backend.close()
-
-
-@pytest.fixture
-def board(make: Callable[..., SQLiteBackend]) -> SQLiteBackend:
-    return make()
-
-
-@pytest.fixture
-def child(path: pathlib.Path) -> Iterator[Callable[..., Child]]:
-    """Start other processes, which are killed at the end."""
-    started: list[Child] = []
-
-    def start(**options: Any) -> Child:
-        started.append(Child(path, **options))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.kill()
 
 
 def post(backend: SQLiteBackend, *keys: str) -> None:

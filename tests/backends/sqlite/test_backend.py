@@ -1,5 +1,4 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-# ruff: noqa: F811 - fixtures are imported by name, and shadowed by the tests that use them
 """What is special to the SQLite backend: processes, forks, reboots and resources."""
 
 from __future__ import annotations
@@ -20,17 +19,7 @@ import pytest
 from multiboard import errors
 from multiboard.backends.sqlite import SQLiteBackend, SQLiteSettings
 from multiboard.primitives import ChangeKind, NewPosting, Shelf, boottime
-from tests.backends.sqlite.boards import (  # noqa: F401
-    Child,
-    board,
-    child,
-    in_child,
-    make,
-    path,
-    post,
-    sql,
-    wait_for,
-)
+from tests.backends.sqlite.boards import Child, in_child, post, sql, wait_for
 
 # -- deaths ----------------------------------------------------------------------------------
 
@@ -311,9 +300,9 @@ def test_close_wakes_those_who_wait(board: SQLiteBackend) -> None:
 def test_synchronous_is_set(make: Callable[..., SQLiteBackend], name: str, number: int) -> None:
     """FULL is the default, and NORMAL is warned about."""
     board = make(synchronous=name)
-    assert board._opening is not None
-    with board._opening.link.lock:
-        connection = board._opening.link.opened()
+    assert board._board.current is not None
+    with board._board.current.connection.lock:
+        connection = board._board.current.connection.opened()
         assert connection.execute("PRAGMA synchronous").fetchone() == (number,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert ("warning_synchronous" in board.server_info()) == (name == "NORMAL")
@@ -335,17 +324,17 @@ def test_a_busy_file_is_unavailable(make: Callable[..., SQLiteBackend], path: pa
 def test_a_full_disk_is_unavailable_and_changes_nothing(board: SQLiteBackend) -> None:
     """An addition that finds no room is rolled back, and works once there is some."""
     post(board, "small")
-    assert board._opening is not None
-    with board._opening.link.lock:
-        connection = board._opening.link.opened()
+    assert board._board.current is not None
+    with board._board.current.connection.lock:
+        connection = board._board.current.connection.opened()
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages + 5}")
     big = [NewPosting("big", b"x" * 100_000)]
     with pytest.raises(errors.Unavailable, match="full"):
         board.add(big)
     assert board.count() == 1
-    with board._opening.link.lock:
-        connection = board._opening.link.opened()
+    with board._board.current.connection.lock:
+        connection = board._board.current.connection.opened()
         connection.execute("PRAGMA max_page_count = 1000000")
     assert not isinstance(board.add(big)[0], Exception)
 
@@ -389,11 +378,11 @@ def test_two_processes_hammering(board: SQLiteBackend, child: Callable[..., Chil
     cursor = board.changes(None, 0).cursor
     workers = [child(), child()]
     for name, worker in zip("ab", workers, strict=True):
-        worker.tell(
+        worker.send(
             f"[b.remove([l]) and p.key for i in range({number})"
             f" for p, l in b.acquire_next('h', ['{name}%d' % i])]"
         )
-    done = [key for worker in workers for key in eval(worker.answer())]
+    done = [key for worker in workers for key in eval(worker.receive())]
     assert sorted(done) == sorted(f"job{i}" for i in range(number))
     events = board.changes(cursor, 0).events
     assert len(events) == 2 * number

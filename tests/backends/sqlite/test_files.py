@@ -1,5 +1,4 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-# ruff: noqa: F811 - fixtures are imported by name, and shadowed by the tests that use them
 """The SQLite backend and its file: what may befall it, and what is refused."""
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import pytest
 from multiboard import errors
 from multiboard.backends.sqlite import SQLiteBackend, places
 from multiboard.primitives import NewPosting, Shelf, Url
-from tests.backends.sqlite.boards import board, in_child, make, path, post, sql  # noqa: F401
+from tests.backends.sqlite.boards import in_child, post, sql
 
 # -- the file --------------------------------------------------------------------------------
 

@@ -1,5 +1,4 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-# ruff: noqa: F811 - fixtures are imported by name, and shadowed by the tests that use them
 """The files beside an SQLite board: whose they are, who may use them, and where they are."""
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from multiboard import errors
 from multiboard.backends.sqlite import SQLiteBackend, liveness
 from multiboard.config import loading
 from multiboard.primitives import boottime
-from tests.backends.sqlite.boards import CHILD, ROOT, Child, board, child, make, path, post, sql  # noqa: F401
+from tests.backends.sqlite.boards import CHILD, ROOT, Child, post, sql
 
 Maker = Callable[..., SQLiteBackend]
-OLD = time.time() - liveness.LITTER_AGE - 60.0
+OLD = time.time() - liveness.STALE_AFTER - 60.0
 OURS = "multiboard-" + "a" * 32
 
 
@@ -72,8 +71,8 @@ def test_only_old_lock_files_of_ours_are_cleared_away(
     (folder / young).touch()
     board = make()
     within(20.0, board.keepalive)
-    assert board._opening is not None
-    assert sorted(os.listdir(folder)) == sorted([*theirs, young, str(board._opening.session)])
+    assert board._board.current is not None
+    assert sorted(os.listdir(folder)) == sorted([*theirs, young, str(board._board.current.session)])
     assert outside.exists()
 
 
@@ -201,11 +200,11 @@ def test_modes_follow_the_umask_and_the_folder_follows_the_file(
     board = make()
     umask(0o077)  # of whoever begins a session later
     board.keepalive()
-    assert board._opening is not None
+    assert board._board.current is not None
     place = f"{path}-sessions"
     assert [mode_of(f"{path}{end}") for end in ("", "-wal", "-shm")] == [file] * 3
     assert mode_of(place) == folder
-    assert mode_of(f"{place}/{board._opening.session}") == file
+    assert mode_of(f"{place}/{board._board.current.session}") == file
 
 
 @pytest.fixture

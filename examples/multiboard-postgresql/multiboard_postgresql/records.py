@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""From what is sent to what was answered: batches in parts, and rows as values."""
+"""Rows <-> values, and batches in parts. The tables are described in ``tables.sql``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def added(posting: NewPosting, row: Row) -> Posting | errors.MultiboardError:
 
 
 def failure_of(lease: Lease, row: Row) -> errors.MultiboardError | None:
-    """Return what a verb's word means for the lease that it was given."""
+    """Return what the outcome of a verb means for the lease that it was given."""
     if row[0] == "done":
         return None
     if row[0] == "lost":
@@ -50,6 +50,6 @@ def failure_of(lease: Lease, row: Row) -> errors.MultiboardError | None:
 
 
 def raise_any(error: errors.MultiboardError | None) -> None:
-    """Raise an error that was answered as a value."""
+    """Raise an error that was returned as a value."""
     if error is not None:
         raise error

@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The way to the server: connections with a time limit, a pool of them, and what errors mean.
+"""The transport: connections with a time limit, and a pool of them.
 
-psycopg waits for as long as it takes; a verb must not. It is the only library used here.
+psycopg waits for as long as it takes; a verb must not.
 """
 
 from __future__ import annotations
@@ -14,24 +14,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import psycopg
-from multiboard import errors
 from psycopg import pq
 from psycopg.abc import PQGen
 from psycopg.conninfo import make_conninfo
+
+from multiboard_postgresql.errors import translate_connect_error, translate_error
 
 T = TypeVar("T")
 
 #: Connections that are kept when nobody uses them; more are opened when more threads come.
 KEPT = 4
-
-#: What our functions raise (see ``verbs.sql``), and what the server says when they are gone.
-SESSION_LOST = "MB002"
-LATE = "MB003"
-BOARD_LOST = {"MB001", "3F000", "42P01", "42883", "42704"}
-#: Classes of SQLSTATE after which the same statement may be tried again: connection, rollback,
-#: resources, operator intervention, system error, lock not available.
-MAY_PASS = ("08", "40", "53", "57", "58", "55P03")
-NO_RIGHT = ("28", "42501")
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
@@ -45,17 +37,17 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         return super().wait(self._until(gen), min(interval, 0.05), **more)
 
     def _until(self, gen: PQGen[T]) -> PQGen[T]:
-        """Go through ``gen``, which is told of every interval in which nothing came."""
+        """Go through ``gen``, and stop it at an interval in which nothing came when time is up."""
         try:
             wants = next(gen)
             while True:
                 ready = yield wants
                 if not ready and time.monotonic() >= self.give_up:
-                    raise TimeoutError("no answer in time")
+                    raise TimeoutError("no reply in time")
                 wants = gen.send(ready)
         except StopIteration as end:
-            answer: T = end.value
-            return answer
+            result: T = end.value
+            return result
 
 
 def connect(words: Mapping[str, str | int | None], seconds: float) -> Connection:
@@ -71,7 +63,7 @@ def connect(words: Mapping[str, str | int | None], seconds: float) -> Connection
             reads = [made.socket] if state == pq.PollingStatus.READING else []
             writes = [] if reads else [made.socket]
             if not any(select.select(reads, writes, [], left)):
-                raise TimeoutError(f"no answer in {seconds} s")
+                raise TimeoutError(f"no reply in {seconds} s")
             state = made.connect_poll()
         made.nonblocking = 1
         connection = Connection(made)
@@ -82,15 +74,7 @@ def connect(words: Mapping[str, str | int | None], seconds: float) -> Connection
     return connection
 
 
-def _refused(where: str, error: Exception) -> errors.BackendError:
-    """Return what a failed attempt to connect means: libpq gives words here, and no SQLSTATE."""
-    denials = ("authentication failed", "pg_hba.conf", "permission denied", "no password")
-    denied = any(words in str(error) for words in denials)
-    kind = errors.AccessDenied if denied else errors.Unavailable
-    return kind(f"PostgreSQL at {where}: {error}")
-
-
-class Pool:
+class ConnectionPool:
     """The connections of one backend in one process."""
 
     def __init__(
@@ -105,18 +89,18 @@ class Pool:
         self._idle: list[Connection] = []
         self._closed = False
 
-    def dial(self, at_most: float | None = None) -> Connection:
+    def connect(self, at_most: float | None = None) -> Connection:
         """Return a connection of the caller's own.
 
-        Raises: ``Unavailable``, ``AccessDenied``; nothing was asked yet.
+        Raises: ``Unavailable``, ``AccessDenied``; nothing was sent yet.
         """
         try:
             return connect(self._words, min(self._connect_timeout, at_most or math.inf))
         except (psycopg.Error, OSError) as error:
             where = f"{self._words['host']}:{self._words['port']}"
-            raise _refused(where, error) from error
+            raise translate_connect_error(error, where) from error
 
-    def ask(
+    def call(
         self, verb: str, *arguments: Any, timeout: float | None = None
     ) -> list[tuple[Any, ...]]:
         """Call one of our functions; it is one statement, and one transaction.
@@ -130,32 +114,37 @@ class Pool:
 
     @contextlib.contextmanager
     def connection(self, timeout: float | None = None) -> Iterator[Connection]:
-        """Lend a connection, with the time limit of one verb; translate what goes wrong on it."""
-        connection = self._take(timeout)
+        """Check a connection out, with the time limit of one verb; translate what fails on it."""
+        connection = self._checkout(timeout)
         connection.give_up = time.monotonic() + (timeout or self._operation_timeout)
         try:
             yield connection
         except (psycopg.Error, TimeoutError, OSError) as error:
             lost = not isinstance(error, psycopg.Error) or connection.closed
             connection.close()
-            raise _translated(error, lost) from error
-        except BaseException:  # a signal between question and answer: the answer is not ours
+            raise translate_error(error, reply_lost=lost) from error
+        except (
+            BaseException
+        ):  # a signal between request and reply: the reply would be taken for the next one's
             connection.close()
             raise
+        self._checkin(connection)
+
+    def _checkin(self, connection: Connection) -> None:
         self._idle.append(connection)
         if self._closed or len(self._idle) > KEPT:
             self._drop(KEPT if not self._closed else 0)
 
-    def _take(self, at_most: float | None) -> Connection:
+    def _checkout(self, at_most: float | None) -> Connection:
         while self._idle:
             with contextlib.suppress(IndexError):  # another thread was quicker
                 connection = self._idle.pop()
-                # Nobody asked it anything: if there is something to read, it is the good-bye of a
-                # server that went away. Found here, it is surely not applied.
+                # No request is in flight on it: if there is something to read, the server has
+                # closed it. Found here, the request is surely not applied.
                 if not connection.closed and not select.select([connection], [], [], 0)[0]:
                     return connection
                 connection.close()
-        return self.dial(at_most)
+        return self.connect(at_most)
 
     def _drop(self, keep: int) -> None:
         with contextlib.suppress(IndexError):
@@ -166,29 +155,3 @@ class Pool:
         """Close what is idle now, and what is in use as soon as it comes back."""
         self._closed = True
         self._drop(0)
-
-
-def _translated(error: BaseException, lost: bool) -> errors.MultiboardError:
-    """Say in multiboard's words what an error means that came after the question was sent."""
-    if lost:  # the server may have committed before the line broke
-        return errors.Indeterminate(f"PostgreSQL: the answer was lost: {error}")
-    assert isinstance(error, psycopg.Error)
-    state = error.sqlstate or ""
-    said = error.diag.message_primary or str(error)
-    if state == SESSION_LOST:
-        return errors.SessionLost(said)
-    if state in BOARD_LOST:
-        return errors.BoardLost(f"PostgreSQL: {said}")
-    if state.startswith(NO_RIGHT):
-        return errors.AccessDenied(f"PostgreSQL: {said}")
-    if state == LATE or state.startswith(
-        MAY_PASS
-    ):  # the server answered: the statement was rolled back
-        return errors.Unavailable(f"PostgreSQL: {said}")
-    detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
-    return errors.BackendError(f"PostgreSQL: {said}{detail}")
-
-
-def reading(error: errors.Indeterminate) -> errors.Unavailable:
-    """Return the error of a verb that changes nothing: it was surely not applied."""
-    return errors.Unavailable(str(error))
