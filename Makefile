@@ -1,7 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 #
 #   make demo [URL=redis://...] [DIR=...]   see it work: workers, a kill -9, a takeover
-#   make test                               lint, unit tests, conformance: on real servers
+#   make check                              style, types, what needs no server: under a minute
+#   make test                               everything, conformance too: on real servers
 #   make test-full                          every mutant, clusters under faults, a fuzzed codec,
 #                                           the installed package
 #   make soak [MINUTES=10] [CLUSTERS='...'] workers on clusters whose leader is killed, and so on
@@ -20,13 +21,17 @@ ARGS ?=
 MINUTES ?= 10
 CLUSTERS ?=
 
+# What needs no server; of boards on every store, those in memory and in SQLite files.
+CHECKED := tests/primitives tests/runtime tests/config tests/jobboard tests/backends/sqlite \
+	tests/test_layers.py tests/test_source_tree.py tests/test_docs.py
+
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-full soak reports side-by-side bench docs lint format servers venv clean
+.PHONY: help demo check test test-full soak reports side-by-side bench docs lint format servers venv clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -55,6 +60,10 @@ format: venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The inner loop: no server, and no process that takes long.
+check: lint
+	$(BIN)/python -m pytest -n 2 -m 'not served' $(CHECKED) $(ARGS)
+
 # Most tests wait for something most of the time: hence more of them at once than there are cores.
 test: venv servers lint
 	$(BIN)/python -m pytest -n 4 $(ARGS)
@@ -62,7 +71,7 @@ test: venv servers lint
 test-full: venv servers docs
 	$(BIN)/reno lint
 	MULTIBOARD_FULL=1 $(BIN)/python -m pytest -n 4 tests/mutants
-	MULTIBOARD_FULL=1 $(BIN)/python -m pytest -n 2 tests/unit tests/faults tests/conformance tests/fuzz -m full
+	MULTIBOARD_FULL=1 $(BIN)/python -m pytest -n 2 tests --ignore tests/mutants -m full
 	tools/try-installed $(PYTHON)
 
 soak: venv servers

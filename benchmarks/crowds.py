@@ -18,8 +18,8 @@ from taskflow import exceptions as excp
 
 from benchmarks import boards
 from benchmarks.boards import Contestant
-from benchmarks.crew import together
 from benchmarks.figures import Bound, Metric
+from benchmarks.processes import together
 from benchmarks.scenarios import Run, await_jobs, drain_board
 
 #: Seconds between two posts that others are to be woken by; drawn, so as to favour no rhythm.
@@ -79,7 +79,7 @@ def _wait_for_one() -> float:
 
 def processes(run: Run) -> None:
     """Drain a board by several processes at once."""
-    count, workers = run.sizes["processes-jobs"], run.crew.some(run.sizes["processes"])
+    count, workers = run.sizes["processes-jobs"], run.processes.some(run.sizes["processes"])
     title = f"Drain {count:,} jobs by {len(workers)} processes: iterjobs, claim, consume"
     metric = Metric("processes", title, "jobs/s", True)
     for contestant in run.turns(_shared(run)):
@@ -88,7 +88,7 @@ def processes(run: Run) -> None:
         together(workers, _come, contestant, place, count)
         begin_at = time.monotonic() + 0.2
         for number, worker in enumerate(workers):
-            worker.tell(_drain, f"worker-{number}", begin_at)
+            worker.send(_drain, f"worker-{number}", begin_at)
         answers = [worker.answer() for worker in workers]
         together(workers, _leave)
         if sum(done for done, _ in answers) != count:
@@ -101,13 +101,13 @@ def wake_up(run: Run) -> None:
     title = "Wake-up: from post() in one process to the return of wait() in another"
     median = Metric("wake", f"{title}, median", "ms")
     late = Metric("wake-p95", f"{title}, 95 of 100 within", "ms", quantile=0.95)
-    waiter = run.crew.some(1)[0]
+    waiter = run.processes.some(1)[0]
     for contestant in run.turns(_shared(run)):
         chance, place = random.Random(1), boards.new_place()
         with contestant.open(place) as board:
             waiter.ask(_come, contestant, place, 0)
             for number in range(run.sizes["wake"]):
-                waiter.tell(_wait_for_one)
+                waiter.send(_wait_for_one)
                 time.sleep(chance.uniform(*IDLE))
                 posted_at = time.monotonic()
                 board.post(f"job-{number}", details=boards.details(number))
@@ -128,8 +128,8 @@ def watchers(run: Run) -> None:
     warmed up first, and the empty board is posted to before and after the watched one.
     """
     sizes = run.sizes
-    posts, crew = sizes["watchers-posts"], run.crew.some(sizes["watchers"])
-    crowd = f"a board of {sizes['watchers-jobs']:,} jobs that {len(crew)} processes watch"
+    posts, processes = sizes["watchers-posts"], run.processes.some(sizes["watchers"])
+    crowd = f"a board of {sizes['watchers-jobs']:,} jobs that {len(processes)} processes watch"
     if sizes["watchers-jobs-slow"] != sizes["watchers-jobs"]:
         crowd += f" (TaskFlow on zookeeper: {sizes['watchers-jobs-slow']:,} jobs)"
     pace = f"one post every {1e3 * PACE:.0f} ms"
@@ -145,12 +145,12 @@ def watchers(run: Run) -> None:
         slow = contestant.store == "zookeeper" and not contestant.ours
         jobs = sizes["watchers-jobs-slow" if slow else "watchers-jobs"]
         boards.fill(contestant, full, jobs)
-        for watcher in crew:  # one after the other: how fast they begin is not what is measured
+        for watcher in processes:  # one after the other: their start is not measured
             watcher.ask(_come_from_afar, contestant, full, jobs)
         with contestant.open(full) as board:
             await_jobs(board, jobs)
             paced, rushed = _time_posts(board, posts)
-        together(crew, _leave)
+        together(processes, _leave)
         after = _alone(contestant, posts)
         paced_alone, rushed_alone = (
             statistics.mean(pair) for pair in zip(before, after, strict=True)

@@ -26,8 +26,8 @@ if not __package__:  # run by its path: let this folder be the package that it i
 
 from benchmarks import crowds, scenarios  # noqa: E402
 from benchmarks.boards import contestants  # noqa: E402
-from benchmarks.crew import Crew  # noqa: E402
 from benchmarks.figures import as_json, as_text  # noqa: E402
+from benchmarks.processes import WorkerProcesses  # noqa: E402
 from benchmarks.scenarios import Run  # noqa: E402
 
 STORES = ("redis", "zookeeper", "etcd", "sqlite", "memory")
@@ -40,7 +40,7 @@ SCENARIOS: dict[str, Callable[[Run], None]] = {
     "list": scenarios.listing,
     "watchers": crowds.watchers,
 }
-#: Each is an option; what it says is in the help.
+#: Each is an option; its meaning is in the help.
 SIZES = {
     "post": (500, "jobs posted"),
     "drain": (1000, "jobs drained by one worker"),
@@ -62,20 +62,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.ERROR)
     began = time.monotonic()
 
-    def say(text: str) -> None:
+    def report(text: str) -> None:
         print(f"[{time.monotonic() - began:5.0f} s] {text}", file=sys.stderr, flush=True)
 
     stores = [store for store in STORES if store in (options.stores or STORES)]
     with contextlib.ExitStack() as stack:
         urls = {store: stack.enter_context(_url(store, options.redis_aof)) for store in stores}
-        crew = stack.enter_context(Crew())
+        processes = stack.enter_context(WorkerProcesses())
         sizes = {name: getattr(options, name.replace("-", "_")) for name in SIZES}
-        run = Run(contestants(urls), options.repetitions, sizes, crew, say)
+        run = Run(contestants(urls), options.repetitions, sizes, processes, report)
         try:
             for name in options.scenarios or SCENARIOS:
                 SCENARIOS[name](_labelled(run, name))
         except KeyboardInterrupt:
-            say("interrupted: what was measured so far follows")
+            report("interrupted: what was measured so far follows")
     facts = {
         "python": platform.python_version(),
         "processors": os.cpu_count(),
@@ -99,10 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _labelled(run: Run, name: str) -> Run:
-    say = run.say
+    report = run.report
     return Run(
-        run.contestants, run.repetitions, run.sizes, run.crew,
-        lambda text: say(f"{name}: {text}"), run.tables,
+        run.contestants, run.repetitions, run.sizes, run.processes,
+        lambda text: report(f"{name}: {text}"), run.tables,
     )  # fmt: skip
 
 
@@ -132,10 +132,10 @@ def _parser() -> argparse.ArgumentParser:
         help="start Redis with its append-only file, which a durable board needs",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with the single samples")
-    for name, (default, said) in SIZES.items():
+    for name, (default, meaning) in SIZES.items():
         parser.add_argument(
             f"--{name}", type=_count, default=default, metavar="N",
-            help=f"{said}; default: {default}",
+            help=f"{meaning}; default: {default}",
         )  # fmt: skip
     return parser
 

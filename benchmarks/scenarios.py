@@ -18,8 +18,8 @@ from taskflow import exceptions as excp
 
 from benchmarks import boards
 from benchmarks.boards import Contestant
-from benchmarks.crew import Crew
 from benchmarks.figures import Bound, Metric, Table
+from benchmarks.processes import WorkerProcesses
 
 #: Jobs claimed and consumed together by those who can.
 BATCH = 20
@@ -32,8 +32,8 @@ class Run:
     contestants: Sequence[Contestant]
     repetitions: int
     sizes: dict[str, int]
-    crew: Crew
-    say: Callable[[str], None]
+    processes: WorkerProcesses
+    report: Callable[[str], None]
     tables: dict[str, Table] = field(default_factory=dict)
 
     def turns(
@@ -43,7 +43,7 @@ class Run:
         repetitions = max(1, self.repetitions // 2) if long else self.repetitions
         for number in range(repetitions):
             for contestant in self.contestants if among is None else among:
-                self.say(f"{contestant} ({number + 1} of {repetitions})")
+                self.report(f"{contestant} ({number + 1} of {repetitions})")
                 yield contestant
 
     def note(self, metric: Metric, contestant: Contestant, *values: float) -> None:

@@ -8,6 +8,7 @@ pause a server start one of their own with :mod:`servers`.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pathlib
 import signal
@@ -84,6 +85,24 @@ def etcd_url() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(autouse=True)
+def _own_log_levels() -> Iterator[None]:
+    """Undo what a test does to the levels of loggers: the command silences libraries by them."""
+    yield
+    for name, level in _log_levels().items():
+        if level != _LOG_LEVELS.get(name, logging.NOTSET):
+            logging.getLogger(name).setLevel(_LOG_LEVELS.get(name, logging.NOTSET))
+
+
+def _log_levels() -> dict[str, int]:
+    """Return the level that each logger was given."""
+    loggers = list(logging.root.manager.loggerDict.items())
+    return {name: found.level for name, found in loggers if isinstance(found, logging.Logger)}
+
+
+_LOG_LEVELS = _log_levels()
+
+
 @pytest.fixture(params=STORES)
 def store_url(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
     """A URL of each store in turn, with a namespace that no other test has.
@@ -104,8 +123,23 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers of the tests that only a full run makes."""
     config.addinivalue_line("markers", "full: takes minutes; runs where MULTIBOARD_FULL is set")
     config.addinivalue_line("markers", "strict: runs where MULTIBOARD_FULL is 'strict'")
+    config.addinivalue_line("markers", "served: needs a server; set by itself where that shows")
 
 
+#: The stores that have a server.
+_SERVED = frozenset({"redis", "zookeeper", "etcd"})
+
+
+def _needs_server(item: pytest.Item) -> bool:
+    """Tell whether a test asks for a server: by a fixture, by a parameter, or by its folder."""
+    asked = {name.removesuffix("_url") for name in getattr(item, "fixturenames", ())}
+    callspec = getattr(item, "callspec", None)
+    values = () if callspec is None else callspec.params.values()
+    given = {value.partition("+")[0] for value in values if isinstance(value, str)}
+    return bool((asked | given | {item.path.parent.name}) & _SERVED)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by the marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the long tests to a full run; they are deselected, not skipped.
 
@@ -113,6 +147,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     through its faults. ``MULTIBOARD_FULL=strict``: the whole suite runs on each mutant as well: the
     ids that it names all fail, and no other.
     """
+    for item in items:
+        if _needs_server(item):
+            item.add_marker("served")
     asked = os.environ.get("MULTIBOARD_FULL", "")
     names = ([] if asked else ["full"]) + ([] if asked == "strict" else ["strict"])
     long = [item for item in items if any(item.get_closest_marker(name) for name in names)]

@@ -264,7 +264,7 @@ def test_what_is_allowed_is_not_found() -> None:
 def test_a_circle_is_found() -> None:
     modules = {
         "multiboard.a": "from multiboard import b",
-        "multiboard.b": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import multiboard.a",
+        "multiboard.b": "if TYPE_CHECKING:\n    import multiboard.a",
         "multiboard.c": "def f():\n    from multiboard import a\nfrom multiboard import b",
     }
     assert circles(modules) == ["multiboard.a -> multiboard.b -> multiboard.a"]

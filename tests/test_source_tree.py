@@ -7,10 +7,15 @@ import pathlib
 import re
 import subprocess
 
-import pytest
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-LONGEST = 500
+#: Lines of a file at most: none is so near to 500 that the next change has to split it.
+LONGEST = 480
+BACKENDS = ROOT / "multiboard" / "backends"
+#: The files that the folder of every store with a client has, each for the same role.
+ROOMS = (
+    "__init__.py", "backend.py", "client.py", "errors.py", "feed.py", "records.py", "session.py",
+    "settings.py",
+)  # fmt: skip
 LICENCE = "Licensed under the Apache License, Version 2.0; see the file LICENSE."
 #: Where the tree has no git, what a build or a tool made is told by its folder.
 MADE = {"build", "dist", ".git", ".venv", ".tox", "__pycache__"}
@@ -41,23 +46,45 @@ def _text(path: pathlib.Path) -> str | None:
 
 
 def _is_source(path: pathlib.Path, text: str) -> bool:
-    return path.suffix in (".py", ".lua", ".sh") or text.startswith("#!")
+    return path.suffix in (".py", ".lua", ".sh", ".sql") or text.startswith("#!")
 
 
 FILES = {path.relative_to(ROOT).as_posix(): _text(path) for path in _files()}
 TEXTS = {name: text for name, text in FILES.items() if text is not None}
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_a_file_is_short_and_free_of_machine_paths(name: str) -> None:
-    lines = TEXTS[name].splitlines()
-    assert len(lines) <= LONGEST
-    assert [line for line in lines if MACHINE_PATHS.search(line)] == []
+def test_every_file_can_be_read_in_one_go() -> None:
+    long = {name: count for name, text in TEXTS.items() if (count := text.count("\n")) > LONGEST}
+    assert long == {}
 
 
-@pytest.mark.parametrize("name", [n for n, text in TEXTS.items() if _is_source(ROOT / n, text)])
-def test_a_source_file_opens_with_the_licence(name: str) -> None:
-    assert LICENCE in "\n".join(TEXTS[name].splitlines()[:2])
+def test_no_file_names_a_path_of_one_machine() -> None:
+    found = [
+        f"{name}: {line}"
+        for name, text in TEXTS.items()
+        for line in text.splitlines()
+        if MACHINE_PATHS.search(line)
+    ]
+    assert found == []
+
+
+def test_every_source_file_opens_with_the_licence() -> None:
+    sources = [name for name, text in TEXTS.items() if _is_source(ROOT / name, text)]
+    without = [n for n in sources if LICENCE not in "\n".join(TEXTS[n].splitlines()[:2])]
+    assert without == []
+
+
+def test_every_store_has_the_same_rooms() -> None:
+    stores = {path.parent.name: path.parent for path in BACKENDS.glob("*/backend.py")}
+    assert stores.keys() == {"memory", "sqlite", "redis", "zookeeper", "etcd"}
+    missing = {
+        f"{name}/{room}"
+        for name, folder in stores.items()
+        if name != "memory"
+        for room in ROOMS
+        if not (folder / room).exists()
+    }
+    assert missing == set()
 
 
 def test_the_project_was_found() -> None:

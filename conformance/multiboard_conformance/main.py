@@ -129,7 +129,7 @@ def _unusable(store: Store) -> int | None:
 def _run(options: argparse.Namespace, argv: Sequence[str], store: Store) -> int:
     began = time.monotonic()
     seed = int.from_bytes(os.urandom(4), "big") if options.seed is None else options.seed
-    facts = store.facts()
+    facts = store.server_info()
     said = ", ".join(f"{name} {value}" for name, value in facts.items())
     print(f"multiboard conformance: {said}; seed {seed}", flush=True)
 

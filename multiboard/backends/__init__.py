@@ -1,2 +1,2 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Our backends, one file each. They import the primitives, the errors and their own client."""
+"""Our backends, a folder a store. They import the primitives, the errors and their own client."""

@@ -29,7 +29,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "watch": stores.Watch,
 }
 
-#: Loggers of libraries that say on their own account what our error says already.
+#: Loggers of libraries that log on their own account what our error says already.
 LIBRARIES = ("kazoo", "redis", "stevedore", "taskflow", "cliff", "oslo_config")
 
 #: A word of a command line that may be repeated in an error; a URL may hold a password.
@@ -66,8 +66,8 @@ class MultiboardApp(App):
         argparse_kwargs: dict[str, Any] | None = None,
     ) -> argparse.ArgumentParser:
         """Name the command as it is installed, however it was started."""
-        said = {"prog": self.NAME, **(argparse_kwargs or {})}
-        return self._discreet(super().build_option_parser(description, version, said))
+        given = {"prog": self.NAME, **(argparse_kwargs or {})}
+        return self._discreet(super().build_option_parser(description, version, given))
 
     def prepare_to_run_command(self, cmd: Any) -> None:
         """Let the command's parser show no URL."""
@@ -76,12 +76,12 @@ class MultiboardApp(App):
 
     def _discreet(self, parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         """Have a parser's errors repeat no word that may be a URL."""
-        say = parser.error
+        fail = parser.error
 
         def error(message: str) -> NoReturn:
             if not _VALUELESS.fullmatch(message) and not all(map(_PLAIN.fullmatch, self._words)):
                 message = "the words can't be understood (not shown: a URL may hold a password)"
-            say(message)
+            fail(message)
 
         parser.error = error  # type: ignore[method-assign]
         return parser

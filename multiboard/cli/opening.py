@@ -25,7 +25,7 @@ from multiboard.config import loading
 from multiboard.jobboard.job import PRIORITIES
 from multiboard.primitives import Damage, Posting, Shelf, arguments
 from multiboard.runtime import codec
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 
 #: Names the store where a command does not.
 URL_VARIABLE = "MULTIBOARD_URL"
@@ -49,7 +49,7 @@ class StoreCommand(Command):
 
 def add_url_and_uuids(parser: argparse.ArgumentParser, several: bool) -> None:
     """Let a command take a URL, which may be left out, and one UUID or several."""
-    # The words are told apart by what they look like: argparse can't leave out the first of them.
+    # The words are distinguished by their look: argparse can't leave out the first of them.
     parser.usage = f"%(prog)s [options] [URL] UUID{' [UUID ...]' if several else ''}"
     parser.add_argument(
         "words",
@@ -84,7 +84,7 @@ def _is_uuid(word: str) -> bool:
 
 
 @contextlib.contextmanager
-def opened(url: str | None) -> Iterator[Guard]:
+def opened(url: str | None) -> Iterator[RetryingGuard]:
     """Connect to the board that a URL, or the environment, names; to look must not make one.
 
     Raises: ``ConfigError``, ``BoardNotFound``; as :meth:`multiboard.primitives.Backend.open`.
@@ -92,7 +92,7 @@ def opened(url: str | None) -> Iterator[Guard]:
     spec = url or os.environ.get(URL_VARIABLE)
     if not spec:
         raise errors.ConfigError(f"name the store by its URL, or in ${URL_VARIABLE}")
-    guard = Guard(loading.load(spec, create=False))
+    guard = RetryingGuard(loading.load(spec, create=False))
     guard.open()
     try:
         yield guard
@@ -202,8 +202,10 @@ def row_of(posting: Posting, body: codec.Body, shelf: Shelf) -> tuple[Any, ...]:
     )
 
 
-def read(guard: Guard, shelf: Shelf) -> tuple[list[tuple[Posting, codec.Body]], list[Damage]]:
-    """Return a shelf's postings with what they say, and what can't be read."""
+def read(
+    guard: RetryingGuard, shelf: Shelf
+) -> tuple[list[tuple[Posting, codec.Body]], list[Damage]]:
+    """Return a shelf's postings with their contents, and what can't be read."""
     page = guard.list(shelf)
     found, damaged = [], list(page.damaged)
     for posting in page.postings:
@@ -214,7 +216,7 @@ def read(guard: Guard, shelf: Shelf) -> tuple[list[tuple[Posting, codec.Body]], 
     return found, damaged
 
 
-def find(guard: Guard, key: str) -> tuple[Posting, codec.Body, Shelf]:
+def find(guard: RetryingGuard, key: str) -> tuple[Posting, codec.Body, Shelf]:
     """Return a job, wherever it is on the board.
 
     Raises: ``PostingNotFound``; ``BackendError`` for what can't be read.

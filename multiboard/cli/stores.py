@@ -19,7 +19,7 @@ from multiboard.cli.opening import StoreCommand
 from multiboard.config import loading
 from multiboard.primitives import Change, ChangeKind, Settings, Shelf, arguments, boottime
 from multiboard.runtime import codec
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 
 #: Seconds that one question to the feed waits: bounds how late Ctrl-C and --for are noticed.
 FEED_TIMEOUT = 1.0
@@ -62,10 +62,10 @@ def _options(settings: type[Settings]) -> Iterable[Sequence[Any]]:
         default = "" if field.default is None else field.default
         if isinstance(default, tuple):
             kind, default = "list", ",".join(default)
-        said = field.metadata["help"]
+        meaning = field.metadata["help"]
         if field.metadata["choices"]:
-            said += f" One of: {', '.join(field.metadata['choices'])}."
-        yield (field.name, kind, default, said)
+            meaning += f" One of: {', '.join(field.metadata['choices'])}."
+        yield (field.name, kind, default, meaning)
 
 
 class Health(opening.Shown, StoreCommand, ShowOne):
@@ -76,7 +76,7 @@ class Health(opening.Shown, StoreCommand, ShowOne):
             shown: dict[str, Any] = {
                 "namespace": guard.settings.namespace,
                 "incarnation": guard.incarnation,
-                **guard.facts(),
+                **guard.server_info(),
             }
             jobs, damaged = opening.read(guard, Shelf.LIVE)
             shown["jobs"] = len(jobs)
@@ -101,9 +101,9 @@ class Entities(opening.Shown, StoreCommand, Lister):
         with opening.opened(parsed_args.url) as guard:
             for posting in guard.list(Shelf.ENTITIES).postings:
                 try:
-                    said = codec.decode_plain(posting.body)
-                    about = opening.in_json(said["metadata"])
-                    rows.append((said["kind"], said["name"], about))
+                    entity = codec.decode_plain(posting.body)
+                    about = opening.in_json(entity["metadata"])
+                    rows.append((entity["kind"], entity["name"], about))
                 except (codec.Undecodable, KeyError) as error:
                     self.app.stderr.write(f"the entity {posting.key} can't be read: {error}\n")
         return ("Kind", "Name", "Metadata"), rows
@@ -148,9 +148,9 @@ def _seconds(text: str) -> float:
 
 
 class _Feed:
-    """The change feed with the names of jobs, which it does not tell by itself."""
+    """The change feed with the names of jobs, which it does not hold itself."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: RetryingGuard) -> None:
         self._guard = guard
         self._cursor = guard.changes(None, 0.0).cursor
         self._names = self._listed()

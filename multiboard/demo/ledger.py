@@ -52,14 +52,14 @@ class Ledger:
     _owner: dict[str, str] = field(default_factory=dict)
 
     def note(self, report: Report) -> Takeover | None:
-        """Enter what a worker said; return the takeover that begins by it, if one does."""
+        """Enter what a worker reported; return the takeover that begins by it, if one does."""
         match report.event:
             case "claimed":
                 return self._claimed(report)
             case "done":
                 self._done(report)
             case "failed":
-                why = f"{report.said['task']}: {report.said['why']}"
+                why = f"{report.fields['task']}: {report.fields['why']}"
                 self.failed[report.job] = why
             case "consumed":
                 self.consumed[report.job] += 1
@@ -68,7 +68,7 @@ class Ledger:
             case "abandoned" | "trashed":
                 self._leave(report)
             case "ended" if report.worker not in self.killed:
-                self.ended[report.worker] = report.said["status"]
+                self.ended[report.worker] = report.fields["status"]
         return None
 
     def note_kill(self, worker: str, at: float) -> None:
@@ -84,17 +84,17 @@ class Ledger:
         if before is None or before == worker:
             return None
         killed_at = self.killed.get(before)
-        seconds = None if killed_at is None else report.said["at"] - killed_at
+        seconds = None if killed_at is None else report.fields["at"] - killed_at
         done = [task for _, task in self.done.get(job, [])]
         takeover = Takeover(job, self.name(job), before, worker, seconds, done)
         self.takeovers.append(takeover)
         return takeover
 
     def _done(self, report: Report) -> None:
-        self.done.setdefault(report.job, []).append((report.worker, report.said["task"]))
+        self.done.setdefault(report.job, []).append((report.worker, report.fields["task"]))
         for takeover in self.takeovers:
             if (takeover.job, takeover.to) == (report.job, report.worker):
-                takeover.after.append(report.said["task"])
+                takeover.after.append(report.fields["task"])
 
     def _leave(self, report: Report) -> None:
         self._owner.pop(report.job, None)
@@ -134,7 +134,7 @@ class Ledger:
     def faults(self, left: Collection[str]) -> list[str]:
         """Say what is wrong, a line each; ``left`` are the jobs that are still on the board."""
         lost, still_there = set(self.lost), set(left)
-        said = [
+        lines_of = [
             *((job, "was lost") for job in lost - still_there),
             *((job, "is still on the board") for job in lost & still_there),
             *((job, "was consumed and is on the board") for job in still_there - lost),
@@ -142,7 +142,7 @@ class Ledger:
             *((job, f"failed: {why}") for job, why in self.failed.items()),
             *((job, "was consumed before its flow was done") for job in self.undone),
         ]
-        lines = [f"{self.name(job)} ({job}) {what}" for job, what in sorted(said)]
+        lines = [f"{self.name(job)} ({job}) {what}" for job, what in sorted(lines_of)]
         if not self.takeovers:
             lines.append("no job was taken over")
         for worker, status in self.ended.items():

@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The demonstration's conductor processes, as the one sees them who started them.
+"""The conductor processes of the demonstration, as seen by the process that starts them.
 
-Nothing here knows the board. No process outlives the crew: each ends when its input does, which
-happens even where this process is killed.
+Nothing here uses the board. No process outlives the one that started it: each ends when its input
+does, which happens even where that process is killed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ GRACE = 8.0
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker said."""
+    """What a worker reported."""
 
     worker: str
     event: str
-    said: Mapping[str, Any]
+    fields: Mapping[str, Any]
 
     @property
     def job(self) -> str:
         """The UUID of the job that it is about."""
-        return str(self.said["job"])
+        return str(self.fields["job"])
 
 
 class Worker:
@@ -54,12 +54,12 @@ class Worker:
                 stderr=log,
                 # What lies in the user's folder must not be imported in place of a module.
                 env={**os.environ, "PYTHONSAFEPATH": "1"},
-                start_new_session=True,  # Ctrl-C is for the crew, which then ends its workers
+                start_new_session=True,  # Ctrl-C is for its parent, which then ends it
             )
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
         # Not on the command line, which everybody on the machine can read.
-        self.tell(json.dumps({"name": name, **work}))
+        self.order(json.dumps({"name": name, **work}))
 
     @property
     def pid(self) -> int:
@@ -76,7 +76,7 @@ class Worker:
         """What it wrote to its error output."""
         return self._log.read_text(errors="replace").strip()
 
-    def tell(self, order: str) -> None:
+    def order(self, order: str) -> None:
         """Give an order; a dead worker gets it in vain."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
@@ -107,34 +107,34 @@ class Worker:
         with self._process.stdout as lines:
             for line in lines:
                 if line.endswith(b"\n"):  # else it was killed in the middle of it
-                    said = json.loads(line)
-                    self._reports.put(Report(self.name, said.pop("event"), said))
+                    fields = json.loads(line)
+                    self._reports.put(Report(self.name, fields.pop("event"), fields))
         self._reports.put(Report(self.name, "ended", {"status": self._process.wait()}))
 
 
-class Crew:
+class WorkerProcesses:
     """All the workers and their reports."""
 
     def __init__(self) -> None:
         self.workers: dict[str, Worker] = {}
         self.reports: queue.Queue[Report] = queue.Queue()
 
-    def hire(self, names: Sequence[str], work: Mapping[str, Any], folder: pathlib.Path) -> None:
+    def start(self, names: Sequence[str], work: Mapping[str, Any], folder: pathlib.Path) -> None:
         """Start a worker of each name."""
         for name in names:
             self.workers[name] = Worker(name, work, folder, self.reports)
 
-    def tell(self, order: str) -> None:
+    def order(self, order: str) -> None:
         """Give an order to every worker."""
         for worker in self.workers.values():
-            worker.tell(order)
+            worker.order(order)
 
     @property
     def any_alive(self) -> bool:
         """Whether a worker lives."""
         return any(worker.status is None for worker in self.workers.values())
 
-    def dismiss(self) -> list[Report]:
+    def end(self) -> list[Report]:
         """End every worker; return what they reported until then and nobody has read."""
         for worker in self.workers.values():
             worker.end_input()
@@ -148,14 +148,14 @@ class Crew:
 
 
 @contextlib.contextmanager
-def crew(made: Crew) -> Iterator[None]:
-    """See that none of a crew is left at the end of the block."""
+def ended_together(processes: WorkerProcesses) -> Iterator[None]:
+    """End all the processes at the end of the block, whatever happens in it."""
     try:
         yield
     finally:
         try:
-            made.dismiss()
+            processes.end()
         finally:
-            for worker in made.workers.values():
+            for worker in processes.workers.values():
                 if worker.status is None:  # a second Ctrl-C
                     worker.kill()

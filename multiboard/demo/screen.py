@@ -55,7 +55,7 @@ class Screen:
         if self._live is not None:
             self._live.stop()
 
-    def say(self, text: str, style: str = "") -> None:
+    def show(self, text: str, style: str = "") -> None:
         """Print a line that stays."""
         self._console.print(Text(text, style=style), soft_wrap=True)
 
@@ -65,7 +65,7 @@ class Screen:
         part = PARTS * self._ledger.finished // max(total, 1)
         if self._live is None and part > self._told:
             self._told = part
-            self.say(f"  {self._ledger.finished} of {total} jobs done")
+            self.show(f"  {self._ledger.finished} of {total} jobs done")
 
     def _picture(self) -> Group:
         ledger = self._ledger
@@ -129,11 +129,11 @@ class Screen:
         ledger = self._ledger
         done = f"{ledger.finished} of {len(ledger.names)} jobs done, {rate:.1f} jobs/s"
         counts = f"{len(ledger.lost)} lost, {len(ledger.twice)} done twice"
-        self.say(f"{done}; {counts}; {saved}", style="bold")
+        self.show(f"{done}; {counts}; {saved}", style="bold")
         for fault in faults:
-            self.say(f"FAULT: {fault}", style="bold red")
+            self.show(f"FAULT: {fault}", style="bold red")
         if not faults:
-            self.say("No job was lost, and none was completed twice.", style="bold green")
+            self.show("No job was lost, and none was completed twice.", style="bold green")
 
 
 def seconds_of(takeover: Takeover) -> str:

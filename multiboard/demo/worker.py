@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """One conductor process of the demonstration: TaskFlow's conductor ``multiboard`` on the board.
 
-Its first line of input says what to work on. Later lines are orders: ``start``, ``hold`` (stop
-after the task ``compress`` of a flow, and say so) and ``go``. The end of the input ends the
+Its first line of input names what to work on. Later lines are orders: ``start``, ``hold`` (stop
+after the task ``compress`` of a flow, and report it) and ``go``. The end of the input ends the
 process, so that it never outlives the one that started it. Its output is one JSON object a line.
 """
 
@@ -32,9 +32,9 @@ HOLD_AFTER = "compress"
 GRACE = 5.0
 
 
-def report(event: str, **said: Any) -> None:
-    """Tell what happened, in one write: whoever is killed next has told it, or has not."""
-    os.write(1, json.dumps({"event": event, **said}).encode() + b"\n")
+def report(event: str, **fields: Any) -> None:
+    """Report what happened, in one write: a process that is killed has reported it, or has not."""
+    os.write(1, json.dumps({"event": event, **fields}).encode() + b"\n")
 
 
 def orders() -> Iterator[str]:
@@ -48,7 +48,7 @@ def orders() -> Iterator[str]:
 
 
 class ReportingBoard(JobBoard):
-    """A board that tells which jobs were claimed through it, and when."""
+    """A board that reports which jobs were claimed through it, and when."""
 
     def claim_next(
         self, who: str, limit: int = 1, timeout: float | None = 0.0, expiry: float | None = None
@@ -62,7 +62,7 @@ class ReportingBoard(JobBoard):
 
 
 class Reporter:
-    """Reports what a conductor does, and holds its flow when told to."""
+    """Reports what a conductor does, and holds its flow when it is asked to."""
 
     def __init__(self) -> None:
         #: Set while flows may go on.
@@ -82,7 +82,7 @@ class Reporter:
             details["engine"].atom_notifier.register(state, self._on_task, args=about)
 
     def _on_task(self, state: str, uuid: str, details: Mapping[str, Any]) -> None:
-        # TaskFlow has written the logbook before it tells.
+        # TaskFlow has written the logbook before it calls.
         name = details["task_name"]
         if state == states.FAILURE:
             why = getattr(details.get("result"), "exception_str", "no reason known")
@@ -120,11 +120,11 @@ def _follow(lines: Iterator[str], reporter: Reporter, conductor: Any) -> None:
 
 
 def work(lines: Iterator[str]) -> None:
-    """Work as the first line says, until the lines end."""
-    said = json.loads(next(lines))
-    name = said["name"]
-    persistence = demo_flow.open_logbooks(said["logbooks"])
-    board = ReportingBoard("demo", said["conf"], persistence=persistence)
+    """Work as the first line asks, until the lines end."""
+    work = json.loads(next(lines))
+    name = work["name"]
+    persistence = demo_flow.open_logbooks(work["logbooks"])
+    board = ReportingBoard("demo", work["conf"], persistence=persistence)
     board.connect()
     conductor = conductors.fetch(
         "multiboard",

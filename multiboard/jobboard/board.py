@@ -20,7 +20,13 @@ from multiboard import errors
 from multiboard.config import loading
 from multiboard.jobboard.entities import entity_of, posting_of
 from multiboard.jobboard.events import EVENTS, BoardNotifier
-from multiboard.jobboard.exceptions import RefusedJob, check_who, translate, translated, value_of
+from multiboard.jobboard.exceptions import (
+    RefusedJob,
+    check_who,
+    raising_taskflow_errors,
+    translate,
+    value_of,
+)
 from multiboard.jobboard.job import Job, JobIterator, JobSpec
 from multiboard.primitives import (
     Backend,
@@ -34,8 +40,9 @@ from multiboard.primitives import (
     interrupts,
 )
 from multiboard.runtime import codec
-from multiboard.runtime.claims import Claim, Connection
+from multiboard.runtime.claims import Claim
 from multiboard.runtime.guard import Guard
+from multiboard.runtime.open_board import OpenBoard
 
 LOG = logging.getLogger(__name__)
 
@@ -69,33 +76,33 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         self.settings: Settings = self._make_backend().settings
         self.notifier = BoardNotifier(self._on_register)
         self._lock = threading.RLock()
-        self._connection: Connection | None = None
-        self._before: Connection | None = None
+        self._open: OpenBoard | None = None
+        self._before: OpenBoard | None = None
 
     # -- connection ----------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
         """Whether the board was connected and not closed since; the store may be away."""
-        return self._connection is not None
+        return self._open is not None
 
     def connect(self) -> None:
         """Connect to the store; a board that is connected already stays as it is.
 
         Raises: ``JobFailure`` within the ``connect_timeout``, naming what is wrong.
         """
-        with translated("connect to the board"):
+        with raising_taskflow_errors("connect to the board"):
             interrupts.uninterrupted(self._connect_once)  # a half-open one would never be closed
         self._on_register()
 
     def _connect_once(self) -> None:
         with self._lock:
-            if self._connection is None:
+            if self._open is None:
                 backend = self._make_backend()
-                Guard(backend, patience=0).open()
+                Guard(backend).open()
                 connection = self._connect(backend)
                 connection.warn()
-                self._connection = connection
+                self._open = connection
 
     def close(self) -> None:
         """End the connection and every claim that was made without an expiry.
@@ -106,23 +113,23 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
     def _close(self) -> None:
         with self._lock:
-            connection, self._connection = self._connection, None
+            connection, self._open = self._open, None
             self._before = connection or self._before
         if connection is not None:
             connection.close()
             self.notifier.stop()
 
-    def _connect(self, backend: Backend) -> Connection:
-        before = self._connection or self._before
-        return Connection(backend, self._job, self._tell, self._tell_lost, before)
+    def _connect(self, backend: Backend) -> OpenBoard:
+        before = self._open or self._before
+        return OpenBoard(backend, self._job, self._on_change, self._on_lost, before)
 
     @property
-    def _here(self) -> Connection:
+    def _here(self) -> OpenBoard:
         """The connection, in this process.
 
         Raises: ``Closed``.
         """
-        here = self._connection
+        here = self._open
         if here is None:
             raise errors.Closed(f"the board {self._name!r} is not connected")
         if here.pid != os.getpid():
@@ -130,33 +137,33 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
             # parent's locks may be held for ever.
             self._lock = threading.RLock()
             self.notifier.forget_threads()
-            here = self._connection = self._connect(here.backend)
+            here = self._open = self._connect(here.backend)
             self._on_register()
         return here
 
     @property
     def incarnation(self) -> str:
         """The id that the board got when it was made in the store; empty while not connected."""
-        return "" if self._connection is None else self._connection.incarnation
+        return "" if self._open is None else self._open.incarnation
 
     @property
     def era(self) -> int:
         """How often the store was found to be put back when this board was connected again."""
-        here = self._connection or self._before
+        here = self._open or self._before
         return 0 if here is None else here.era
 
     def _on_register(self) -> None:
-        here = self._connection
+        here = self._open
         if here is not None and len(self.notifier):
             here.view.start(prompt=True)
 
-    def _tell(self, kind: ChangeKind, job: Job) -> None:
+    def _on_change(self, kind: ChangeKind, job: Job) -> None:
         if not len(self.notifier):
             return
         for event in EVENTS[kind]:
             self.notifier.announce(event, {"job": job})
 
-    def _tell_lost(self, claim: Claim, why: str) -> None:
+    def _on_lost(self, claim: Claim, why: str) -> None:
         self.notifier.announce_loss({"job": claim.job, "lease": claim.lease, "reason": why})
 
     # -- posting ---------------------------------------------------------------------------------
@@ -185,7 +192,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
         Raises: as :meth:`post`; then those before the one that failed are posted.
         """
-        with translated("post a job"):
+        with raising_taskflow_errors("post a job"):
             specs = arguments.list_of("jobs", jobs, "JobSpecs")
             for spec in specs:
                 arguments.check_instance("one of the jobs", spec, JobSpec, "a JobSpec")
@@ -223,7 +230,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         ``NotFound`` (no longer posted), ``ValueError`` for an expiry that is not above 0,
         ``JobFailure``.
         """
-        with translated("claim", job):
+        with raising_taskflow_errors("claim", job):
             check_who(who)
             arguments.check_expiry(expiry)
             here = self._here
@@ -232,7 +239,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
             wait = (job.due_at if entry is None else entry.due_at) - boottime()
             if wait > 0:
                 raise excp.UnclaimableJob(f"{job} is not due before {wait:.1f} s")
-            here.acquire(job, who, expiry)
+            here.claims.acquire(job, who, expiry)
 
     def claim_next(
         self, who: str, limit: int = 1, timeout: float | None = 0.0, expiry: float | None = None
@@ -244,13 +251,13 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
         Raises: ``JobFailure``, ``TypeError`` and ``ValueError`` as :meth:`claim`.
         """
-        with translated("claim the next job"):
+        with raising_taskflow_errors("claim the next job"):
             check_who(who)
             arguments.check_count("limit", limit)
             arguments.check_wait("timeout", timeout)
             arguments.check_expiry(expiry)
             give_up = boottime() + (arguments.LONGEST if timeout is None else timeout)
-            return self._here.take_in_time(who, limit, expiry, give_up)
+            return self._here.claims.take_in_time(who, limit, expiry, give_up)
 
     # -- finishing -------------------------------------------------------------------------------
 
@@ -260,7 +267,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         Raises: ``NotFound`` (no longer posted, or not claimed), ``JobFailure`` (claimed by
         somebody else, or the claim of this board was lost).
         """
-        with translated("consume", job):
+        with raising_taskflow_errors("consume", job):
             check_who(who)
             value_of(self._finish([job], who)[0])
 
@@ -270,7 +277,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         The answers stand in the order of ``jobs``: None, or the error that :meth:`consume` would
         have raised. What concerns all of them (the store is away) is raised.
         """
-        with translated("consume jobs"):
+        with raising_taskflow_errors("consume jobs"):
             check_who(who)
             jobs = arguments.list_of("jobs", jobs, "jobs")
             answers = self._finish(jobs, who)
@@ -284,7 +291,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
         Raises: as :meth:`consume`.
         """
-        with translated("trash", job):
+        with raising_taskflow_errors("trash", job):
             check_who(who)
             value_of(self._finish([job], who, Shelf.TRASH)[0])
 
@@ -293,11 +300,11 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
         Raises: as :meth:`consume`.
         """
-        with translated("abandon", job):
+        with raising_taskflow_errors("abandon", job):
             check_who(who)
             arguments.check_duration("delay", delay, least=0.0)
             self._check_job(job)
-            self._here.release(job.key, who, delay)
+            self._here.claims.release(job.key, who, delay)
             job.due_at = boottime() + delay
 
     def _finish(
@@ -305,7 +312,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
     ) -> Sequence[errors.MultiboardError | None]:
         for job in jobs:
             self._check_job(job)
-        return self._here.remove([job.key for job in jobs], who, to)
+        return self._here.claims.remove([job.key for job in jobs], who, to)
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -327,7 +334,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         )
 
     def _fetch_jobs(self, ensure_fresh: bool = False) -> list[Job]:
-        with translated("list the jobs"):
+        with raising_taskflow_errors("list the jobs"):
             view = self._here.view
             if not view.loaded:
                 view.load(self.settings.operation_timeout)
@@ -340,7 +347,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
         Raises: ``NotFound`` when ``timeout`` seconds pass before; ``JobFailure``.
         """
-        with translated("wait for jobs"):
+        with raising_taskflow_errors("wait for jobs"):
             arguments.check_wait("timeout", timeout)
             view = self._here.view
             view.start()
@@ -352,7 +359,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
     @property
     def job_count(self) -> int:
         """How many jobs are on the board, as of moments ago."""
-        with translated("count the jobs"):
+        with raising_taskflow_errors("count the jobs"):
             view = self._here.view
             view.load(self.settings.operation_timeout)
             return len(view)
@@ -370,40 +377,40 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
         Raises: ``JobFailure``.
         """
-        with translated("look at", job):
+        with raising_taskflow_errors("look at", job):
             here = self._here
             self._check_job(job)
             return here.look(job)
 
     def seen_leased(self, job: Job) -> bool | None:
         """Return whether a job is claimed as far as is seen here; None where it is gone."""
-        with translated("look at", job):
+        with raising_taskflow_errors("look at", job):
             arguments.check_instance("job", job, Job, "a job of a multiboard board")
             entry = self._here.view.find(job.key)
             return None if entry is None else entry.leased is not None
 
     def lease_of(self, job: Job) -> Lease | None:
         """Return the lease with which this board claims a job; None where it does not."""
-        with translated("look at"):
+        with raising_taskflow_errors("look at"):
             arguments.check_instance("job", job, Job, "a job of a multiboard board")
-        here = self._connection
-        return None if here is None else here.lease_of(job.key)
+        here = self._open
+        return None if here is None else here.claims.lease_of(job.key)
 
     def watch_claim(self, job: Job) -> Callable[[], str | None]:
         """Return what tells, whenever it is called, why this board's present claim was lost."""
-        here = self._connection
-        return (lambda: None) if here is None else here.watch(job.key)
+        here = self._open
+        return (lambda: None) if here is None else here.claims.watch(job.key)
 
     def extend(self, job: Job, expiry: float) -> bool:
         """Do what :meth:`multiboard.jobboard.job.Job.extend_expiry` promises."""
-        with translated("extend the claim on", job):
+        with raising_taskflow_errors("extend the claim on", job):
             arguments.check_duration("expiry: expires_in", expiry)
             self._check_job(job)
-            return self._here.extend(job.key, expiry)
+            return self._here.claims.extend(job.key, expiry)
 
     def wait_complete(self, job: Job, timeout: float | None) -> bool:
         """Do what :meth:`multiboard.jobboard.job.Job.wait` promises."""
-        with translated("wait for", job):
+        with raising_taskflow_errors("wait for", job):
             arguments.check_wait("timeout", timeout)
             self._check_job(job)
             return self._here.wait_gone(job, timeout)
@@ -422,7 +429,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
         Raises: ``JobFailure``.
         """
-        with translated("list the trash"):
+        with raising_taskflow_errors("list the trash"):
             here = self._here
             return here.read(here.guard.list(Shelf.TRASH), self._job)
 
@@ -431,7 +438,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
         Raises: ``NotFound`` (not in the trash), ``JobFailure``.
         """
-        with translated("restore", job):
+        with raising_taskflow_errors("restore", job):
             here = self._here
             self._check_job(job)
             with here.view.asking() as asked_at:
@@ -446,7 +453,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
         Raises: ``JobFailure``.
         """
-        with translated("purge the trash"):
+        with raising_taskflow_errors("purge the trash"):
             jobs = arguments.list_of("jobs", jobs, "jobs")
             for job in jobs:
                 self._check_job(job)
@@ -458,7 +465,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         Raises: ``taskflow.exceptions.NotImplementedError`` for any other kind of entity;
         ``JobFailure``.
         """
-        with translated("register an entity"):
+        with raising_taskflow_errors("register an entity"):
             self._here.enter(posting_of(entity))
 
     def entities(self) -> list[entities.Entity]:
@@ -466,7 +473,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
         Raises: ``JobFailure``.
         """
-        with translated("list the entities"):
+        with raising_taskflow_errors("list the entities"):
             here = self._here
             return here.read(here.guard.list(Shelf.ENTITIES), entity_of)
 
@@ -477,5 +484,5 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         every 15 s when all is well; None before the first listing). ``session_seconds_left`` is
         how long the session certainly lives. ``damaged`` names what was skipped, and why.
         """
-        here = self._connection
+        here = self._open
         return {"connected": False} if here is None else here.health()

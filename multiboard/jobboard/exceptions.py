@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Between two worlds: what the primitives raise, as what TaskFlow's users expect.
+"""What the primitives raise, as what TaskFlow's users expect.
 
 One table, used by the board alone.
 """
@@ -7,16 +7,13 @@ One table, used by the board alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from taskflow import exceptions as excp
 from taskflow.jobs import base
 
 from multiboard import errors
 from multiboard.primitives import arguments
-
-if TYPE_CHECKING:
-    from multiboard.jobboard.job import Job
 
 T = TypeVar("T")
 
@@ -35,7 +32,7 @@ _TABLE: Sequence[tuple[type[errors.MultiboardError], Any]] = (
 )
 
 
-class translated:  # noqa: N801 - it reads as the statement that it is
+class raising_taskflow_errors:  # noqa: N801 - it is used as a function would be
     """Raise what TaskFlow's users expect in place of what the primitives raise.
 
     A class, since a generator costs three times as much on the way that every call takes.
@@ -43,7 +40,7 @@ class translated:  # noqa: N801 - it reads as the statement that it is
 
     __slots__ = ("_doing", "_job")
 
-    def __init__(self, doing: str, job: Job | None = None) -> None:
+    def __init__(self, doing: str, job: object = None) -> None:
         self._doing = doing
         self._job = job
 

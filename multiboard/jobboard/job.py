@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """A job on a board, and the iterator over a board's jobs.
 
-A job knows its board and asks it; it never talks to a store.
+A job asks its board, and never a store.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from taskflow import states
 from taskflow.jobs import base
@@ -21,9 +21,6 @@ from multiboard import errors
 from multiboard.primitives import Lease, NewPosting, Posting, arguments, boottime
 from multiboard.runtime import codec
 from multiboard.runtime.codec import Body
-
-if TYPE_CHECKING:
-    from multiboard.jobboard.board import JobBoard
 
 #: A posting's rank is its priority's place here: the most urgent one is handed out first.
 PRIORITIES: tuple[Any, ...] = (
@@ -80,6 +77,33 @@ class JobSpec:
         return body, NewPosting(body.uuid, codec.encode(body), rank, self.delay)
 
 
+class Board(Protocol):
+    """What a job asks of its board. All but the properties raise ``JobFailure``."""
+
+    @property
+    def incarnation(self) -> str:
+        """The id that the board got when it was made in the store."""
+
+    @property
+    def era(self) -> int:
+        """How often the store was found to be put back to an earlier state."""
+
+    def look(self, job: Job) -> Posting | None:
+        """Return a job's posting as the store has it now; None where it is complete."""
+
+    def seen_leased(self, job: Job) -> bool | None:
+        """Return whether a job is claimed as far as is seen here; None where it is gone."""
+
+    def lease_of(self, job: Job) -> Lease | None:
+        """Return the lease with which the board claims a job; None where it does not."""
+
+    def extend(self, job: Job, expiry: float) -> bool:
+        """Do what :meth:`Job.extend_expiry` promises."""
+
+    def wait_complete(self, job: Job, timeout: float | None) -> bool:
+        """Do what :meth:`Job.wait` promises."""
+
+
 @functools.total_ordering
 class Job(base.Job):  # type: ignore[misc]
     """A job as it was posted; what may change is asked of the store.
@@ -90,7 +114,7 @@ class Job(base.Job):  # type: ignore[misc]
 
     def __init__(
         self,
-        board: JobBoard,
+        board: Board,
         posting: Posting,
         body: Body,
         persistence: Any = None,

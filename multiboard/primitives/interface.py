@@ -437,11 +437,12 @@ class Backend(PostingDirectory, LeaseLock, ChangeFeed):
         """
         return self.settings.session_timeout
 
-    def facts(self) -> Mapping[str, str]:
+    def server_info(self) -> Mapping[str, str]:
         """Return what an operator wants to know of the store: its name, version and warnings.
 
         The key ``store`` names it, ``version`` is its version; a key that begins with ``warning``
         holds a sentence about a setting of the store that endangers what the board promises.
         Never a secret.
         """
-        return {"store": type(self).__module__.rpartition(".")[2]}
+        *_, folder, module = ["", *type(self).__module__.split(".")]
+        return {"store": folder if module == "backend" else module}

@@ -24,10 +24,11 @@ import _thread
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 T = TypeVar("T")
@@ -281,6 +282,17 @@ def packages_of(error: BaseException) -> Iterator[str]:
     while trace is not None:
         yield str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
         trace = trace.tb_next
+
+
+def is_foreign(error: BaseException, packages: Collection[str]) -> bool:
+    """Tell whether an exception is neither of these packages' nor a defect: somebody's time limit.
+
+    What is set from another thread has no handler's frame. It is known by its class, which is of a
+    package that is not used here.
+    """
+    package = type(error).__module__.partition(".")[0]
+    used = package in sys.stdlib_module_names or package in packages
+    return not used and package not in packages_of(error)
 
 
 def behind(

@@ -1,14 +1,12 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What a board has while it is connected, in one process: its guard, view, keeper and claims.
+"""The claims of one board: made, kept by the lease keeper, and ended.
 
 It knows postings, leases and the objects that the board made of them, and nothing of TaskFlow.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -16,30 +14,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from multiboard import errors
-from multiboard.primitives import (
-    Backend,
-    ChangeKind,
-    Damage,
-    Lease,
-    NewPosting,
-    Page,
-    Posting,
-    Shelf,
-    boottime,
-)
+from multiboard.primitives import ChangeKind, Lease, Posting, Shelf, boottime
+from multiboard.runtime.deadlines import Stamp
 from multiboard.runtime.guard import Guard
-from multiboard.runtime.lease_keeper import Keeper
+from multiboard.runtime.lease_keeper import LeaseKeeper
 from multiboard.runtime.view import ASK_AGAIN, ASK_AGAIN_AT_MOST, View
 
-#: How many claims that were lost are remembered, so that their holders are told so.
+#: How many claims that were lost are remembered, so that their holders are refused.
 REMEMBERED = 10_000
 #: Seconds for which a posting that can't be read is not handed out again.
 QUARANTINE = 3600.0
-
-LOG = logging.getLogger(__name__)
-
-#: The boards whose store's settings were looked at in this process, by incarnation.
-_looked_at: set[str] = set()
 
 T = TypeVar("T")
 
@@ -54,107 +38,36 @@ class Claim:
     lost: str | None = None
 
 
-class Connection:
-    """A board's connection to its store.
+class ClaimManager:
+    """The claims of one board.
 
-    ``interpret`` makes a job of a posting, or raises ``ValueError``; ``tell`` hears what happens
-    on the board; ``on_lost`` hears of each claim of this board that ended, or may have.
+    ``interpret`` makes a job of a posting, or raises ``ValueError``; ``on_lost`` is called for each
+    claim that ended, or may have.
     """
 
     def __init__(
         self,
-        backend: Backend,
+        guard: Guard,
+        keeper: LeaseKeeper,
+        view: View,
         interpret: Callable[[Posting], Any],
-        tell: Callable[[ChangeKind, Any], None],
         on_lost: Callable[[Claim, str], None],
-        before: Connection | None = None,
     ) -> None:
-        """Connect through a backend that is open; ``before`` is the board's last connection."""
-        self.pid = os.getpid()
+        self.guard = guard
+        self.keeper = keeper
+        self.view = view
+        self._interpret = interpret
+        self._on_lost = on_lost
         # A claim id has to differ from all others, not to be a secret: chance is asked for once,
         # since asking the system for it costs as much as all the rest of a claim here.
         self._chance = os.urandom(12).hex()
         self._attempts = itertools.count(1)
-        self.backend = backend
-        self.incarnation = backend.incarnation
-        #: How far the board had come when this was closed. Where the next connection finds it less
-        #: far, another era begins: what was posted in the last one may be gone without being done.
-        self._reached = 0
-        self.era = 0
-        if before is not None:
-            self.era = before.era + (backend.position < before.reached)
-        # The keeper comes round again by itself: waiting for one lease must not end the others.
-        self.keeper = Keeper(Guard(backend, patience=0), self._lost)
-        self.guard = Guard(backend, on_doubt=self.keeper.doubt)
-        self.view = View(self.guard, interpret, tell)
-        self._interpret = interpret
-        self._on_lost = on_lost
-        #: The claims of this board; a lost one stays, so that its holder is refused.
-        self.claims: OrderedDict[str, Claim] = OrderedDict()
+        #: A lost claim stays, so that its holder is refused.
+        self._claims: OrderedDict[str, Claim] = OrderedDict()
 
-    def warn(self) -> None:
-        """Log what endangers the board in its store's settings: once a board and a process."""
-        if self.incarnation in _looked_at:
-            return
-        _looked_at.add(self.incarnation)
-        with contextlib.suppress(errors.MultiboardError):
-            for name, text in self.guard.facts().items():
-                if name.startswith("warning"):
-                    LOG.warning("%s", text)
-
-    @property
-    def reached(self) -> int:
-        """How far the board had come, as far as this connection knew it."""
-        return max(self._reached, self.backend.position)
-
-    def health(self) -> dict[str, Any]:
-        """Return what an operator wants to know: nothing of it is asked of the store."""
-        return {
-            "connected": True,
-            "incarnation": self.incarnation,
-            "feed_age": self.view.age,
-            "jobs_seen": len(self.view) if self.view.started else None,
-            "claims": sum(self.lease_of(key) is not None for key in list(self.claims)),
-            "session_seconds_left": self.keeper.seconds_left,
-            "damaged": self.view.damage,
-        }
-
-    # -- looking -----------------------------------------------------------------------------
-
-    def look(self, job: Any) -> Posting | None:
-        """Return a job's posting; None where it is complete.
-
-        Raises: ``BackendError``, ``Closed``.
-        """
-        posting = self.guard.get([job.key])[0]
-        if posting is None:
-            self._check_gone(job)
-        return posting
-
-    def wait_gone(self, job: Any, timeout: float | None) -> bool:
-        """Wait until a job is complete; return whether it is.
-
-        Raises: ``BackendError``, ``Closed``.
-        """
-        gone = self._wait_absent(job.key, timeout)
-        if gone:
-            self._check_gone(job)
-        return gone
-
-    def _check_gone(self, job: Any) -> None:
-        """Raise ``BoardLost`` where a job that is not there may not be done for all that."""
-        if job.era != self.era:
-            raise errors.BoardLost(
-                "it is not there, and the store was put back to an earlier state since it was seen"
-            )
-
-    def close(self) -> None:
-        """Close the backend, which wakes the threads, and see them end."""
-        self._reached = self.backend.position
-        self.keeper.stop()
-        self.guard.close()
-        self.keeper.close()
-        self.view.close()
+    def __len__(self) -> int:
+        """How many claims stand at this instant."""
+        return sum(self.lease_of(key) is not None for key in list(self._claims))
 
     # -- claiming ----------------------------------------------------------------------------
 
@@ -167,14 +80,14 @@ class Connection:
         won: list[Lease] = []
 
         def attempt() -> Lease:
-            asked_at, losses = boottime(), self.keeper.losses
+            stamp = self.keeper.stamp()
             lease = self.guard.acquire(job.key, who, claim_id, expiry)
             won.append(lease)
-            self._hold(Claim(lease, job), asked_at, losses)
+            self._hold(Claim(lease, job), stamp)
             return lease
 
         def claim() -> Lease:
-            lease = self.with_session(attempt)
+            lease = self.keeper.run_in_session(attempt)
             self.view.note_lease(lease)
             return lease
 
@@ -206,16 +119,16 @@ class Connection:
         won: list[Lease] = []
 
         def attempt() -> list[Any]:
-            asked_at, losses = boottime(), self.keeper.losses
+            stamp = self.keeper.stamp()
             answer = self.guard.acquire_next(who, claim_ids, expiry)
             won.extend(lease for _, lease in answer)
-            jobs = [self._take_over(posting, lease, asked_at, losses) for posting, lease in answer]
+            jobs = [self._take_over(posting, lease, stamp) for posting, lease in answer]
             if self.view.started:
                 self.view.note_present([posting for posting, _ in answer], tick)
             return jobs
 
         with self.view.asking() as tick:
-            return self._claiming(claim_ids, None, won, lambda: self.with_session(attempt))
+            return self._claiming(claim_ids, None, won, lambda: self.keeper.run_in_session(attempt))
 
     def take_in_time(self, who: str, limit: int, expiry: float | None, give_up: float) -> list[Any]:
         """Do as :meth:`take`, and where there is nothing wait for it until ``give_up`` (boottime).
@@ -243,18 +156,18 @@ class Connection:
         Where it fails its caller does not learn what was leased: that is given back.
         """
         try:
-            self.keeper.take_in_hand(claim_ids)
+            self.keeper.begin_claims(claim_ids)
             answer = claim()
-            self.keeper.let_go(claim_ids)
+            self.keeper.end_claims(claim_ids)
             return answer
         except errors.MultiboardError:
             for lease in won:
-                held = self.claims.get(lease.key)
+                held = self._claims.get(lease.key)
                 if held is not None and held.lease.token == lease.token:
                     self._drop(lease.key)
             if won:
-                self.keeper.doubt(claim_ids, key)
-            self.keeper.let_go(claim_ids)
+                self.keeper.note_unconfirmed(claim_ids, key)
+            self.keeper.end_claims(claim_ids)
             raise
         except BaseException:
             self._interrupted(claim_ids, key)
@@ -262,12 +175,12 @@ class Connection:
 
     def _interrupted(self, claim_ids: Sequence[str], key: str | None = None) -> None:
         """Give back what was leased as one of these: who asked for it was interrupted."""
-        for name, claim in list(self.claims.items()):
+        for name, claim in list(self._claims.items()):
             if claim.lease.claim_id in claim_ids:
-                self.claims.pop(name, None)
+                self._claims.pop(name, None)
         self.keeper.interrupted(claim_ids, key)
 
-    def _take_over(self, posting: Posting, lease: Lease, asked_at: float, losses: int) -> Any:
+    def _take_over(self, posting: Posting, lease: Lease, stamp: Stamp) -> Any:
         entry = self.view.find(posting.key)
         try:
             job = self._interpret(posting) if entry is None else entry.item
@@ -281,7 +194,7 @@ class Connection:
                 self.keeper.give_back(lease)  # what else was won must not be lost with it
             return None
         try:
-            self._hold(Claim(lease, job), asked_at, losses)
+            self._hold(Claim(lease, job), stamp)
         except (errors.LeaseLost, errors.PostingNotFound):
             return None  # it ended before the answer came
         return job
@@ -304,39 +217,31 @@ class Connection:
                 taken.append(entry.item)
         return taken
 
-    def with_session(self, operation: Callable[[], T]) -> T:
-        """Do what needs a session; where that had ended, do it again in the next one."""
-        losses = self.keeper.losses
+    def _hold(self, claim: Claim, stamp: Stamp) -> None:
+        self._claims[claim.lease.key] = claim
         try:
-            return operation()
-        except errors.SessionLost:
-            self.keeper.session_lost(losses)
-            return operation()
-
-    def _hold(self, claim: Claim, asked_at: float, losses: int) -> None:
-        self.claims[claim.lease.key] = claim
-        try:
-            self.keeper.keep(claim.lease, asked_at, losses)
+            self.keeper.keep(claim.lease, stamp)
         except BaseException:
             self._drop(claim.lease.key)
             raise
-        if len(self.claims) > REMEMBERED:
+        if len(self._claims) > REMEMBERED:
             self._forget_lost()
 
     def _forget_lost(self) -> None:
-        for key, claim in list(self.claims.items())[: len(self.claims) // 2]:
+        for key, claim in list(self._claims.items())[: len(self._claims) // 2]:
             if not self.keeper.has(claim.lease):
-                self.claims.pop(key, None)
+                self._claims.pop(key, None)
 
-    def _lost(self, lease: Lease, why: str) -> None:
-        claim = self.claims.get(lease.key)
+    def lost(self, lease: Lease, why: str) -> None:
+        """Take note that a lease ended, or may have, without being given back."""
+        claim = self._claims.get(lease.key)
         if claim is not None and claim.lease.token == lease.token:
             claim.lost = why
             self._on_lost(claim, why)
 
     def lease_of(self, key: str) -> Lease | None:
         """Return the lease with which this board claims a posting; None where it does not."""
-        claim = self.claims.get(key)
+        claim = self._claims.get(key)
         if claim is None or claim.lost is not None or not self.keeper.keeps(claim.lease):
             return None
         return claim.lease
@@ -347,12 +252,12 @@ class Connection:
         It answers None where it was not. It asks the clock: no thread has to have come round to
         it, and neither the store nor a listener can hold it up.
         """
-        claim = self.claims.get(key)
+        claim = self._claims.get(key)
 
         def why_lost() -> str | None:
             if claim is None or claim.lost is not None:
                 return None if claim is None else claim.lost
-            current = self.claims.get(key)
+            current = self._claims.get(key)
             if current is not None and current.lease.token != claim.lease.token:
                 return "it was claimed again"
             return "it was not renewed in time" if self.keeper.is_overdue(claim.lease) else None
@@ -366,7 +271,7 @@ class Connection:
 
         Raises: ``BackendError``, ``Closed``, ``InvalidArgument``.
         """
-        claim = self.claims.get(key)
+        claim = self._claims.get(key)
         if claim is None:
             posting = self.guard.get([key])[0]
             lease = None if posting is None else posting.lease
@@ -376,14 +281,14 @@ class Connection:
             return False
         if claim is not None and claim.lost is not None:
             return False  # its holder was told so, and another one may have it at any moment
-        asked_at, losses = boottime(), self.keeper.losses
+        stamp = self.keeper.stamp()
         try:
             renewed = self.guard.renew(lease, expiry)
         except (errors.LeaseLost, errors.PostingNotFound):
             return False
-        if claim is not None and renewed.session is None and self.claims.get(key) is claim:
+        if claim is not None and renewed.session is None and self._claims.get(key) is claim:
             try:
-                self.keeper.keep(renewed, asked_at, losses)
+                self.keeper.keep(renewed, stamp)
             except (errors.LeaseLost, errors.PostingNotFound):
                 return False
             claim.lease = renewed
@@ -438,7 +343,7 @@ class Connection:
 
     def _proofs(self, keys: Sequence[str], who: str) -> Sequence[Lease | errors.MultiboardError]:
         """Return the lease with which ``who`` may act on each posting, or why there is none."""
-        own = {key: self.claims[key].lease for key in keys if key in self.claims}
+        own = {key: self._claims[key].lease for key in keys if key in self._claims}
         asked = [key for key in keys if key not in own]
         found = dict(zip(asked, self.guard.get(asked) if asked else (), strict=True))
         proofs: list[Lease | errors.MultiboardError] = []
@@ -462,7 +367,7 @@ class Connection:
         the job's lease then would lock it for as long as this process lives.
         """
         for lease in leases:
-            claim = self.claims.get(lease.key)
+            claim = self._claims.get(lease.key)
             if claim is not None and claim.lease.token == lease.token:
                 self.keeper.give_back(lease)
 
@@ -474,61 +379,5 @@ class Connection:
             self.view.note_absent(key, kind, token)
 
     def _drop(self, key: str) -> None:
-        self.claims.pop(key, None)
+        self._claims.pop(key, None)
         self.keeper.forget(key)
-
-    # -- the rest ------------------------------------------------------------------------------
-
-    def read(self, page: Page, interpret: Callable[[Posting], T]) -> list[T]:
-        """Return what the postings of a page mean; what can't be read is reported."""
-        found: list[T] = []
-        damaged = list(page.damaged)
-        for posting in page.postings:
-            try:
-                found.append(interpret(posting))
-            except ValueError as error:
-                damaged.append(Damage(posting.key, str(error)))
-        for damage in damaged:
-            self.view.quarantine(damage.where, damage.why)
-        return found
-
-    def enter(self, entity: NewPosting) -> None:
-        """Put an entity on its shelf and keep it there as long as the connection lasts.
-
-        Raises: as :meth:`multiboard.primitives.PostingDirectory.add`.
-        """
-
-        def attempt() -> None:
-            losses = self.keeper.losses
-            answer = self.guard.add([entity], Shelf.ENTITIES)[0]
-            if isinstance(answer, errors.MultiboardError):
-                raise answer
-            self.keeper.keep_entity(entity, losses)
-
-        try:
-            self.with_session(attempt)
-        except errors.MultiboardError:
-            raise
-        except BaseException:
-            self._interrupted(())
-            raise
-
-    def _wait_absent(self, key: str, timeout: float | None) -> bool:
-        give_up = None if timeout is None else boottime() + timeout
-        patience = self.guard.settings.operation_timeout
-        if self.guard.get([key])[0] is None:
-            return True
-        if not self.view.started:
-            try:
-                self.view.load(patience if timeout is None else min(timeout, patience))
-            except errors.Unavailable:
-                if timeout is not None and timeout < patience:
-                    return False
-                raise
-        with self.view.asking() as asked_at:
-            posting = self.guard.get([key])[0]
-            if posting is None:
-                return True
-            self.view.note_present([posting], asked_at)
-        left = None if give_up is None else max(0.0, give_up - boottime())
-        return self.view.wait(lambda: self.view.find(key) is None, left)

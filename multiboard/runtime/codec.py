@@ -9,22 +9,25 @@ must not harm who reads it. It knows neither boards nor stores.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import re
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 from oslo_serialization import msgpackutils
 
 from multiboard import errors
+from multiboard.primitives import interrupts
 from multiboard.runtime import limits
 
 #: What every body begins with. The last byte is the version of the format.
 _MARK = b"multiboard\x01"
+
+
+T = TypeVar("T")
 
 
 class Undecodable(ValueError):
@@ -49,15 +52,17 @@ def encode(body: Body) -> bytes:
     Raises: ``InvalidArgument`` naming what can't be encoded by its place, never by its value.
     """
     said = {"uuid": body.uuid, "name": body.name, "details": body.details, "book": body.book}
-    with contextlib.suppress(_Refused):
+    try:
         return _MARK + _pack(said)
+    except _Refused as error:
+        native = error.native
     # Out of the handler: an error's context is logged with it, and the native one shows values.
     for place, part in (("name", body.name), ("book", body.book), ("details", body.details)):
         if _refusal(part) is not None:
             raise errors.InvalidArgument(
                 f"the {place} of job {body.name!r} can't be encoded: {_culprit(part, place)}"
             )
-    raise errors.InvalidArgument(f"job {body.name!r} can't be encoded: {_refusal(said)}")
+    raise _refused_as_a_whole(said, native, f"job {body.name!r} can't be encoded")
 
 
 def decode(data: bytes) -> Body:
@@ -70,14 +75,15 @@ def decode(data: bytes) -> Body:
     if not data.startswith(_MARK):
         version = data[len(_MARK) - 1 : len(_MARK)].hex() or "none"
         raise Undecodable(f"its format has the version 0x{version}, and 0x01 is known here")
-    try:
-        said = _unpack(data[len(_MARK) :])
-        body = Body(said["uuid"], said["name"], said["details"], said["book"])
-        sound = isinstance(body.uuid, str) and isinstance(body.name, str)
-        sound = sound and isinstance(body.details, dict) and isinstance(body.book, dict)
-        sound = sound and all(isinstance(said, str) for said in body.book.values())
-    except Exception as error:  # damaged bytes fail in as many ways as msgpack has types
-        raise _undecodable(error) from None
+    return _read(_body_of, data)
+
+
+def _body_of(data: bytes) -> Body:
+    said = _unpack(data[len(_MARK) :])
+    body = Body(said["uuid"], said["name"], said["details"], said["book"])
+    sound = isinstance(body.uuid, str) and isinstance(body.name, str)
+    sound = sound and isinstance(body.details, dict) and isinstance(body.book, dict)
+    sound = sound and all(isinstance(said, str) for said in body.book.values())
     if not sound:
         raise Undecodable("its parts do not have the types that they should have")
     return body
@@ -88,9 +94,19 @@ def encode_plain(value: Mapping[str, Any]) -> bytes:
 
     Raises: ``InvalidArgument``.
     """
-    with contextlib.suppress(_Refused):
+    try:
         return _MARK + _pack(value)
+    except _Refused as error:
+        native = error.native
+    if _refusal(value) is None:
+        raise _refused_as_a_whole(value, native, "the metadata can't be encoded")
     raise errors.InvalidArgument(f"the metadata can't be encoded: {_culprit(value, 'metadata')}")
+
+
+def _refused_as_a_whole(value: Any, native: Exception, what: str) -> Exception:
+    """Return the error for what has no part to blame; it may be another thread's exception."""
+    why = _refusal(value)
+    return native if why is None else errors.InvalidArgument(f"{what}: {why}")
 
 
 def decode_plain(data: bytes) -> Mapping[str, Any]:
@@ -98,16 +114,39 @@ def decode_plain(data: bytes) -> Mapping[str, Any]:
 
     Raises: ``Undecodable``.
     """
-    try:
-        value = _unpack(data[len(_MARK) :]) if data.startswith(_MARK) else None
-    except Exception as error:
-        raise _undecodable(error) from None
+    return _read(_mapping_of, data)
+
+
+def _mapping_of(data: bytes) -> Mapping[str, Any]:
+    value = _unpack(data[len(_MARK) :]) if data.startswith(_MARK) else None
     if not isinstance(value, dict):
         raise Undecodable("it is not a mapping with the mark of multiboard")
     return value
 
 
+def _read(build: Callable[[bytes], T], data: bytes) -> T:
+    """Build something of bytes; damaged ones fail in as many ways as msgpack has types.
+
+    Raises: ``Undecodable``.
+    """
+    try:
+        return build(data)
+    except Exception as error:
+        if interrupts.is_interrupt(error):
+            raise
+        native = error
+    try:
+        build(data)
+    except Exception as error:
+        if interrupts.is_interrupt(error):
+            raise
+        raise _undecodable(error) from None
+    raise native  # of another thread, which set it in this one: the bytes are sound
+
+
 def _undecodable(error: Exception) -> Undecodable:
+    if isinstance(error, Undecodable):
+        return error
     if isinstance(error, (limits.LimitExceeded, limits.Malformed)):
         return Undecodable(str(error))
     return Undecodable(f"it can't be unpacked ({type(error).__name__})")
@@ -115,6 +154,11 @@ def _undecodable(error: Exception) -> Undecodable:
 
 class _Refused(ValueError):
     """A value can't be written, or could be and not be read again."""
+
+    def __init__(self, why: str, native: Exception) -> None:
+        super().__init__(why)
+        #: Not the cause, which would be logged: it may show values.
+        self.native = native
 
 
 class _NoType(TypeError):
@@ -141,8 +185,10 @@ def _pack(value: Any) -> bytes:
         _build(data)  # a dict with tuples as keys can be written but never be read again
         return data
     except Exception as error:  # what a value's own methods raise is as good a reason as any
-        why = _reason(error)
-    raise _Refused(why)
+        if interrupts.is_interrupt(error):
+            raise
+        native = error
+    raise _Refused(_reason(native), native)
 
 
 class _Packing:
@@ -275,8 +321,9 @@ def _zone_name(when: datetime.datetime) -> str:
         try:
             if when.replace(tzinfo=zoneinfo.ZoneInfo(name)).utcoffset() == offset:
                 return name  # another library's zone, of the same data
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-            pass
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+            if interrupts.is_interrupt(error):
+                raise
     return "UTC" if not offset else str(datetime.timezone(offset))
 
 

@@ -14,7 +14,8 @@ The reasoning is that of leases with bounded clock drift (Gray and Cheriton, SOS
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from multiboard import errors
 from multiboard.primitives import (
@@ -26,11 +27,13 @@ from multiboard.primitives import (
     boottime,
     interrupts,
 )
-from multiboard.runtime.deadlines import RENEW, SAFE, Kept, Session
+from multiboard.runtime.deadlines import RENEW, SAFE, Kept, KeptLeases, Stamp
 from multiboard.runtime.timer import Timer
-from multiboard.runtime.unconfirmed import Doubts, give_back, leases_of
+from multiboard.runtime.unconfirmed import UnconfirmedClaims, give_back, leases_of
 
 LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: The part of the time until its deadline that one renewal of a session may take, so that a second
 #: one can be tried, and the seconds that it may take at least.
@@ -40,7 +43,7 @@ LEAST = 0.05
 ON_ITS_WAY = 0.3
 
 
-class Keeper:
+class LeaseKeeper:
     """Keeps the session of one backend as long as anything lives by it.
 
     The backend should not repeat operations: the session comes round again soon, and must not
@@ -52,19 +55,17 @@ class Keeper:
         self._backend = backend
         self._on_lost = on_lost
         self._lock = interrupts.Condition()
-        self._clock = Timer("multiboard-deadlines", self._lock, self._next_deadline, self._expire)
+        self._kept = KeptLeases()
+        due = self._kept.next_deadline
+        self._clock = Timer("multiboard-deadlines", self._lock, due, self._expire)
         self._renewer = Timer("multiboard-keeper", self._lock, self._next_renewal, self._renew)
-        self._errands = Timer(
-            "multiboard-errands", self._lock, self._next_errand, self._run_errands
-        )
+        self._errands = Timer("multiboard-errands", self._lock, self._next_errand, self._run)
         self._closed = False
-        self._kept: dict[str, Kept] = {}
         self._entities: dict[str, NewPosting] = {}
         #: What is to be released, and when, by boottime.
         self._returns: dict[str, tuple[Lease, float]] = {}
-        self._doubts = Doubts()
-        self._session = Session()
-        self._verify: set[str] = set()
+        self._unconfirmed = UnconfirmedClaims()
+        self._session = self._kept.session
         self._enter_again = False
         again = "The leases are kept again"
         self._failures = {
@@ -75,27 +76,26 @@ class Keeper:
 
     # -- what is kept ----------------------------------------------------------------------------
 
-    @property
-    def losses(self) -> int:
-        """How many sessions were lost; read it before acquiring a lease that is to be kept."""
-        return self._losses
+    def stamp(self) -> Stamp:
+        """Return the stamp of this instant, for what is about to be asked of the store."""
+        return Stamp(boottime(), self._losses)
 
-    def take_in_hand(self, claim_ids: Sequence[str]) -> None:
+    def begin_claims(self, claim_ids: Sequence[str]) -> None:
         """Take note that somebody claims with these ids, and waits for the answers.
 
-        Until :meth:`let_go` nobody takes the leases for such as nobody received.
+        Until :meth:`end_claims` nobody takes the leases for such as nobody received.
         """
         with self._lock:
-            self._doubts.begin(claim_ids)
+            self._unconfirmed.begin(claim_ids)
 
-    def let_go(self, claim_ids: Sequence[str]) -> None:
+    def end_claims(self, claim_ids: Sequence[str]) -> None:
         """Take note that what these ids leased is kept now, or that nobody will keep it."""
         with self._lock:
-            if self._doubts.end(claim_ids):
-                self._wake_for_doubts()
+            if self._unconfirmed.end(claim_ids):
+                self._wake_for_unconfirmed()
 
-    def keep(self, lease: Lease, asked_at: float, losses: int) -> None:
-        """Keep a lease that was asked for at ``asked_at`` (boottime), ``losses`` losses ago.
+    def keep(self, lease: Lease, stamp: Stamp) -> None:
+        """Keep a lease; ``stamp`` is from before it was asked for.
 
         Where the answer took so long that the lease may have ended since, the store is asked first.
 
@@ -103,15 +103,15 @@ class Keeper:
         ``BackendError``, ``Closed``.
         """
         if lease.session is None:
-            self._keep_timed(lease, asked_at)
+            self._keep_timed(lease, stamp.asked_at)
             return
-        half = asked_at + SAFE * self._session_time() / 2
+        half = stamp.asked_at + SAFE * self._session_time() / 2
         if half <= boottime() and not self._lives(lease):
-            half = self._confirm_session(losses)
+            half = self._confirm_session(stamp)
         lost: Sequence[Lease] = ()
         with self._lock:
-            if losses != self._losses:  # by what it lives may be what was lost
-                self._verify.add(lease.key)
+            if stamp.losses != self._losses:  # by what it lives may be what was lost
+                self._kept.doubtful.add(lease.key)
                 self._errands.wake(0.0)
             elif lease.session != self._session.id:
                 lost = self._begin_session(lease.session)
@@ -149,11 +149,11 @@ class Keeper:
             known = lease.session == self._session.id and deadline is not None
             return known and boottime() < (deadline or 0.0)
 
-    def _confirm_session(self, losses: int) -> float:
-        asked_at = boottime()
+    def _confirm_session(self, stamp: Stamp) -> float:
+        asked = stamp._replace(asked_at=boottime())
         granted = self._backend.keepalive()
-        self._renewed(asked_at, granted, losses)
-        return asked_at + SAFE * granted
+        self._renewed(asked, granted)
+        return asked.asked_at + SAFE * granted
 
     def _begin_session(self, session: str) -> Sequence[Lease]:
         """Drop, and return, the leases of earlier sessions; called with the lock held.
@@ -166,11 +166,11 @@ class Keeper:
         self._session.id = session
         return lost
 
-    def keep_entity(self, entity: NewPosting, losses: int) -> None:
+    def keep_entity(self, entity: NewPosting, stamp: Stamp) -> None:
         """Keep an entity that was added: it is added again whenever its session was lost."""
         with self._lock:
             self._entities[entity.key] = entity
-            if losses != self._losses:
+            if stamp.losses != self._losses:
                 self._enter_again = True
                 self._errands.wake(0.0)
             self._renewer.wake(self._session.renew_at or 0.0)
@@ -178,8 +178,7 @@ class Keeper:
     def forget(self, key: str) -> None:
         """Keep the lease on ``key`` no more: it was given back, or its posting is gone."""
         with self._lock:
-            self._kept.pop(key, None)
-            self._verify.discard(key)
+            self._kept.forget(key)
 
     def give_back(self, lease: Lease) -> None:
         """Release a lease as soon as the store can be reached.
@@ -188,11 +187,11 @@ class Keeper:
         ever would lock that job until this process ends.
         """
         with self._lock:
-            self._drop(lease)
+            self._kept.drop(lease)
             self._returns[lease.key] = (lease, 0.0)
             self._errands.wake(0.0)
 
-    def doubt(
+    def note_unconfirmed(
         self, claim_ids: Sequence[str], key: str | None = None, answered: bool = False
     ) -> None:
         """Give back what attempts have leased of which nobody knows what became.
@@ -202,8 +201,8 @@ class Keeper:
         leases that comes after it is looked for later.
         """
         with self._lock:
-            self._doubts.note(claim_ids, key, boottime(), late=answered)
-            self._wake_for_doubts()
+            self._unconfirmed.note(claim_ids, key, boottime(), late=answered)
+            self._wake_for_unconfirmed()
 
     def interrupted(self, claim_ids: Sequence[str] = (), key: str | None = None) -> None:
         """Put right what may be wrong since somebody was interrupted who used the session.
@@ -214,11 +213,11 @@ class Keeper:
         with self._lock:
             for kept in list(self._kept.values()):
                 if kept.lease.claim_id in claim_ids:
-                    self._drop(kept.lease)
-            self._verify.update(self._kept)
+                    self._kept.drop(kept.lease)
+            self._kept.doubtful.update(self._kept)
             self._enter_again = bool(self._entities)
-            self._doubts.note(claim_ids, key, boottime() + ON_ITS_WAY)
-            self._doubts.end(claim_ids)
+            self._unconfirmed.note(claim_ids, key, boottime() + ON_ITS_WAY)
+            self._unconfirmed.end(claim_ids)
             self._errands.wake(0.0)
 
     def keeps(self, lease: Lease) -> bool:
@@ -227,16 +226,11 @@ class Keeper:
 
     def is_overdue(self, lease: Lease) -> bool:
         """Return whether a lease that is kept may have ended, reported or not."""
-        kept = self._kept.get(lease.key)
-        if kept is None or kept.lease.token != lease.token:
-            return False
-        deadline = self._session.deadline if kept.lease.session else kept.deadline
-        return deadline is None or boottime() >= deadline
+        return self._kept.is_overdue(lease)
 
     def has(self, lease: Lease) -> bool:
         """Return whether a lease is kept and was not reported lost, overdue or not."""
-        kept = self._kept.get(lease.key)
-        return kept is not None and kept.lease.token == lease.token
+        return self._kept.has(lease)
 
     def stop(self) -> None:
         """Stop keeping, without waiting for the threads to see it."""
@@ -260,12 +254,6 @@ class Keeper:
 
     # -- the clock: it never calls the store -------------------------------------------------------
 
-    def _next_deadline(self) -> float | None:
-        times = [kept.deadline for kept in self._kept.values() if kept.deadline is not None]
-        if self._session.deadline is not None and any(self._by_session()):
-            times.append(self._session.deadline)
-        return min(times, default=None)
-
     def _expire(self) -> bool:
         """Report the leases as lost that may have ended in silence."""
         lost: list[tuple[Lease, str]] = []
@@ -276,7 +264,7 @@ class Keeper:
                     lost.append((kept.lease, kept.why))
             if self._session.deadline is not None and self._session.deadline <= now:
                 self._session.deadline = None
-                lapsed = list(self._by_session())
+                lapsed = list(self._kept.by_session())
                 lost += [(lease, "its session could not be renewed in time") for lease in lapsed]
                 # The session may turn out to live, by what else is kept. Nobody works on these any
                 # more, so they are given back; not before they could have ended by themselves.
@@ -284,18 +272,9 @@ class Keeper:
                 self._returns.update((lease.key, (lease, now + rest)) for lease in lapsed)
                 self._errands.wake(now + rest)
             for lease, _ in lost:
-                self._drop(lease)
+                self._kept.drop(lease)
         self._report(lost)
         return True
-
-    def _by_session(self) -> Iterator[Lease]:
-        return (kept.lease for kept in self._kept.values() if kept.lease.session)
-
-    def _drop(self, lease: Lease) -> None:
-        """Stop keeping a lease unless the key has a newer one; called with the lock held."""
-        if self.has(lease):
-            del self._kept[lease.key]
-            self._verify.discard(lease.key)
 
     def _report(self, lost: Sequence[tuple[Lease, str]]) -> None:
         if self._closed:
@@ -314,42 +293,53 @@ class Keeper:
     # -- the session -------------------------------------------------------------------------------
 
     def _next_renewal(self) -> float | None:
-        needed = bool(self._entities) or any(self._by_session())
+        needed = bool(self._entities) or any(self._kept.by_session())
         return (self._session.renew_at or 0.0) if needed else None
 
     def _renew(self) -> bool:
         """Renew the session, in a part of the time that is left."""
         with self._lock:
-            losses, asked_at = self._losses, boottime()
-            left = None if self._session.deadline is None else self._session.deadline - asked_at
-        within = None if left is None or not any(self._by_session()) else max(LEAST, SHARE * left)
+            stamp, deadline = self.stamp(), self._session.deadline
+            left = None if deadline is None else deadline - stamp.asked_at
+        needed = left is not None and any(self._kept.by_session())
+        within = max(LEAST, SHARE * (left or 0.0)) if needed else None
 
         def renew() -> None:
             try:
                 granted = self._backend.keepalive(within)
             except errors.SessionLost:
-                self.session_lost(losses)  # and the next one begins when there is need of it
+                self.session_lost(stamp)  # and the next one begins when there is need of it
             else:
-                self._renewed(asked_at, granted, losses)
+                self._renewed(stamp, granted)
 
         return self._attempt(renew, self._renewer)
 
-    def _renewed(self, asked_at: float, granted: float, losses: int) -> None:
+    def _renewed(self, stamp: Stamp, granted: float) -> None:
+        asked_at = stamp.asked_at
         with self._lock:
             session = self._session
-            if losses != self._losses or asked_at < session.renewed_at:
+            if stamp.losses != self._losses or asked_at < session.renewed_at:
                 return  # it may have been another session
             deadline = session.deadline
             session.renewed(asked_at, granted)
-            if self._verify:  # one of those that were lost meanwhile may be among what is kept
+            if self._kept.doubtful:  # what was lost meanwhile may be among what is kept
                 session.deadline, session.renew_at = deadline, asked_at + RENEW * granted / 4
 
-    def session_lost(self, losses: int) -> None:
-        """Take note that an operation found the session ended that was there ``losses`` ago."""
+    def run_in_session(self, operation: Callable[[], T]) -> T:
+        """Do what needs a session; where that had ended, do it again in the next one."""
+        stamp = self.stamp()
+        try:
+            return operation()
+        except errors.SessionLost:
+            self.session_lost(stamp)
+            return operation()
+
+    def session_lost(self, stamp: Stamp) -> None:
+        """Take note that what was asked with this stamp found its session ended."""
         with self._lock:
-            if losses != self._losses:
+            if stamp.losses != self._losses:
                 # Another one noted it, and maybe began the next session, whose leases may stand.
-                self._verify.update(lease.key for lease in self._by_session())
+                self._kept.doubtful.update(lease.key for lease in self._kept.by_session())
                 self._errands.wake(0.0)
                 return
             lost = self._end_session()
@@ -357,9 +347,9 @@ class Keeper:
 
     def _end_session(self) -> Sequence[Lease]:
         """Drop, and return, the session leases; called with the lock held."""
-        lost = list(self._by_session())
+        lost = list(self._kept.by_session())
         for lease in lost:
-            self._drop(lease)
+            self._kept.drop(lease)
         self._losses += 1
         self._session.end()
         if self._entities:
@@ -376,27 +366,30 @@ class Keeper:
         if kept.look_at is not None:
             self._errands.wake(kept.look_at)
 
-    def _wake_for_doubts(self) -> None:
-        due = self._doubts.next_look
+    def _wake_for_unconfirmed(self) -> None:
+        due = self._unconfirmed.next_look
         if due is not None:
             self._errands.wake(due)
 
     def _next_errand(self) -> float | None:
-        if self._verify or self._enter_again:
+        if self._kept.doubtful or self._enter_again:
             return 0.0
-        times = [kept.look_at for kept in self._kept.values() if kept.look_at is not None]
+        times = self._kept.look_times()
         times += [due for _, due in self._returns.values()]
-        if self._doubts.next_look is not None:
-            times.append(self._doubts.next_look)
+        if self._unconfirmed.next_look is not None:
+            times.append(self._unconfirmed.next_look)
         return min(times, default=None)
 
-    def _run_errands(self) -> bool:
+    def _run(self) -> bool:
         def run() -> None:
-            self._check()
-            if self._enter_again:
-                self._enter_all()
-            self._give_back_all()
-            self._settle_doubts()
+            refused: list[errors.AccessDenied] = []
+            for errand in (self._check, self._enter_all, self._give_back_all, self._settle):
+                try:
+                    errand()
+                except errors.AccessDenied as error:
+                    refused.append(error)  # another right may suffice for the others
+            if refused:
+                raise refused[0]
 
         return self._attempt(run, self._errands)
 
@@ -422,31 +415,25 @@ class Keeper:
     def _enter_all(self) -> None:
         """Add the entities again, which went with their session."""
         with self._lock:
+            if not self._enter_again:
+                return
             self._enter_again = False
             entities = list(self._entities.values())
         try:
             self._backend.add(entities, Shelf.ENTITIES)
-        except errors.MultiboardError:
+        except BaseException:
             self._enter_again = True
             raise
 
     def _check(self) -> None:
         """Look whether leases are still ours: somebody else may have renewed or ended them."""
         with self._lock:
-            now = boottime()
-            due = {
-                key
-                for key, kept in self._kept.items()
-                if kept.look_at is not None and kept.look_at <= now
-            }
-            self._verify.intersection_update(self._kept)
-            keys = sorted(due | self._verify)
-            before = {key: self._kept[key].lease.token for key in keys}
+            due, keys = self._kept.to_look_at()
         if not keys:
             return
         asked_at = boottime()
         try:
-            postings = self._backend.get(keys)
+            postings = self._backend.get(list(keys))
         except errors.MultiboardError:
             with self._lock:
                 for key in due & self._kept.keys():
@@ -455,13 +442,13 @@ class Keeper:
         lost: list[tuple[Lease, str]] = []
         with self._lock:
             for key, posting in zip(keys, postings, strict=True):
-                self._verify.discard(key)
+                self._kept.doubtful.discard(key)
                 kept = self._kept.get(key)
-                if kept is None or kept.lease.token != before.get(key):
+                if kept is None or kept.lease.token != keys[key]:
                     continue  # given back, and maybe leased anew, since the store was asked
                 current = None if posting is None else posting.lease
                 if current is None or current.token != kept.lease.token:
-                    self._drop(kept.lease)
+                    self._kept.drop(kept.lease)
                     # Where the posting is gone, whoever removed it held this lease's token.
                     if posting is not None:
                         why = "its session ended" if kept.lease.session else "its time ran out"
@@ -480,14 +467,14 @@ class Keeper:
                 if self._returns.get(key) == (lease, due):
                     del self._returns[key]
 
-    def _settle_doubts(self) -> None:
+    def _settle(self) -> None:
         with self._lock:
             now = boottime()
-            claims = self._doubts.due(now)
+            claims = self._unconfirmed.due(now)
         if claims:
             found = leases_of(self._backend, claims)
             for lease in [lease for lease in found if not self.has(lease)]:
                 LOG.warning("%s is given back: nobody heard that it was claimed", lease.key)
                 give_back(self._backend, lease)
             with self._lock:
-                self._doubts.looked(claims, now)
+                self._unconfirmed.looked(claims, now)

@@ -22,7 +22,7 @@ LATE = 60.0
 
 
 @dataclass(slots=True)
-class _Doubt:
+class _Attempt:
     """An attempt whose outcome is not known."""
 
     #: What it was to lease; None where the store was to choose.
@@ -33,21 +33,21 @@ class _Doubt:
     last: bool = False
 
 
-class Doubts:
+class UnconfirmedClaims:
     """The attempts in doubt, by their claim ids, which are of one attempt each."""
 
     def __init__(self) -> None:
-        self._open: dict[str, _Doubt] = {}
+        self._open: dict[str, _Attempt] = {}
         #: Of the calls under way: whoever waits for their answers still may get them.
-        self._in_hand: set[str] = set()
+        self._in_flight: set[str] = set()
 
     def begin(self, claim_ids: Iterable[str]) -> None:
         """Take attempts in hand: they are not looked for before :meth:`end`."""
-        self._in_hand.update(claim_ids)
+        self._in_flight.update(claim_ids)
 
     def end(self, claim_ids: Iterable[str]) -> bool:
         """Let go of attempts: what they leased is kept now, or nobody will; are any in doubt?"""
-        self._in_hand.difference_update(claim_ids)
+        self._in_flight.difference_update(claim_ids)
         return not self._open.keys().isdisjoint(claim_ids)
 
     def note(
@@ -55,12 +55,12 @@ class Doubts:
     ) -> None:
         """Have attempts looked for, at once and once more; ``late``: not at once."""
         for claim_id in claim_ids:
-            self._open[claim_id] = _Doubt(key, now + LATE if late else now, late)
+            self._open[claim_id] = _Attempt(key, now + LATE if late else now, late)
 
     @property
     def next_look(self) -> float | None:
         """When to look next, by boottime; None where nothing is in doubt."""
-        looks = (d.look_at for claim, d in self._open.items() if claim not in self._in_hand)
+        looks = (d.look_at for claim, d in self._open.items() if claim not in self._in_flight)
         return min(looks, default=None)
 
     def due(self, now: float) -> dict[str, str | None]:
@@ -68,7 +68,7 @@ class Doubts:
         return {
             claim: doubt.key
             for claim, doubt in self._open.items()
-            if doubt.look_at <= now and claim not in self._in_hand
+            if doubt.look_at <= now and claim not in self._in_flight
         }
 
     def looked(self, claim_ids: Iterable[str], now: float) -> None:

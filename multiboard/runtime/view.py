@@ -27,7 +27,7 @@ from multiboard.primitives import (
     boottime,
     interrupts,
 )
-from multiboard.runtime.view_state import Entry, Picture
+from multiboard.runtime.view_state import Entry, ViewState
 
 LOG = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class View:
     """The live shelf of one board, in order, as of moments ago.
 
     ``interpret`` turns a posting into what the caller wants to see in its place, or raises
-    ``ValueError`` for a damaged one. ``tell`` is called, in order and under a lock, for every
+    ``ValueError`` for a damaged one. ``on_change`` is called, in order and under a lock, for every
     change of the picture: it must not block and must not call back.
     """
 
@@ -66,11 +66,11 @@ class View:
         self,
         backend: Backend,
         interpret: Callable[[Posting], Any],
-        tell: Callable[[ChangeKind, Any], None],
+        on_change: Callable[[ChangeKind, Any], None],
     ) -> None:
         self._backend = backend
         self._changed = interrupts.Condition()
-        self._picture = Picture(interpret, tell)
+        self._state = ViewState(interpret, on_change)
         self._thread: threading.Thread | None = None
         #: Whether somebody listens to the picture for good; set where somebody begins to, or to
         #: wait for it to change, and in the end.
@@ -81,8 +81,10 @@ class View:
         self._torn = self._righted = 0
         self._loaded = False
         self._closed = False
-        self._failure: errors.MultiboardError | None = None
-        self._heard_at: float | None = None
+        #: Why the view is over; and why the store refuses to be listed, as of the last attempt.
+        self._failure: errors.BoardLost | None = None
+        self._denied: errors.AccessDenied | None = None
+        self._answered_at: float | None = None
         #: Up to where the feed was taken in, and when the board was last listed.
         self._cursor: str | None = None
         self._listed_at = 0.0
@@ -114,12 +116,13 @@ class View:
     @property
     def loaded(self) -> bool:
         """Whether the view shows the board, as of moments ago."""
-        return self._loaded and self._picture.whole and self._torn == self._righted
+        return self._loaded and self._state.whole and self._torn == self._righted
 
     def load(self, timeout: float) -> None:
         """Begin to keep the view, and wait until it shows the board as of some instant after.
 
-        Raises: ``Unavailable`` after ``timeout`` seconds; ``Closed``; ``BoardLost``.
+        Raises: ``Unavailable`` after ``timeout`` seconds; ``AccessDenied`` as soon as the store
+        refuses it; ``Closed``; ``BoardLost``.
         """
         self.start()
         self.wait(lambda: self._loaded, timeout)
@@ -146,19 +149,19 @@ class View:
     @property
     def age(self) -> float | None:
         """Seconds since the feed last answered; None before its first answer."""
-        heard_at = self._heard_at
-        return None if heard_at is None else boottime() - heard_at
+        answered_at = self._answered_at
+        return None if answered_at is None else boottime() - answered_at
 
     @property
     def damage(self) -> dict[str, str]:
         """What was skipped as foreign or damaged, and why."""
         with self._changed:
-            return dict(self._picture.damage)
+            return dict(self._state.damage)
 
     # -- reading -------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self._picture.entries)
+        return len(self._state.entries)
 
     def entries(self) -> Iterator[Entry]:
         """Iterate over the entries of this instant, in order.
@@ -168,21 +171,21 @@ class View:
         with self._changed:
             self._check()
             self._mend()
-            return iter(self._picture.in_order())
+            return iter(self._state.in_order())
 
     def find(self, key: str) -> Entry | None:
         """Return a posting's entry, or None."""
-        return self._picture.entries.get(key)
+        return self._state.entries.get(key)
 
     @property
     def openings(self) -> int:
         """A number that changes whenever a posting may have become free to take."""
-        return self._picture.openings
+        return self._state.openings
 
     def wait(self, ready: Callable[[], bool], timeout: float | None) -> bool:
         """Wait until ``ready`` is true of the picture; return whether it is.
 
-        Raises: ``Closed``; ``BoardLost``.
+        Raises: ``Closed``; ``BoardLost``; ``AccessDenied`` where the board was never listed.
         """
         give_up = None if timeout is None else boottime() + timeout
         while True:
@@ -202,6 +205,8 @@ class View:
             raise errors.Closed("the board was closed")
         if self._failure is not None:
             raise self._failure
+        if self._denied is not None and not self._loaded:
+            raise self._denied
 
     def wait_for_opening(self, seen: int, timeout: float, again: float) -> bool:
         """Wait until ``openings`` is no more ``seen``, or a delayed posting becomes due.
@@ -214,13 +219,13 @@ class View:
         while boottime() < give_up:
             with self._changed:
                 self._mend()
-                due = self._picture.next_due()
+                due = self._state.next_due()
                 until = give_up if due is None else min(give_up, due)
-                if self._picture.ripe:
+                if self._state.ripe:
                     until = min(until, ask_at)
-            if self.wait(lambda: self._picture.openings != seen, max(0.0, until - boottime())):
+            if self.wait(lambda: self._state.openings != seen, max(0.0, until - boottime())):
                 return True
-            if self._picture.ripe and boottime() >= ask_at:
+            if self._state.ripe and boottime() >= ask_at:
                 break
         return False
 
@@ -233,28 +238,28 @@ class View:
         What is learned while the question is under way is newer than its answer, and stays.
         """
         with self._changed:
-            asked_at = self._picture.ask()
+            asked_at = self._state.ask()
         try:
             yield asked_at
         finally:
             with self._changed:
-                self._picture.answered(asked_at)
+                self._state.answered(asked_at)
                 self._changed.notify_all()
 
     def _take_in(self, step: Callable[[], None]) -> None:
         """Take a step of the picture; one that is cut short leaves it torn."""
         with self._changed:
             self._mend()
-            self._picture.whole = False
+            self._state.whole = False
             step()
-            self._picture.whole = True
+            self._state.whole = True
             self._changed.notify_all()
 
     def _mend(self) -> None:
         """Make a torn picture one that can be used; called with the lock held."""
-        if not self._picture.whole:
+        if not self._state.whole:
             self._torn += 1
-            self._picture.mend()
+            self._state.mend()
 
     def note_present(
         self, postings: Sequence[Posting], asked_at: int, items: Sequence[Any] | None = None
@@ -266,26 +271,26 @@ class View:
 
         def put() -> None:
             for index, posting in enumerate(postings):
-                self._picture.put(posting, asked_at, None if items is None else items[index])
+                self._state.put(posting, asked_at, None if items is None else items[index])
 
         self._take_in(put)
 
     def note_lease(self, lease: Lease) -> None:
         """Take over a lease that was just acquired."""
-        self._take_in(functools.partial(self._picture.lease, lease.key, lease.token))
+        self._take_in(functools.partial(self._state.lease, lease.key, lease.token))
 
     def note_release(self, lease: Lease, delay: float) -> None:
         """Take over that a lease was just given back."""
-        self._take_in(functools.partial(self._picture.release, lease, delay))
+        self._take_in(functools.partial(self._state.release, lease, delay))
 
     def note_absent(self, key: str, kind: ChangeKind, token: int | None) -> None:
         """Take over that a posting is gone from the live shelf, by the lease of a token."""
-        self._take_in(functools.partial(self._picture.drop, key, kind, token))
+        self._take_in(functools.partial(self._state.drop, key, kind, token))
 
     def quarantine(self, where: str, why: str) -> None:
         """Take note of something foreign or damaged; it is reported once."""
         with self._changed:
-            self._picture.quarantine(where, why)
+            self._state.quarantine(where, why)
 
     def refresh(self) -> None:
         """Bring the picture up to date: it is then no older than this call.
@@ -325,7 +330,7 @@ class View:
             torn = self._torn
         with self.asking() as asked_at:
             page = self._backend.list(Shelf.LIVE)
-            step = self._picture.correct
+            step = self._state.correct
             self._take_in(functools.partial(step, page.postings, page.damaged, asked_at))
             self._listed_at, self._righted = began, torn
 
@@ -354,14 +359,15 @@ class View:
                     again_at = boottime() + SETTLE if unsettled else float("inf")
                     self._loaded = True
                 failures.succeeded()
+                self._denied = None
                 cursor = self._cursor = answer.cursor
                 pause = FIRST_PAUSE
-                self._heard_at = boottime()
+                self._answered_at = boottime()
                 with self._changed:
                     self._changed.notify_all()
             except errors.Closed:
                 return
-            except (errors.BoardLost, errors.AccessDenied) as error:
+            except errors.BoardLost as error:
                 LOG.error("The picture of the board is no longer kept: %s", error)
                 with self._changed:
                     self._failure = error
@@ -370,6 +376,10 @@ class View:
             except errors.MultiboardError as error:
                 failures.failed(error)
                 with self._changed:
+                    # A right that was taken may be given back: only who has nothing to see yet
+                    # need not wait for that.
+                    self._denied = error if isinstance(error, errors.AccessDenied) else None
+                    self._changed.notify_all()
                     self._changed.wait_for(lambda: self._closed, pause)
                 pause = min(2 * pause, 1.0)
             except (Exception, SystemExit, KeyboardInterrupt) as error:
@@ -390,7 +400,7 @@ class View:
             return
         with self.asking() as asked_at:
             with self._changed:
-                ask = self._picture.to_ask(events)
+                ask = self._state.to_ask(events)
             found = self._backend.get(sorted(ask)) if ask else ()
             postings = {posting.key: posting for posting in found if posting is not None}
-            self._take_in(functools.partial(self._picture.apply, events, ask, postings, asked_at))
+            self._take_in(functools.partial(self._state.apply, events, ask, postings, asked_at))

@@ -50,21 +50,21 @@ class Entry:
     tick: int
     #: The token of an earlier lease that must be over, of whose end nothing was heard yet: until
     #: then it is not told that the posting was leased again.
-    unheard: int | None = None
+    unreported: int | None = None
 
 
-class Picture:
+class ViewState:
     """The postings of a live shelf, in order, as far as they are known.
 
     ``interpret`` makes of a posting what the user wants to see, or raises ``ValueError`` for a
-    damaged one; ``tell`` is called for every change, in the order of each posting's.
+    damaged one; ``on_change`` is called for every change, in the order of each posting's.
     """
 
     def __init__(
-        self, interpret: Callable[[Posting], Any], tell: Callable[[ChangeKind, Any], None]
+        self, interpret: Callable[[Posting], Any], on_change: Callable[[ChangeKind, Any], None]
     ) -> None:
         self._interpret = interpret
-        self._tell = tell
+        self._on_change = on_change
         self.entries: dict[str, Entry] = {}
         self._order: SortedDict[tuple[int, int], Entry] = SortedDict()
         self._tick = 0
@@ -211,20 +211,20 @@ class Picture:
                 return
             self._tick += 1
             entry = Entry(posting, item, token, token or 0, due_at, self._tick)
-            self._tell(ChangeKind.POSTED, item)
+            self._on_change(ChangeKind.POSTED, item)
             if token is not None:
-                self._tell(ChangeKind.CLAIMED, item)
+                self._on_change(ChangeKind.CLAIMED, item)
             self.entries[key] = self._order[posting.place] = entry
         else:
             entry, before = known, known.posting
             self._tick += 1
             died = posting.deaths > before.deaths
             ended = ChangeKind.EXPIRED if died else ChangeKind.RELEASED
-            self._hear_end(entry, ended)
+            self._report_end(entry, ended)
             if entry.leased is not None and entry.leased != token:
-                self._tell(ended, entry.item)
+                self._on_change(ended, entry.item)
             if token is not None and entry.leased != token:
-                self._tell(ChangeKind.CLAIMED, entry.item)
+                self._on_change(ChangeKind.CLAIMED, entry.item)
             last_token = max(entry.last_token, token or 0)
             entry.posting, entry.due_at, entry.tick = posting, due_at, self._tick
             entry.leased, entry.last_token = token, last_token
@@ -249,10 +249,10 @@ class Picture:
         if entry is None or token <= entry.last_token:
             return  # not heard of yet, or old news
         self._tick += 1
-        self._hear_end(entry, ChangeKind.RELEASED)  # of an even earlier one, if at all
+        self._report_end(entry, ChangeKind.RELEASED)  # of an even earlier one, if at all
         if entry.leased is None:
-            self._tell(ChangeKind.CLAIMED, entry.item)
-        entry.unheard, entry.leased, entry.last_token = entry.leased, token, token
+            self._on_change(ChangeKind.CLAIMED, entry.item)
+        entry.unreported, entry.leased, entry.last_token = entry.leased, token, token
         entry.tick = self._tick
         self._ripe.discard(key)
 
@@ -262,8 +262,8 @@ class Picture:
         if entry is not None and entry.leased == lease.token:
             self._tick += 1
             due_at = boottime() + delay
-            self._hear_end(entry, ChangeKind.RELEASED)
-            self._tell(ChangeKind.RELEASED, entry.item)
+            self._report_end(entry, ChangeKind.RELEASED)
+            self._on_change(ChangeKind.RELEASED, entry.item)
             entry.leased, entry.tick, entry.due_at = None, self._tick, due_at
             self._open(lease.key, entry)
 
@@ -271,20 +271,20 @@ class Picture:
         entry = self.entries.get(key)
         if entry is None:
             return
-        if entry.unheard == token:
-            self._hear_end(entry, kind)
+        if entry.unreported == token:
+            self._report_end(entry, kind)
         elif entry.leased == token and kind is ChangeKind.EXPIRED:
             self._tick += 1
-            self._tell(kind, entry.item)
+            self._on_change(kind, entry.item)
             entry.leased, entry.tick = None, self._tick
             self._open(key, entry)
 
-    def _hear_end(self, entry: Entry, kind: ChangeKind) -> None:
+    def _report_end(self, entry: Entry, kind: ChangeKind) -> None:
         """Tell how a lease ended that was succeeded before that was heard, and the successor."""
-        if entry.unheard is not None:
-            self._tell(kind, entry.item)
-            self._tell(ChangeKind.CLAIMED, entry.item)
-            entry.unheard = None
+        if entry.unreported is not None:
+            self._on_change(kind, entry.item)
+            self._on_change(ChangeKind.CLAIMED, entry.item)
+            entry.unreported = None
 
     def drop(
         self, key: str, kind: ChangeKind, token: int | None = None, known_at: int | None = None
@@ -302,8 +302,8 @@ class Picture:
             self._past.popitem(last=False)
         entry = self.entries.get(key)
         if entry is not None:
-            self._hear_end(entry, ChangeKind.RELEASED)
-            self._tell(kind, entry.item)
+            self._report_end(entry, ChangeKind.RELEASED)
+            self._on_change(kind, entry.item)
             self._ripe.discard(key)
             self._order.pop(entry.posting.place, None)
             del self.entries[key]

@@ -22,7 +22,7 @@ from multiboard import errors
 from multiboard.backends import memory
 from multiboard.cli.main import main
 from multiboard.config import loading
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 
 Look = Callable[[], Any]
 
@@ -83,7 +83,7 @@ def test_looking_at_a_store_that_nobody_used_makes_nothing(
     url, shows = place
     before = shows()
     with pytest.raises(errors.BoardNotFound, match=r"no board 'typo' at .*; there are none$"):
-        Guard(loading.load(_with(url, "typo"), create=False)).open()
+        RetryingGuard(loading.load(_with(url, "typo"), create=False)).open()
     words = ["jobs", "trash", "health", "entities", "watch", "show", "restore", "purge"]
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
@@ -107,7 +107,7 @@ def test_looking_beside_other_boards_makes_nothing_and_names_them(
             board.post("one")
     before = shows()
     assert before
-    guard = Guard(loading.load(_with(url, "typo"), create=False))
+    guard = RetryingGuard(loading.load(_with(url, "typo"), create=False))
     for _ in range(2):
         with pytest.raises(errors.BoardNotFound) as raised:
             guard.open()
@@ -193,7 +193,7 @@ def test_who_may_not_scan_is_not_told_what_is_there() -> None:
         )
         url = f"redis://clerk:s3cret@{host}:{port}?namespace=typo"
         with pytest.raises(errors.BoardNotFound) as raised:
-            Guard(loading.load(url, create=False)).open()
+            RetryingGuard(loading.load(url, create=False)).open()
         assert str(raised.value) == f"no board 'typo' at redis://{host}:{port}"
         assert client.keys() == []
 
@@ -213,7 +213,7 @@ def test_names_are_found_among_many_keys_and_foreign_ones(redis_url: str) -> Non
         backend = loading.load(redis_url, prefix=prefix, namespace="mine")
         backend.open()
         backend.close()
-        assert Guard(loading.load(redis_url, prefix=prefix)).boards() == ["mine"]
+        assert RetryingGuard(loading.load(redis_url, prefix=prefix)).boards() == ["mine"]
     finally:
         for key in client.scan_iter("look*"):
             client.delete(key)
@@ -225,7 +225,7 @@ def test_the_process_holds_no_descriptor_after_looking(place: tuple[str, Look]) 
 
     def looked() -> int:
         with pytest.raises(errors.BoardNotFound):
-            Guard(loading.load(_with(url, "typo"), create=False)).open()
+            RetryingGuard(loading.load(_with(url, "typo"), create=False)).open()
         return len(os.listdir(folder))
 
     looked()

@@ -19,9 +19,9 @@ import pytest
 
 import multiboard
 from multiboard import errors
-from multiboard.cli import demo
 from multiboard.demo import files as demo_files
 from multiboard.demo import flow as demo_flow
+from multiboard.demo import run as demo_run
 from multiboard.demo.ledger import Ledger
 from multiboard.demo.processes import Report
 from tests.processes import lives
@@ -143,7 +143,7 @@ def test_a_killed_conductors_flow_goes_on_elsewhere(
     assert f"{FILES} of {FILES} files" in run.output
     assert "No job was lost, and none was completed twice." in run.output
     with multiboard.backend("after", url) as board:
-        assert demo.left_on(board) == []
+        assert demo_run.left_on(board) == []
 
 
 def test_one_command_without_arguments_is_enough(start: Callable[..., Demo]) -> None:
@@ -194,7 +194,7 @@ def test_an_interruption_leaves_nothing_behind(
     assert "interrupted" in run.output
     assert "Traceback" not in run.output
     with multiboard.backend("after", url) as board:
-        assert demo.left_on(board) == []
+        assert demo_run.left_on(board) == []
 
 
 def test_no_conductor_outlives_a_killed_demonstration(start: Callable[..., Demo]) -> None:
@@ -246,13 +246,13 @@ def test_a_board_in_use_is_left_alone(start: Callable[..., Demo], tmp_path: path
 
 
 def test_a_board_gets_a_namespace_of_its_own_unless_one_is_given() -> None:
-    conf = demo.board_conf("sqlite:///board.db")
-    assert conf["namespace"] != demo.board_conf("sqlite:///board.db")["namespace"]
-    assert conf["session_timeout"] == demo.SESSION_TIMEOUT
+    conf = demo_run.board_conf("sqlite:///board.db")
+    assert conf["namespace"] != demo_run.board_conf("sqlite:///board.db")["namespace"]
+    assert conf["session_timeout"] == demo_run.SESSION_TIMEOUT
     given = "sqlite:///board.db?namespace=x&session_timeout=9"
-    assert demo.board_conf(given) == {"url": given}
+    assert demo_run.board_conf(given) == {"url": given}
     with pytest.raises(errors.ConfigError, match="one process only"):
-        demo.board_conf("memory://x")
+        demo_run.board_conf("memory://x")
 
 
 # -- the parts -------------------------------------------------------------------------------------

@@ -104,14 +104,14 @@ def test_a_missing_client_library_names_the_extra(
             raise ModuleNotFoundError(f"No module named {library!r}", name=library)
         return real(name, *args, **kwargs)
 
-    for module in [m for m in sys.modules if m.startswith("multiboard.backends._" + scheme)]:
+    folder = f"multiboard.backends.{scheme}"
+    for module in [m for m in sys.modules if f"{m}.".startswith(f"{folder}.")]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.delitem(sys.modules, f"multiboard.backends.{scheme}", raising=False)
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(ConfigError, match=rf"install multiboard\[{scheme}\]"):
         loading.load(f"{scheme}://h")
     monkeypatch.undo()
-    importlib.import_module(f"multiboard.backends.{scheme}")
+    importlib.import_module(folder)
 
 
 @pytest.mark.parametrize(

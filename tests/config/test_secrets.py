@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +28,7 @@ from taskflow import exceptions as excp
 import multiboard
 from multiboard import errors
 from multiboard.cli import opening
-from multiboard.cli.main import MultiboardApp
+from multiboard.cli.main import LIBRARIES, MultiboardApp
 from multiboard.config import loading, oslo
 from multiboard.runtime.guard import Guard
 from tests.leaks import all_logs, shown_by
@@ -121,7 +122,7 @@ def look_at(sight: Sight, entry: str, conf: Any) -> None:
 def backend_of(sight: Sight, spec: str, **overrides: Any) -> None:
     with sight.of("load"):
         backend = loading.load(spec, **overrides)
-        guard = Guard(backend, patience=0)
+        guard = Guard(backend)
         sight.note("load", backend, repr(backend), repr(backend.settings), guard, repr(guard))
         backend.open()
     with sight.of("redact"):
@@ -130,6 +131,7 @@ def backend_of(sight: Sight, spec: str, **overrides: Any) -> None:
 
 def by_command(sight: Sight, words: list[str], url: str | None = None) -> None:
     """Run a command; with ``url`` in the environment."""
+    levels = [(logging.getLogger(name), logging.getLogger(name).level) for name in LIBRARIES]
     before = os.environ.pop(opening.URL_VARIABLE, None)
     if url is not None:
         os.environ[opening.URL_VARIABLE] = url
@@ -144,6 +146,8 @@ def by_command(sight: Sight, words: list[str], url: str | None = None) -> None:
             MultiboardApp(stdout=out, stderr=out).run(words)
         sight.note(f"command {words[:2]}", out.getvalue(), *lines)
     finally:
+        for logger, level in levels:  # a command silences them, and a process is one command
+            logger.setLevel(level)
         os.environ.pop(opening.URL_VARIABLE, None)
         if before is not None:
             os.environ[opening.URL_VARIABLE] = before
@@ -183,6 +187,10 @@ def misread(drawn: tuple[str, list[str]], form: str) -> str:
     secret, _ = drawn
     # A scheme is shown, and with '://' within it a password's first half may become one.
     hypothesis.assume(not (form.startswith("{}") and "://" in secret))
+    # With an '@' in it, what follows that is a host, and its name is no secret either.
+    hypothesis.assume(not (re.fullmatch(r"\w+://[a-z:]+{}", form) and "@" in secret))
+    # With a colon in it, it is a user's name and a password, and a user's name is no secret.
+    hypothesis.assume(not (re.fullmatch(r"\w+://\[?{}\]?@h", form) and ":" in secret))
     return form.format(secret)
 
 

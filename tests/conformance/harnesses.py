@@ -28,8 +28,8 @@ import redis
 from multiboard_conformance.backend.feeds import MOMENTS
 from multiboard_conformance.harness import Harness
 
-from multiboard.backends.redis.session import keys_of
-from multiboard.backends.redis.settings import finder
+from multiboard.backends.redis.locators import locator_factory
+from multiboard.backends.redis.records import keys_of
 
 TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
 if str(TOOLS) not in sys.path:
@@ -81,9 +81,9 @@ class RedisRecords(Harness):
     @contextlib.contextmanager
     def _client(self, settings: Any) -> Iterator[tuple[redis.Redis, str]]:
         keys = keys_of(settings.prefix, settings.namespace)
-        line = finder(settings, keys["meta"])().connect(5.0)
-        host, port = line.address.host, line.address.port
-        line.drop()
+        connection = locator_factory(settings, keys["meta"])().connect(5.0)
+        host, port = connection.address.host, connection.address.port
+        connection.close()
         with redis.Redis(host, port, settings.db) as client:
             yield client, keys["meta"].removesuffix("meta")
 

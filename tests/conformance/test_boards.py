@@ -137,10 +137,10 @@ for outcome in board_run.run_checks(checks, maker, 3):
 def test_board_that_looks_for_attempts_in_hand_is_found() -> None:
     """A mutant of our board: it gives back what a claim that is under way has leased."""
     program = """
-from multiboard import doubts
+from multiboard.runtime import unconfirmed
 from multiboard_conformance import board_fetch, board_promises, board_run
 
-doubts.Doubts.begin = lambda *_: None
+unconfirmed.UnconfirmedClaims.begin = lambda *_: None
 checks = [each for each in promises.checks() if each.name.endswith("_is_not_given_back")]
 maker = board_fetch.make("multiboard", {"url": "memory://"})
 for outcome in board_run.run_checks(checks, maker, 2):

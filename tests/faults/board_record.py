@@ -33,7 +33,7 @@ class BoardFindings:
 
 
 class BoardRecord:
-    """The notes of all workers, by what they say."""
+    """The notes of all workers, by their kind."""
 
     def __init__(self) -> None:
         self.notes: dict[str, list[dict[str, Any]]] = defaultdict(list)

@@ -57,7 +57,7 @@ def interrupt(_signal: int, frame: FrameType | None) -> None:
 
 
 class Service:
-    """What the worker does by itself, until it is told to be quiet."""
+    """What the worker does by itself, until it is asked to be quiet."""
 
     def __init__(self, board: JobBoard, who: str, seed: str, out: TextIO) -> None:
         self._board = board
@@ -68,9 +68,12 @@ class Service:
         self._lost: set[tuple[str, int]] = set()
         self.quiet = threading.Event()
         self._limited_until = 0.0
+        #: The jobs that are held here, with the tokens of their claims: what is done with one may
+        #: be interrupted, and is done again.
+        self._held: dict[Job, int] = {}
         board.notifier.register(LEASE_LOST, self._on_lost)
 
-    def say(self, **note: Any) -> None:
+    def report(self, **note: Any) -> None:
         """Write one note; notes of two threads do not mix."""
         with self._writing:
             self._out.write(json.dumps(note) + "\n")
@@ -79,7 +82,7 @@ class Service:
     def _on_lost(self, _event: str, details: dict[str, Any]) -> None:
         at, lease = boottime(), details["lease"]
         self._lost.add((lease.key, lease.token))
-        self.say(note="lost", key=lease.key, token=lease.token, at=at)
+        self.report(note="lost", key=lease.key, token=lease.token, at=at)
 
     def limit(self, *_: Any) -> None:
         """Have a time limit strike within the calls of the next seconds."""
@@ -97,11 +100,17 @@ class Service:
 
     def run(self) -> None:
         """Work; what fails or is interrupted is part of the story."""
-        while not self.quiet.is_set():
+        while not self.quiet.is_set() or self._held:
             try:
+                if self.quiet.is_set():
+                    self._limited_until = 0.0
+                for job, token in list(self._held.items()):
+                    self._finish(job, token)
+                if self.quiet.is_set():
+                    break
                 self._dice.choice([self._post, self._work, self._work, self._look])()
             except Interrupted:
-                self.say(note="interrupted")
+                self.report(note="interrupted")
             except excp.JobFailure:
                 time.sleep(0.05)
             except excp.NotFound:
@@ -112,7 +121,7 @@ class Service:
             if self._board.job_count >= ENOUGH:
                 return
             job = self._board.post(f"{self._who} at work", details={"who": self._who})
-        self.say(note="posted", key=job.key)
+        self.report(note="posted", key=job.key)
 
     def _look(self) -> None:
         with self._in_time():
@@ -130,25 +139,28 @@ class Service:
             lease = job.lease
             if lease is None:  # lost between the claim and this look
                 continue
-            self.say(note="claimed", key=job.key, token=lease.token, began=began, ended=ended)
+            self._held[job] = lease.token
+            self.report(note="claimed", key=job.key, token=lease.token, began=began, ended=ended)
             longest = LONGEST if boottime() > self._limited_until else 0.01
             time.sleep(self._dice.uniform(0.0, longest))
             self._finish(job, lease.token)
 
     def _finish(self, job: Job, token: int) -> None:
         verb = "abandon" if self._dice.random() < 0.2 else "consume"
-        self.say(note="finishing", key=job.key, token=token, verb=verb, at=boottime())
+        self.report(note="finishing", key=job.key, token=token, verb=verb, at=boottime())
         outcome = "unknown"
         try:
             with self._in_time():
                 getattr(self._board, verb)(job, self._who)
             outcome = "done"
+            self._held.pop(job, None)
         except (excp.NotFound, excp.JobFailure) as error:
             cause = error.__cause__
             sure = (errors.LeaseLost, errors.PostingNotFound, errors.Unavailable)
             outcome = "refused" if isinstance(cause, sure) else "unknown"
+            self._held.pop(job, None)  # what could not be done is given back by the board
         finally:
-            self.say(note="finished", key=job.key, token=token, verb=verb, outcome=outcome,
+            self.report(note="finished", key=job.key, token=token, verb=verb, outcome=outcome,
                      at=boottime())  # fmt: skip
 
     def still_claimed(self) -> list[str]:
@@ -169,7 +181,7 @@ class Service:
 
 
 def main(out: TextIO) -> None:
-    """Do as the first line says, and answer the others."""
+    """Do as the first line asks, and answer the others."""
     first = json.loads(sys.stdin.readline())
     board = multiboard.fetch("faults", {"url": first["target"], **first["settings"]})
     while True:
@@ -181,7 +193,7 @@ def main(out: TextIO) -> None:
     service = Service(board, first["who"], first["seed"], out)
     signal.signal(signal.SIGALRM, interrupt)
     signal.signal(signal.SIGUSR2, service.limit)
-    service.say(note="ready")
+    service.report(note="ready")
     stopped = threading.Event()
 
     def obey() -> None:
@@ -190,10 +202,10 @@ def main(out: TextIO) -> None:
             if do == "quiet":
                 service.quiet.set()
                 stopped.wait()
-                service.say(answer=service.still_claimed())
+                service.report(answer=service.still_claimed())
             elif do == "leave":
                 board.close()
-                service.say(answer=[])
+                service.report(answer=[])
         os._exit(0)
 
     # Signals reach the main thread: the work is done there, and the commands are read beside it.

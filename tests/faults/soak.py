@@ -13,19 +13,19 @@ import sys
 import time
 from collections.abc import Sequence
 
-HERE = pathlib.Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1] / "tools")]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 from servers import clusters  # noqa: E402 - found through the line above
 
-from tests.faults.fault_run import Result, Run  # noqa: E402
+from tests.faults.run import Result, Run  # noqa: E402
 
 #: Seconds of one run: a board of its own, judged by itself, so that no record grows for ever.
 EPISODE = 300.0
 HEAD = ("store", "minutes", "operations", "posted", "faults", "longest outage", "lost", "double")
 BOARD_HEAD = (
     "store", "jobs", "consumed", "interrupts", "lost", "double", "kept unheard",
-    "LEASE_LOST", "late", "least margin",
+    "LEASE_LOST", "late", "least margin", "put back: noticed", "deceived",
 )  # fmt: skip
 
 
@@ -66,7 +66,8 @@ def soak(name: str, minutes: float, seed: str, workers: int, safe: bool) -> list
             run = Run(cluster, f"{seed}:{len(results)}", workers=workers, safe=safe, say=_say)
             result = run.run(min(EPISODE, until - time.monotonic()))
             results.append(result)
-            for sentence in [*result.findings.all, *result.board.all]:
+            deceived = [] if result.put_back is None else result.put_back.deceived
+            for sentence in [*result.findings.all, *result.board.all, *deceived]:
                 print(f"  {'!' if sentence in result.failures else '-'} {sentence}", flush=True)
             if result.failures:
                 print(result.table, flush=True)
@@ -128,7 +129,11 @@ def _board_row(name: str, episodes: Sequence[Result]) -> tuple[str, ...]:
         sum(board.reported for board in boards),
         sum(len(board.late) for board in boards),
     )
-    return (name, *map(str, counts), f"{min(margins):.3f} s" if margins else "-")
+    margin = f"{min(margins):.3f} s" if margins else "-"
+    put = [one.put_back for one in episodes if one.put_back is not None]
+    noticed = f"{sum(one.noticed for one in put)}" if put else "-"
+    deceived = f"{sum(len(one.deceived) for one in put)}" if put else "-"
+    return (name, *map(str, counts), margin, noticed, deceived)
 
 
 def _print_rows(rows: Sequence[Sequence[str]]) -> None:

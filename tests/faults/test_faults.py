@@ -7,7 +7,7 @@ import pytest
 from servers import clusters
 from servers.clusters import File
 
-from tests.faults.fault_run import Result, Run
+from tests.faults.run import Result, Run
 
 #: One seed for all runs of the test: ``make soak`` takes another one each time.
 SEED = "1"
@@ -19,7 +19,7 @@ def _run(cluster: clusters.Cluster, seconds: float) -> Result:
 
 
 @pytest.mark.full
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(360)
 @pytest.mark.parametrize("name", clusters.CLUSTERS)
 def test_nothing_is_lost_and_nothing_is_done_twice(name: str) -> None:
     cluster = clusters.cluster(name)
@@ -40,7 +40,7 @@ class _Lying(File):
 
     @property
     def url(self) -> str:
-        return f"tests.faults.fault_mutants:{self._mutant}?path={self._folder.name}/board.db"
+        return f"tests.faults.lying_backends:{self._mutant}?path={self._folder.name}/board.db"
 
 
 @pytest.mark.full

@@ -24,7 +24,7 @@ from multiboard.backends.memory import MemoryBackend, MemorySettings
 from multiboard.jobboard.board import JobBoard
 from multiboard.jobboard.conductor import Conductor
 from multiboard.primitives import Changes, Lease, NewPosting, boottime
-from multiboard.runtime.lease_keeper import Keeper
+from multiboard.runtime.lease_keeper import LeaseKeeper
 from multiboard.runtime.view import View
 from tests.jobboard import flows
 from tests.waiting import eventually
@@ -262,11 +262,11 @@ def test_the_keeper_goes_on(
     exiting: Exiting, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     lost: list[Lease] = []
-    keeper = Keeper(exiting, lambda lease, _: lost.append(lease))
+    keeper = LeaseKeeper(exiting, lambda lease, _: lost.append(lease))
     exiting.add([NewPosting("k", b"")])
-    asked_at = boottime()
+    stamp = keeper.stamp()
     lease = exiting.acquire("k", "me", "c")
-    keeper.keep(lease, asked_at, keeper.losses)
+    keeper.keep(lease, stamp)
     exiting.exits = error()
     eventually(lambda: exiting.exits is None)
     ends = boottime() + 2.0

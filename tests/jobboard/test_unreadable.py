@@ -14,7 +14,7 @@ import pytest
 
 from multiboard.jobboard.board import JobBoard
 from multiboard.primitives import NewPosting, Shelf
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 from tests.hostile import BODIES
 
 #: The smaller ones: a store may take no more.
@@ -24,7 +24,7 @@ HOSTILE = {name: body for name, (body, _) in BODIES.items() if len(body) < 200_0
 def add_hostile(board: JobBoard) -> dict[str, bytes]:
     """Put hostile postings on a board, before all others of the order, as another program could."""
     postings = {str(uuid.uuid4()): body for body in HOSTILE.values()}
-    with_guard = Guard(board._make_backend())
+    with_guard = RetryingGuard(board._make_backend())
     with_guard.open()
     with_guard.add([NewPosting(key, body, rank=0) for key, body in postings.items()])
     with_guard.close()

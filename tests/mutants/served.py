@@ -116,7 +116,7 @@ class ServedBackend(Delegate):
         names: Sequence[str] = self.ask("boards", {})
         return names
 
-    def facts(self) -> Mapping[str, str]:
+    def server_info(self) -> Mapping[str, str]:
         return {"store": "served memory"}
 
     def do(self, verb: str, args: Mapping[str, Any]) -> Any:

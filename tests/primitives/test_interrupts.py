@@ -18,7 +18,7 @@ import pytest
 from multiboard import errors
 from multiboard.backends.memory import MemoryBackend, MemorySettings
 from multiboard.primitives import interrupts
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 from tests.waiting import eventually
 
 # The time limit of a test is a signal by default, the very one that these tests raise.
@@ -203,16 +203,16 @@ class Waiting(MemoryBackend):
 
 
 @pytest.fixture
-def guarded() -> Guard:
+def guarded() -> RetryingGuard:
     """A guard that would repeat for long what it takes for a failure of the store."""
     backend = Waiting(MemorySettings(name="interrupts", operation_timeout=60.0))
     backend.open()
-    return Guard(backend)
+    return RetryingGuard(backend)
 
 
 @pytest.mark.parametrize("handler", SHAPES)
 def test_a_handlers_exception_goes_through_the_guard_unchanged(
-    alarm: Callable[..., None], guarded: Guard, handler: Any
+    alarm: Callable[..., None], guarded: RetryingGuard, handler: Any
 ) -> None:
     alarm(handler)
     with pytest.raises(TimeIsUp) as raised:
@@ -220,7 +220,7 @@ def test_a_handlers_exception_goes_through_the_guard_unchanged(
     assert raised.value.__cause__ is None
 
 
-def test_a_socket_that_times_out_is_the_stores(guarded: Guard) -> None:
+def test_a_socket_that_times_out_is_the_stores(guarded: RetryingGuard) -> None:
     with pytest.raises(errors.Indeterminate) as raised:
         guarded._once(lambda: _timed_out())
     assert isinstance(raised.value.__cause__, TimeoutError)
@@ -234,7 +234,7 @@ def _timed_out() -> None:
 
 
 def test_an_error_of_the_store_stays_one_while_an_interrupt_is_handled(
-    alarm: Callable[..., None], guarded: Guard
+    alarm: Callable[..., None], guarded: RetryingGuard
 ) -> None:
     alarm(Limit.anything)
     with pytest.raises(TimeIsUp):
@@ -248,7 +248,7 @@ def test_an_error_of_the_store_stays_one_while_an_interrupt_is_handled(
         pass
 
 
-def test_what_another_thread_sets_is_known_by_its_class(guarded: Guard) -> None:
+def test_what_another_thread_sets_is_known_by_its_class(guarded: RetryingGuard) -> None:
     limit = type("Limit", (Exception,), {"__module__": "somebodys.limits"})
     begun, raised = threading.Event(), []
 
@@ -274,6 +274,6 @@ def test_what_another_thread_sets_is_known_by_its_class(guarded: Guard) -> None:
     assert raised == [limit]
 
 
-def test_a_defect_of_a_backend_is_no_interrupt(guarded: Guard) -> None:
+def test_a_defect_of_a_backend_is_no_interrupt(guarded: RetryingGuard) -> None:
     with pytest.raises(errors.Indeterminate, match="does not explain"):
         guarded._once(functools.partial({}.__getitem__, "k"))

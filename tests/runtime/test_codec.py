@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import signal
 import uuid
 import zoneinfo
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from oslo_serialization import msgpackutils
 
 from multiboard import errors
-from multiboard.runtime import codec
+from multiboard.runtime import codec, limits
 from tests.leaks import shown_by
 
 _offsets = st.timedeltas(
@@ -169,3 +170,26 @@ def test_what_an_entity_says_comes_back() -> None:
         codec.decode_plain(b"\x00")
     with pytest.raises(errors.InvalidArgument):
         codec.encode_plain({"x": object()})
+
+
+class _TimeIsUp(Exception):
+    pass
+
+
+def _raise_time_is_up(_number: int, _frame: Any) -> None:
+    raise _TimeIsUp
+
+
+@pytest.mark.parametrize("where", ["check_shape", "check"])
+def test_an_interrupt_is_neither_a_refused_value_nor_a_damaged_body(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = codec.Body("u", "n", {}, {})
+    data = codec.encode(body)
+    before = signal.signal(signal.SIGUSR1, _raise_time_is_up)
+    monkeypatch.setattr(limits, where, lambda _: signal.raise_signal(signal.SIGUSR1))
+    try:
+        with pytest.raises(_TimeIsUp):
+            codec.encode(body) if where == "check_shape" else codec.decode(data)
+    finally:
+        signal.signal(signal.SIGUSR1, before)

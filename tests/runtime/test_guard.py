@@ -6,17 +6,19 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+import multiboard.backends.zookeeper  # noqa: F401 - which uses kazoo
 from multiboard import errors
 from multiboard.backends.memory import MemoryBackend, MemorySettings
 from multiboard.primitives import Lease, NewPosting, Posting, Shelf
 from multiboard.runtime import guard
 from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 
 
 class Faulty(MemoryBackend):
@@ -55,14 +57,14 @@ def new(key: str = "k", body: bytes = b"b") -> NewPosting:
 
 def test_what_was_not_applied_is_repeated(backend: Faulty) -> None:
     backend.before = [errors.Unavailable("away")] * 3
-    [posting] = Guard(backend).add([new()])
+    [posting] = RetryingGuard(backend).add([new()])
     assert isinstance(posting, Posting)
     assert len(backend.calls) == 4
 
 
 def test_what_may_have_been_applied_is_repeated_and_has_one_effect(backend: Faulty) -> None:
     backend.after = [errors.Indeterminate("no answer")] * 2
-    [posting] = Guard(backend).add([new()])
+    [posting] = RetryingGuard(backend).add([new()])
     assert [posting] == backend.list().postings
     assert backend.count() == 1
 
@@ -71,13 +73,13 @@ def test_repetition_is_bounded(backend: Faulty) -> None:
     backend.before = [errors.Unavailable("away")] * 10_000
     begun = time.monotonic()
     with pytest.raises(errors.Unavailable, match="away"):
-        Guard(backend).add([new()])
+        RetryingGuard(backend).add([new()])
     assert 0.4 < time.monotonic() - begun < 5
 
 
 def test_one_attempt_in_doubt_leaves_the_whole_in_doubt(backend: Faulty) -> None:
     backend.after = [errors.Indeterminate("no answer")]
-    guarded = Guard(backend)
+    guarded = RetryingGuard(backend)
 
     def lose(*_: Any) -> Any:
         backend.before = [errors.Unavailable("away")] * 10_000
@@ -99,7 +101,7 @@ def test_one_attempt_in_doubt_leaves_the_whole_in_doubt(backend: Faulty) -> None
 
 def test_closing_ends_the_repetition(backend: Faulty) -> None:
     backend.before = [errors.Unavailable("away")] * 10_000
-    guarded = Guard(backend, patience=60.0)
+    guarded = RetryingGuard(backend, patience=60.0)
     with ThreadPoolExecutor() as pool:
         adding = pool.submit(guarded.add, [new()])
         time.sleep(0.1)
@@ -111,26 +113,26 @@ def test_closing_ends_the_repetition(backend: Faulty) -> None:
 def test_a_native_error_arrives_as_unknown_outcome(backend: Faulty, native: Exception) -> None:
     backend.before = [native]
     with pytest.raises(errors.Indeterminate) as caught:
-        Guard(backend, patience=0).add([new()])
+        Guard(backend).add([new()])
     assert caught.value.__cause__ is native
 
 
 def test_large_batches_are_split_and_answered_in_order(backend: Faulty) -> None:
     count = 2 * guard.BATCH + 7
-    answers = Guard(backend).add([new(f"k{number}") for number in range(count)])
+    answers = RetryingGuard(backend).add([new(f"k{number}") for number in range(count)])
     assert [a.key for a in answers if isinstance(a, Posting)] == [f"k{n}" for n in range(count)]
     assert backend.calls == [guard.BATCH, guard.BATCH, 7]
 
 
 def test_too_large_a_body_is_an_answer_and_is_not_sent(backend: Faulty) -> None:
     limit = backend.traits.max_body
-    answers = Guard(backend).add([new("a"), new("b", b"x" * (limit + 1)), new("c")])
+    answers = RetryingGuard(backend).add([new("a"), new("b", b"x" * (limit + 1)), new("c")])
     assert [type(answer) for answer in answers] == [Posting, errors.PostingTooLarge, Posting]
     assert backend.calls == [2]
 
 
 LEASE = Lease("k", "h", "c", 1, None, 1.0)
-_bad: list[tuple[str, Callable[[Guard], Any]]] = [
+_bad: list[tuple[str, Callable[[RetryingGuard], Any]]] = [
     ("is not a key", lambda g: g.add([new("")])),
     ("is not a key", lambda g: g.add([new("-x")])),
     ("is not a key", lambda g: g.add([new("a/b")])),
@@ -162,9 +164,9 @@ _bad: list[tuple[str, Callable[[Guard], Any]]] = [
 
 @pytest.mark.parametrize(("complaint", "call"), _bad)
 def test_a_bad_argument_is_refused_before_anything_is_sent(
-    complaint: str, call: Callable[[Guard], Any]
+    complaint: str, call: Callable[[RetryingGuard], Any]
 ) -> None:
-    never_opened = Guard(Faulty())  # would raise Closed if it were asked anything
+    never_opened = RetryingGuard(Faulty())  # would raise Closed if it were asked anything
     with pytest.raises(errors.InvalidArgument, match=complaint):
         call(never_opened)
 
@@ -175,7 +177,7 @@ def test_claims_of_which_only_a_part_was_answered_are_in_doubt(
     monkeypatch.setattr(guard, "BATCH", 2)
     backend.add([new(f"k{number}") for number in range(4)])
     doubts: list[tuple[Any, ...]] = []
-    guarded = Guard(backend, patience=0, on_doubt=lambda *told: doubts.append(told))
+    guarded = RetryingGuard(backend, on_unconfirmed=lambda *told: doubts.append(told))
     native = backend.acquire_next
 
     def acquire_next(holder: str, claim_ids: Any, expires_in: float | None = None) -> Any:
@@ -188,3 +190,25 @@ def test_claims_of_which_only_a_part_was_answered_are_in_doubt(
     with pytest.raises(errors.Unavailable, match="away"):
         guarded.acquire_next("me", claim_ids)
     assert doubts == [(claim_ids, None, False)]
+
+
+class ClientError(Exception):
+    """An error of a client library: of a package that the wrapper below does not use."""
+
+
+ClientError.__module__ = "kazoo.exceptions"
+
+
+def test_an_error_of_a_wrapped_backends_client_is_not_taken_for_an_interrupt() -> None:
+    """A backend that stands for another one uses none of the packages that the other uses."""
+    client_error = ClientError()  # made by the library, raised elsewhere: it has no frame of it
+    wrapper = type("Wrapper", (MemoryBackend,), {"__module__": "somebody.else"})
+    backend = wrapper(MemorySettings(name="wrapped", operation_timeout=0.05))
+    backend.open()
+
+    def fail(_keys: Sequence[str]) -> NoReturn:
+        raise errors.Unavailable("the connection was lost") from client_error
+
+    backend.get = fail  # type: ignore[attr-defined]
+    with pytest.raises(errors.Unavailable, match="the connection was lost"):
+        Guard(backend).get(["k"])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,12 @@ from multiboard import errors
 from multiboard.backends.memory import MemoryBackend, MemorySettings
 from multiboard.primitives import Lease, NewPosting, Shelf, boottime
 from multiboard.runtime import unconfirmed
-from multiboard.runtime.lease_keeper import SAFE, Keeper
+from multiboard.runtime.deadlines import SAFE, Stamp
+from multiboard.runtime.lease_keeper import LeaseKeeper
 from tests.waiting import eventually
+
+#: The stamp of what was asked before any session was lost.
+FIRST = Stamp(0.0, 0)
 
 
 class Store(MemoryBackend):
@@ -56,16 +61,16 @@ class Kept:
         self.store = Store(session_timeout)
         self.store.open()
         self.lost: list[tuple[int, str, float]] = []
-        self.keeper = Keeper(
+        self.keeper = LeaseKeeper(
             self.store, lambda lease, why: self.lost.append((lease.token, why, boottime()))
         )
 
     def claim(self, key: str = "k", expires_in: float | None = None) -> Lease:
         """Lease a posting and have it kept."""
         self.store.add([NewPosting(key, b"")])
-        asked_at, losses = boottime(), self.keeper.losses
+        stamp = self.keeper.stamp()
         lease = self.store.acquire(key, "me", uuid.uuid4().hex, expires_in)
-        self.keeper.keep(lease, asked_at, losses)
+        self.keeper.keep(lease, stamp)
         return lease
 
 
@@ -134,7 +139,7 @@ def test_a_session_that_ended_costs_its_leases_once_each(kept: Kept) -> None:
 def test_entities_come_back_with_the_next_session(kept: Kept) -> None:
     entity = NewPosting("me", b"here")
     kept.store.add([entity], Shelf.ENTITIES)
-    kept.keeper.keep_entity(entity, 0)
+    kept.keeper.keep_entity(entity, FIRST)
     board = kept.store._board
     assert board is not None
     with board.changed:
@@ -184,7 +189,7 @@ def test_a_claim_of_which_nobody_heard_is_given_back(kept: Kept, key: str | None
     kept.store.add([NewPosting("k", b"")])
     kept.store.acquire("k", "me", "unheard")
     kept.store.away = True
-    kept.keeper.doubt(["unheard", "never done"], key)
+    kept.keeper.note_unconfirmed(["unheard", "never done"], key)
     threading.Event().wait(0.3)
     kept.store.away = False
     eventually(lambda: (posting := kept.store.get(["k"])[0]) and posting.lease is None)
@@ -197,12 +202,12 @@ def test_a_claim_that_comes_late_is_given_back_and_a_later_one_is_not(
 ) -> None:
     monkeypatch.setattr(unconfirmed, "LATE", 0.5)
     kept.store.add([NewPosting("k", b"")])
-    kept.keeper.doubt(["late"], "k")
+    kept.keeper.note_unconfirmed(["late"], "k")
     threading.Event().wait(0.2)
     kept.store.acquire("k", "me", "late")
     eventually(lambda: kept.store.get(["k"])[0].lease is None)
     later = kept.store.acquire("k", "me", "heard")
-    kept.keeper.keep(later, boottime(), 0)
+    kept.keeper.keep(later, Stamp(boottime(), 0))
     threading.Event().wait(1.0)
     assert kept.store.get(["k"])[0].lease.token == later.token
     assert kept.lost == []
@@ -247,13 +252,13 @@ def acquire(store: Store, key: str) -> Lease:
 
 def test_a_session_that_two_operations_find_ended_is_lost_once(kept: Kept) -> None:
     old = acquire(kept.store, "old")
-    kept.keeper.keep(old, boottime(), 0)
+    kept.keeper.keep(old, Stamp(boottime(), 0))
     end_sessions(kept.store)
-    kept.keeper.session_lost(0)
+    kept.keeper.session_lost(FIRST)
     new = acquire(kept.store, "new")
-    kept.keeper.keep(new, boottime(), kept.keeper.losses)
-    kept.keeper.session_lost(0)  # an operation that was under way before
-    eventually(lambda: not kept.keeper._verify)
+    kept.keeper.keep(new, kept.keeper.stamp())
+    kept.keeper.session_lost(FIRST)  # an operation that was under way before
+    eventually(lambda: not kept.keeper._kept.doubtful)
     assert [token for token, _, _ in kept.lost] == [old.token]
     assert kept.keeper.keeps(new)
 
@@ -261,10 +266,10 @@ def test_a_session_that_two_operations_find_ended_is_lost_once(kept: Kept) -> No
 def test_a_lease_of_an_earlier_session_that_is_kept_late_costs_no_later_one(kept: Kept) -> None:
     old = acquire(kept.store, "old")
     end_sessions(kept.store)
-    kept.keeper.session_lost(0)
+    kept.keeper.session_lost(FIRST)
     new = acquire(kept.store, "new")
-    kept.keeper.keep(new, boottime(), kept.keeper.losses)
-    kept.keeper.keep(old, boottime(), 0)
+    kept.keeper.keep(new, kept.keeper.stamp())
+    kept.keeper.keep(old, Stamp(boottime(), 0))
     eventually(lambda: kept.lost)
     assert [(token, why) for token, why, _ in kept.lost] == [(old.token, "its session ended")]
     assert kept.keeper.keeps(new)
@@ -274,7 +279,7 @@ def test_a_claim_after_a_long_rest_is_kept(kept: Kept) -> None:
     kept.keeper.forget(kept.claim("a").key)
     threading.Event().wait(1.2)  # the session that was kept before is over
     later = acquire(kept.store, "b")
-    kept.keeper.keep(later, boottime(), kept.keeper.losses)
+    kept.keeper.keep(later, kept.keeper.stamp())
     before = kept.store.renewals
     eventually(lambda: kept.store.renewals >= before + 3)
     assert kept.keeper.keeps(later)
@@ -283,7 +288,7 @@ def test_a_claim_after_a_long_rest_is_kept(kept: Kept) -> None:
 
 def test_an_answer_that_took_too_long_is_confirmed_before_it_is_kept(kept: Kept) -> None:
     lease = acquire(kept.store, "k")
-    kept.keeper.keep(lease, boottime() - 0.9, 0)
+    kept.keeper.keep(lease, Stamp(boottime() - 0.9, 0))
     assert kept.store.renewals
     assert kept.keeper.keeps(lease)
 
@@ -292,18 +297,18 @@ def test_an_answer_from_a_session_that_ended_meanwhile_is_not_kept(kept: Kept) -
     lease = acquire(kept.store, "k")
     end_sessions(kept.store)
     with pytest.raises(errors.SessionLost):
-        kept.keeper.keep(lease, boottime() - 0.9, 0)
+        kept.keeper.keep(lease, Stamp(boottime() - 0.9, 0))
     assert not kept.keeper.keeps(lease)
 
 
 def test_a_timed_lease_whose_answer_took_too_long_is_confirmed(kept: Kept) -> None:
     kept.store.add([NewPosting("k", b"")])
     lease = kept.store.acquire("k", "me", "claim", 5.0)
-    kept.keeper.keep(lease, boottime() - 4.5, 0)
+    kept.keeper.keep(lease, Stamp(boottime() - 4.5, 0))
     assert kept.keeper.keeps(lease)
     kept.store.release(lease)
     with pytest.raises(errors.LeaseLost):
-        kept.keeper.keep(lease, boottime() - 4.5, 0)
+        kept.keeper.keep(lease, Stamp(boottime() - 4.5, 0))
 
 
 def test_a_renewal_has_no_more_time_than_is_left(kept: Kept) -> None:
@@ -317,7 +322,7 @@ def test_a_renewal_has_no_more_time_than_is_left(kept: Kept) -> None:
 def test_a_lease_that_was_lost_in_a_session_that_lives_on_is_given_back(kept: Kept) -> None:
     entity = NewPosting("me", b"here")
     kept.store.add([entity], Shelf.ENTITIES)
-    kept.keeper.keep_entity(entity, 0)
+    kept.keeper.keep_entity(entity, FIRST)
     kept.claim()
     kept.store.away = True
     board = kept.store._board
@@ -352,22 +357,39 @@ def test_an_entity_whose_session_ended_before_it_was_kept_comes_back(kept: Kept)
     entity = NewPosting("me", b"here")
     kept.store.add([entity], Shelf.ENTITIES)
     end_sessions(kept.store)
-    kept.keeper.session_lost(0)
-    kept.keeper.keep_entity(entity, 0)
+    kept.keeper.session_lost(FIRST)
+    kept.keeper.keep_entity(entity, FIRST)
     eventually(lambda: [e.key for e in kept.store.list(Shelf.ENTITIES).postings] == ["me"])
 
 
 def test_an_attempt_in_hand_is_not_looked_for(kept: Kept) -> None:
     kept.store.add([NewPosting("k", b"")])
-    kept.keeper.take_in_hand(["mine"])
+    kept.keeper.begin_claims(["mine"])
     asked_at = boottime()
-    kept.keeper.doubt(["mine"], "k")
-    kept.keeper.doubt(["other"], "k")
+    kept.keeper.note_unconfirmed(["mine"], "k")
+    kept.keeper.note_unconfirmed(["other"], "k")
     lease = kept.store.acquire("k", "me", "mine")
-    eventually(lambda: kept.keeper._doubts.due(boottime()) == {})  # the other was looked for
+    eventually(lambda: kept.keeper._unconfirmed.due(boottime()) == {})  # the other was looked for
     assert kept.store.get(["k"])[0].lease == lease
-    kept.keeper.keep(lease, asked_at, 0)
-    kept.keeper.let_go(["mine"])
-    eventually(lambda: all(doubt.last for doubt in kept.keeper._doubts._open.values()))
+    kept.keeper.keep(lease, Stamp(asked_at, 0))
+    kept.keeper.end_claims(["mine"])
+    eventually(lambda: all(doubt.last for doubt in kept.keeper._unconfirmed._open.values()))
     assert kept.keeper.keeps(lease)
     assert kept.store.get(["k"])[0].lease == lease
+
+
+def test_an_errand_that_is_refused_does_not_keep_the_others_from_being_done(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, read = kept.claim("given up"), kept.store.get
+    refused = threading.Event()
+
+    def refuse(_: Any) -> Any:
+        refused.set()
+        raise errors.AccessDenied("no right to read")
+
+    monkeypatch.setattr(kept.store, "get", refuse)
+    kept.claim("looked at", expires_in=0.5)
+    assert refused.wait(10.0)
+    kept.keeper.give_back(lease)
+    eventually(lambda: read(["given up"])[0].lease is None)  # type: ignore[union-attr]

@@ -45,7 +45,8 @@ def test_a_hostile_body_is_refused_before_anything_is_built(answers: Any, name: 
 
 POSTER = """
 import sys
-from multiboard import codec, errors
+from multiboard import errors
+from multiboard.runtime import codec
 
 def nest(make, levels):
     value = make([])

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -50,9 +52,9 @@ class Store(memory.MemoryBackend):
 class Watched:
     """A view, its store, and what it told."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[Store] = Store) -> None:
         settings = memory.MemorySettings(name=uuid.uuid4().hex, session_timeout=60.0)
-        self.store, self.own = Store(settings), memory.MemoryBackend(settings)
+        self.store, self.own = kind(settings), memory.MemoryBackend(settings)
         self.store.open()
         self.own.open()
         self.told: list[tuple[ChangeKind, str]] = []
@@ -169,6 +171,72 @@ def test_the_feed_is_taken_up_again(watched: Watched, failure: Exception) -> Non
     eventually(lambda: watched.shown() == [("a", False)])
 
 
+class Refusing(Store):
+    """A store that takes an account's right to read for a while."""
+
+    denied = False
+
+    def changes(self, cursor: str | None, timeout: float) -> Changes:
+        """Return what happened, to who may read."""
+        self._check()
+        return super().changes(cursor, timeout)
+
+    def list(self, *args: Any, **kwargs: Any) -> Page:
+        """Return the listing, to who may read."""
+        self._check()
+        return super().list(*args, **kwargs)
+
+    def _check(self) -> None:
+        if self.denied:
+            raise errors.AccessDenied("no right to read the board")
+
+
+@pytest.fixture
+def refusing() -> Iterator[Watched]:
+    """A view, not begun yet, of a store that may refuse it."""
+    made = Watched(Refusing)
+    yield made
+    made.store.close()
+    made.view.close()
+
+
+def test_a_right_that_is_taken_for_a_moment_interrupts_the_view_and_does_not_end_it(
+    refusing: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, view = refusing.store, refusing.view
+    assert isinstance(store, Refusing)
+    view.load(5.0)
+    store.denied = True
+    eventually(lambda: "no right to read the board" in caplog.text)
+    refusing.own.add([NewPosting("a", b"")])
+    assert refusing.shown() == []  # what was seen last, as when the store is away
+    store.denied = False
+    assert view.wait(lambda: refusing.shown() == [("a", False)], 10.0)
+    assert caplog.text.count("no right to read the board") < 5
+
+
+def test_who_waits_for_the_first_listing_receives_the_refusal_and_the_view_goes_on(
+    refusing: Watched,
+) -> None:
+    store, view = refusing.store, refusing.view
+    assert isinstance(store, Refusing)
+    store.denied = True
+    begun = time.monotonic()
+    with pytest.raises(errors.AccessDenied, match="no right to read"):
+        view.load(30.0)
+    with pytest.raises(errors.AccessDenied, match="no right to read"):
+        view.wait(lambda: False, 30.0)
+    assert time.monotonic() - begun < 20.0
+    store.denied = False
+
+    def is_loaded() -> bool:
+        with contextlib.suppress(errors.AccessDenied):
+            view.load(5.0)
+        return view.loaded
+
+    eventually(is_loaded)
+
+
 def test_a_lost_board_ends_the_view_and_is_told_to_who_waits(watched: Watched) -> None:
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(watched.view.wait, lambda: False, 20.0)
@@ -222,7 +290,7 @@ def test_old_news_of_a_trashed_posting_does_not_hide_the_restored_one(watched: W
 def test_an_answer_does_not_bring_back_what_went_since_it_was_asked_for(
     watched: Watched, later: bool
 ) -> None:
-    picture = watched.view._picture
+    picture = watched.view._state
     own = watched.own
     own.add([NewPosting("a", b"")])
     eventually(lambda: watched.shown() == [("a", False)])

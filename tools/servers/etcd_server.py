@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""etcd, of one member unless it is told who the others are."""
+"""etcd, of one member unless it is given the others."""
 
 from __future__ import annotations
 

@@ -71,17 +71,17 @@ def _block() -> range:
 
 
 def listens(pid: int, port: int) -> bool:
-    """Tell whether process ``pid`` listens on ``port``; true where the system can't tell."""
+    """Return whether process ``pid`` listens on ``port``; true where that can't be seen."""
     return not os.path.exists("/proc/net/tcp") or _has(pid, port, "0A")
 
 
 def connects(pid: int, port: int) -> bool:
-    """Tell whether process ``pid`` made the connection that comes from ``port``."""
+    """Return whether process ``pid`` made the connection that comes from ``port``."""
     return _has(pid, port, "01")
 
 
 def _has(pid: int, port: int, state: str) -> bool:
-    """Tell whether a process has a socket at a port, in one of the kernel's states of sockets."""
+    """Return whether a process has a socket at a port, in one of the kernel's states of sockets."""
     inodes = set()
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError), open(f"/proc/net/{table}") as file:

@@ -65,7 +65,7 @@ class Server(abc.ABC):
 
     @abc.abstractmethod
     def _answers(self) -> bool:
-        """Tell whether a client is served; may raise ``OSError``."""
+        """Return whether a client is served; may raise ``OSError``."""
 
     @property
     def running(self) -> bool:
@@ -80,7 +80,7 @@ class Server(abc.ABC):
         return ""
 
     def serves(self) -> bool:
-        """Tell whether a client is served now."""
+        """Return whether a client is served now."""
         with contextlib.suppress(OSError):
             return self._answers()
         return False
@@ -131,6 +131,11 @@ class Server(abc.ABC):
             shutil.rmtree(self._data, ignore_errors=True)
             os.mkdir(self._data)
         self.start()
+
+    @property
+    def data(self) -> str:
+        """The folder that holds what it stores."""
+        return self._data
 
     def back_up(self, folder: str) -> None:
         """Stop it, copy its data to a folder that is not there yet, and start it again."""
@@ -245,7 +250,7 @@ def program(name: str, package: str) -> str:
 
 
 def stands(pid: int) -> bool:
-    """Tell whether no thread of a process runs; true where the system can't tell."""
+    """Return whether no thread of a process runs; true where the system does not show it."""
     for path in glob.iglob(f"/proc/{pid}/task/*/stat"):
         with contextlib.suppress(OSError), open(path) as file:  # a thread may have ended
             if file.read().rpartition(")")[2].split()[0] not in "TtZX":

@@ -105,7 +105,7 @@ def check_making_a_backend_does_nothing(board: Board) -> None:
 @guarantee("ERR-1")
 def check_facts_name_the_store(board: Board) -> None:
     """Facts tells the store's name, as strings."""
-    facts = board.open().facts()
+    facts = board.open().server_info()
     assert "store" in facts
     assert {type(value) for value in facts.values()} == {str}
 

@@ -68,12 +68,12 @@ class Store:
             with contextlib.suppress(Exception):
                 backend.close()
 
-    def facts(self) -> dict[str, str]:
+    def server_info(self) -> dict[str, str]:
         """Return what the backend tells of its store, or why it does not."""
         backend = self.load(namespace=f"conformance-{uuid.uuid4().hex[:12]}")
         try:
             backend.open()
-            return dict(backend.facts())
+            return dict(backend.server_info())
         except Exception as error:
             return {"error": f"{type(error).__name__}: {error}"}
         finally:

@@ -69,7 +69,7 @@ class Maker(abc.ABC):
         """The one server's host and port, or None where there is no such thing."""
         return self.conf.get("host", "127.0.0.1"), int(self.conf.get("port", self.default_port))
 
-    def facts(self) -> dict[str, str]:
+    def server_info(self) -> dict[str, str]:
         """Return the versions of all that is judged here.
 
         Raises: what the board raises where it can't be connected.
@@ -259,7 +259,7 @@ class MultiboardMaker(Maker):
         return backends.fetch("board", {"board": self.kind}, client=chosen(backend.settings))
 
     def store_version(self, board: Any) -> str:
-        facts = self._store.facts()
+        facts = self._store.server_info()
         return f"{facts['store']} {facts.get('version', '')}".strip()
 
     def damage(self, board: Any, job: Any) -> Callable[[], object]:

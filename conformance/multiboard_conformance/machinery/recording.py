@@ -45,7 +45,7 @@ class Delegate(primitives.Backend):
         answer: float = self.do("keepalive", {})
         return answer
 
-    def facts(self) -> Mapping[str, str]:
+    def server_info(self) -> Mapping[str, str]:
         answer: Mapping[str, str] = self.do("facts", {})
         return answer
 

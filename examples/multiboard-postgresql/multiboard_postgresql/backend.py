@@ -228,7 +228,7 @@ class PostgreSQLBackend(Backend):
         )
         return self.settings.session_timeout
 
-    def facts(self) -> Mapping[str, str]:
+    def server_info(self) -> Mapping[str, str]:
         ((version, switches),) = self._read("facts")
         facts = {"store": "postgresql", "version": version}
         for name in switches or ():

@@ -74,13 +74,13 @@ class EtcdBackend(primitives.Backend):
         self._session.open()
         self._start_over()
 
+    def keepalive(self, within: float | None = None) -> float:
+        return self._session.keepalive(within)
+
     def close(self) -> None:
         self._session.close()
         self._feed.close()
         self._timer.close()
-
-    def keepalive(self, within: float | None = None) -> float:
-        return self._session.keepalive(within)
 
     def boards(self) -> Sequence[str]:
         return creation.namespaces(self.settings, self.settings.connect_timeout)
@@ -89,7 +89,7 @@ class EtcdBackend(primitives.Backend):
     def position(self) -> int:
         return self._session.position
 
-    def facts(self) -> Mapping[str, str]:
+    def server_info(self) -> Mapping[str, str]:
         return self._session.server_info()
 
     # -- directory -------------------------------------------------------------------------------

@@ -2,5 +2,6 @@
 """The board in a Redis server, behind sentinels or in a cluster."""
 
 from multiboard.backends.redis.backend import RedisBackend
+from multiboard.backends.redis.settings import RedisSettings
 
-__all__ = ["RedisBackend"]
+__all__ = ["RedisBackend", "RedisSettings"]

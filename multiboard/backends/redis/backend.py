@@ -1,42 +1,32 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The board in a Redis server, 6.2 or newer.
 
-Every verb is a Lua script (``lua/*.lua``), every key of a board has the same hash tag, and every
-judgement of time is the server's. It imports the primitives, the errors, and its own parts.
+Every verb is a Lua script of the same name (``scripts/acquire.lua`` is a claim), every key of a
+board has the same hash tag, and every judgement of time is the server's. It imports the primitives,
+the errors, and its own parts.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multiboard import errors, primitives
-from multiboard.backends.redis import records, server_info, session
-from multiboard.backends.redis.settings import RedisSettings, finder, from_url, replicas
-from multiboard.primitives import (
-    ChangeKind,
-    Changes,
-    Damage,
-    Lease,
-    NewPosting,
-    Page,
-    Place,
-    Posting,
-    Shelf,
-    Url,
-    boottime,
-)
+from multiboard.backends.redis import records, server_info
+from multiboard.backends.redis.feed import Feed
+from multiboard.backends.redis.locators import locator_factory
+from multiboard.backends.redis.session import Board
+from multiboard.backends.redis.settings import RedisSettings, from_url, replicas
+from multiboard.primitives import Changes, Lease, NewPosting, Page, Place, Posting, Shelf, Url
 
 __all__ = ["RedisBackend", "RedisSettings"]
 
-#: Postings or changes in one answer.
-PAGE = 500
-#: Seconds after which a reader that is kept busy ends what is over, too.
-REAP_PAUSE = 0.1
-#: Seconds for which a reader sleeps in the server before it looks whether its history still is.
-LONGEST_BLOCK = 3.0
+#: What holds on every server; whether it is durable depends on the server.
+_TRAITS = primitives.Traits(
+    durable=False, cross_process=True, cross_host=True, fencing_survives_failover=True,
+    native_claim_next=True, linearizable_feed=True, lease_slack=0.5, max_body=8 * 1024 * 1024,
+)  # fmt: skip
 
 
 class RedisBackend(primitives.Backend):
@@ -52,14 +42,14 @@ class RedisBackend(primitives.Backend):
         super().__init__(settings)
         if "{" in settings.prefix or "}" in settings.prefix:
             raise errors.ConfigError("redis: the prefix must not contain '{' or '}'")
-        keys = session.keys_of(settings.prefix, settings.namespace)
-        # A call waits for at most half of what a whole operation may take: a lost answer gets a
+        keys = records.keys_of(settings.prefix, settings.namespace)
+        # A call waits for at most half of what a whole operation may take: a lost reply gets a
         # second try.
-        patience = min(settings.connect_timeout, settings.operation_timeout / 2)
-        find = finder(settings, keys["meta"])
-        self._board = session.Board(find, keys, settings.namespace, patience, replicas(settings))
-        #: By boottime: when a reader last ended what was over.
-        self._reaped_at = 0.0
+        timeout = min(settings.connect_timeout, settings.operation_timeout / 2)
+        make_locator = locator_factory(settings, keys["meta"])
+        namespace = settings.namespace
+        self._board = Board(make_locator, keys, namespace, timeout, replicas(settings))
+        self._feed = Feed(self._board)
         self._spent = primitives.SpentClaims()
 
     @classmethod
@@ -68,16 +58,7 @@ class RedisBackend(primitives.Backend):
 
     @property
     def traits(self) -> primitives.Traits:
-        return primitives.Traits(
-            durable=self._board.appends,
-            cross_process=True,
-            cross_host=True,
-            max_body=8 * 1024 * 1024,
-            lease_slack=0.5,
-            native_claim_next=True,
-            linearizable_feed=True,
-            fencing_survives_failover=True,
-        )
+        return dataclasses.replace(_TRAITS, durable=self._board.appends)
 
     @property
     def incarnation(self) -> str:
@@ -97,7 +78,7 @@ class RedisBackend(primitives.Backend):
     def close(self) -> None:
         self._board.close()
 
-    def facts(self) -> Mapping[str, str]:
+    def server_info(self) -> Mapping[str, str]:
         return server_info.of(self._board)
 
     # -- directory ---------------------------------------------------------------------------
@@ -105,62 +86,63 @@ class RedisBackend(primitives.Backend):
     def add(
         self, postings: Sequence[NewPosting], shelf: Shelf = Shelf.LIVE
     ) -> Sequence[Posting | errors.MultiboardError]:
-        answers: list[Posting | errors.MultiboardError] = []
+        results: list[Posting | errors.MultiboardError] = []
         for chunk in records.chunks(postings):
             args: list[Any] = []
             if shelf is Shelf.ENTITIES:
                 for new in chunk:
                     args += (new.key, new.rank, new.body)
-                (_, now, told), _ = self._attended("enter", args)
+                (_, now, replies), _ = self._run_in_session("enter", args)
             else:
                 for new in chunk:
                     delay, digest = records.micro(new.delay), records.digest(new)
                     args += (new.key, new.rank, delay, digest, new.body)
-                _, now, told = self._board.run("add", *args)
-            for new, answer in zip(chunk, told, strict=True):
-                if answer[0] == b"OK":
-                    row = (new.key.encode(), answer[1], answer[2], new.body)
-                    answers.append(_sound(row, now, shelf))
-                elif answer[0] == b"GONE":
-                    answers.append(errors.PostingNotFound(new.key))
+                _, now, replies = self._board.run("add", *args)
+            for new, reply in zip(chunk, replies, strict=True):
+                if reply[0] == b"OK":
+                    row = (new.key.encode(), reply[1], reply[2], new.body)
+                    results.append(_posting(row, now, shelf))
+                elif reply[0] == b"GONE":
+                    results.append(errors.PostingNotFound(new.key))
                 else:
-                    answers.append(errors.PostingExists(new.key))
-        return answers
+                    results.append(errors.PostingExists(new.key))
+        return results
 
     def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
-        answers: list[Posting | None] = []
-        while len(answers) < len(keys):
-            chunk = keys[len(answers) : len(answers) + PAGE]
+        results: list[Posting | None] = []
+        while len(results) < len(keys):
+            chunk = keys[len(results) : len(results) + records.PAGE]
             _, now, rows, dead, _, _ = self._board.run("list", "live", "keys", *chunk)
             lost = records.pairs(dead)
             for row in records.rows(rows):
                 try:
-                    answers.append(records.posting(row, now, lost))
+                    results.append(records.posting(row, now, lost))
                 except ValueError:  # there is none, or it is damaged
-                    answers.append(None)
-        return answers
+                    results.append(None)
+        return results
 
     def list(
         self, shelf: Shelf = Shelf.LIVE, *, after: Place | None = None, limit: int | None = None
     ) -> Page:
         postings: list[Posting] = []
-        damaged: list[Damage] = []
+        damaged: list[primitives.Damage] = []
         place: Any = "" if after is None else after[0] * records.SERIALS + after[1]
         order = self._board.keys[shelf.value]
         while limit is None or len(postings) <= limit:
-            count = PAGE if limit is None else min(PAGE, limit + 1 - len(postings))
+            count = records.PAGE if limit is None else min(records.PAGE, limit + 1 - len(postings))
             _, now, rows, dead, looked, foreign = self._board.run(
                 "list", shelf.value, "after", place, count
             )
             lost = records.pairs(dead)
             for name, why in records.pairs(foreign).items():
-                damaged.append(Damage(records.readable(name), why.decode()))
+                damaged.append(primitives.Damage(records.readable(name), why.decode()))
             for row in records.rows(rows):
                 place = row[1]
                 try:
                     posting = records.posting(row, now, lost, entity=shelf is Shelf.ENTITIES)
                 except ValueError as error:
-                    damaged.append(Damage(f"{order} {records.readable(row[0])}", str(error)))
+                    what = f"{order} {records.readable(row[0])}"
+                    damaged.append(primitives.Damage(what, str(error)))
                 else:
                     if posting is not None:
                         postings.append(posting)
@@ -174,34 +156,34 @@ class RedisBackend(primitives.Backend):
     def remove(
         self, leases: Sequence[Lease], to: Shelf | None = None
     ) -> Sequence[errors.MultiboardError | None]:
-        kind = ChangeKind.REMOVED if to is None else ChangeKind.TRASHED
-        answers: list[errors.MultiboardError | None] = []
+        kind = primitives.ChangeKind.REMOVED if to is None else primitives.ChangeKind.TRASHED
+        results: list[errors.MultiboardError | None] = []
         for chunk in records.chunks(leases):
             args = [text for lease in chunk for text in (lease.key, lease.token)]
-            plain = len(chunk) == 1 and to is None
-            reply = self._board.run("remove", kind.value, *args, plain=plain)
-            for lease, told in zip(chunk, reply[1], strict=True):
-                if told == b"OK":
+            fast = len(chunk) == 1 and to is None
+            reply = self._board.run("remove", kind.value, *args, fast=fast)
+            for lease, outcome in zip(chunk, reply[1], strict=True):
+                if outcome == b"OK":
                     self._spent.note(lease.claim_id)
-                    answers.append(None)
-                elif told == b"LOST":
-                    answers.append(errors.LeaseLost(lease.key, lease.token))
+                    results.append(None)
+                elif outcome == b"LOST":
+                    results.append(errors.LeaseLost(lease.key, lease.token))
                 else:
-                    answers.append(errors.PostingNotFound(lease.key))
-        return answers
+                    results.append(errors.PostingNotFound(lease.key))
+        return results
 
     def restore(self, key: str) -> Posting:
-        status, *told = self._board.run("restore", key)
+        status, *reply = self._board.run("restore", key)
         if status == b"GONE":
             raise errors.PostingNotFound(key, f"no posting {key!r} in the trash")
-        now, score, state, body = told
-        return _sound((key.encode(), score, state, body), now)
+        now, score, state, body = reply
+        return _posting((key.encode(), score, state, body), now)
 
     def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
-        answers: list[bool] = []
+        results: list[bool] = []
         for chunk in records.chunks(keys):
-            answers += [told == 1 for told in self._board.run("purge", shelf.value, *chunk)[1]]
-        return answers
+            results += [one == 1 for one in self._board.run("purge", shelf.value, *chunk)[1]]
+        return results
 
     # -- lock --------------------------------------------------------------------------------
 
@@ -212,7 +194,7 @@ class RedisBackend(primitives.Backend):
             raise errors.LeaseLost(key, 0, f"claim id {claim_id!r} had its lease")
         labels = (records.encoded(holder), records.encoded(claim_id))
         args = (key, *labels, records.micro(expires_in or 0.0))
-        reply, session = self._leasing("acquire", args, expires_in, plain=True)
+        reply, session = self._run_leasing("acquire", args, expires_in, fast=True)
         if reply[0] == b"GONE":
             raise errors.PostingNotFound(key)
         if reply[0] == b"HELD":
@@ -231,11 +213,11 @@ class RedisBackend(primitives.Backend):
             while wanted and more:
                 span = records.micro(expires_in or 0.0)
                 args = (records.encoded(holder), span, *map(records.encoded, wanted))
-                reply, _ = self._leasing("acquire_next", args, expires_in)
+                reply, _ = self._run_leasing("acquire_next", args, expires_in)
                 _, now, old, more, new = reply
                 for rows, found in ((old, kept), (new, won)):
                     for row in records.rows(rows):
-                        posting = _sound(row, now)
+                        posting = _posting(row, now)
                         if posting.lease is not None:
                             wanted.pop(posting.lease.claim_id, None)
                             found.append(posting)
@@ -243,73 +225,40 @@ class RedisBackend(primitives.Backend):
         return [(posting, posting.lease) for posting in (*kept, *won) if posting.lease]
 
     def renew(self, lease: Lease, expires_in: float) -> Lease:
-        reply = self._leased(lease, "renew", records.micro(expires_in))
+        reply = self._run_leased(lease, "renew", records.micro(expires_in))
         ends_in = None if lease.session else max(0.0, (int(reply[2]) - reply[1]) / 1e6)
         return dataclasses.replace(lease, ends_in=ends_in)
 
     def release(self, lease: Lease, delay: float = 0.0) -> None:
-        self._leased(lease, "release", records.micro(delay))
+        self._run_leased(lease, "release", records.micro(delay))
         self._spent.note(lease.claim_id)
 
     def keepalive(self, within: float | None = None) -> float:
-        self._attended("keepalive", (), within=within)
+        self._run_in_session("keepalive", (), within=within)
         return self.settings.session_timeout
 
     # -- feed --------------------------------------------------------------------------------
 
     def changes(self, cursor: str | None, timeout: float) -> Changes:
-        give_up = boottime() + timeout
-        incarnation, _, seen = (cursor or "").rpartition(":")
-        if incarnation != self.incarnation or not re.fullmatch("[0-9]+-[0-9]+", seen, re.ASCII):
-            seen = ""
-        feed = self._board.keys["feed"]
-        while True:
-            entries: Sequence[Any] = ()
-            wait = 0
-            if seen and boottime() < self._reaped_at + REAP_PAUSE:
-                # The script costs the server several times as much for each change.
-                found = self._board.ask("XRANGE", feed, seen, "+", "COUNT", PAGE + 1)
-                entries = records.following(found, seen)
-            if not entries:
-                try:
-                    reply = self._board.run("changes", seen, PAGE, wakes=True)
-                except errors.Indeterminate as error:
-                    # It ended what was over, or did not: no reader has to know.
-                    raise errors.Unavailable(str(error)) from error.__cause__
-                if reply[1] == b"RESET":
-                    return Changes((), f"{self.incarnation}:{reply[2].decode()}", reset=True)
-                self._reaped_at = boottime()
-                _, _, entries, wait = reply
-            told = (records.change(fields) for _, fields in entries)
-            events = tuple(change for change in told if change is not None)
-            seen = entries[-1][0].decode() if entries else seen
-            left = give_up - boottime()
-            if events or left <= 0:
-                return Changes(events, f"{self.incarnation}:{seen}")
-            nearest = LONGEST_BLOCK if wait < 0 else wait / 1e6
-            block = int(min(left, nearest, LONGEST_BLOCK) * 1000) + 1
-            if wait != 0 and not entries:
-                # What it returns is read again by the script, which sees holes in it.
-                command = ("XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", feed, seen)
-                self._board.ask(*command, block=block / 1000)
+        return self._feed.changes(cursor, timeout)
 
     # -- sessions and leases -----------------------------------------------------------------
 
-    def _attended(
-        self, name: str, args: Sequence[Any], plain: bool = False, within: float | None = None
+    def _run_in_session(
+        self, name: str, args: Sequence[Any], fast: bool = False, within: float | None = None
     ) -> tuple[Any, str]:
         timeout = records.micro(self.settings.session_timeout)
-        return self._board.attended(name, timeout, args, plain, within)
+        return self._board.run_in_session(name, timeout, args, fast, within)
 
-    def _leasing(
-        self, name: str, args: Sequence[Any], expires_in: float | None, plain: bool = False
+    def _run_leasing(
+        self, name: str, args: Sequence[Any], expires_in: float | None, fast: bool = False
     ) -> tuple[Any, str | None]:
         """Run a script that leases; return its reply, and the session that it leased by."""
         if expires_in is not None:
             return self._board.run(name, 0, 0, 0, *args), None
-        return self._attended(name, args, plain)
+        return self._run_in_session(name, args, fast)
 
-    def _leased(self, lease: Lease, name: str, span: int) -> Any:
+    def _run_leased(self, lease: Lease, name: str, span: int) -> Any:
         reply = self._board.run(name, lease.key, lease.token, span)
         if reply[0] == b"LEASE":
             raise errors.LeaseLost(lease.key, lease.token)
@@ -318,7 +267,7 @@ class RedisBackend(primitives.Backend):
         return reply
 
 
-def _sound(row: Any, now: int, shelf: Shelf = Shelf.LIVE) -> Posting:
+def _posting(row: Any, now: int, shelf: Shelf = Shelf.LIVE) -> Posting:
     """Return a posting that a script found sound and whose lease, if any, is current."""
     posting = records.posting(row, now, {}, entity=shelf is Shelf.ENTITIES)
     assert posting is not None

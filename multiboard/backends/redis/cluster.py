@@ -1,13 +1,15 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Finding the node of a Redis Cluster that has a board. It imports the errors and the server.
+"""Locates the node of a Redis Cluster that has a board.
 
-All keys of a board have one hash tag: one slot, one node. The cluster's own list says which, and
-whoever is asked for keys that another node has names that node (``MOVED``). ``ASK`` is not
-followed. It is said while a slot is on its way to another node, and there a script finds some of
-its keys missing as well: until the last one has come, the board is unavailable.
+All keys of a board have one hash tag: one slot, one node. The cluster's own list names it, and a
+node that receives a command for keys of another node replies with that node (``MOVED``). ``ASK`` is
+not followed. It is the reply while a slot is on its way to another node, and a script finds some of
+its keys missing there as well: until the last one has come, the board is unavailable.
 
-Nodes may contradict each other for a while. Whose word is newer tells the epoch in which the node
-that is named became the master: the cluster itself decides so.
+Nodes may contradict each other for a while. The newer reply is the one with the higher epoch, in
+which the node that it names became the master: the cluster itself decides so.
+
+It imports the errors, the connection and the topology.
 """
 
 from __future__ import annotations
@@ -20,18 +22,20 @@ from typing import Any, NamedTuple
 from redis.crc import key_slot
 
 from multiboard import errors
-from multiboard.backends.redis.server import Address, Elsewhere, Line
-from multiboard.backends.redis.topology import Doubting
+from multiboard.backends.redis.address import Address
+from multiboard.backends.redis.client import Connection
+from multiboard.backends.redis.errors import MovedError
+from multiboard.backends.redis.topology import CheckedLocator
 
 
 class _Owner(NamedTuple):
-    """Who has the slot, and since which epoch: 0 where that is told to nobody."""
+    """The node that has the slot, and since which epoch: 0 where no node reports that."""
 
     node: Address
     epoch: int
 
 
-class Cluster(Doubting):
+class ClusterLocator(CheckedLocator):
     """The master of one slot."""
 
     def __init__(self, nodes: Sequence[Address], key: str) -> None:
@@ -39,9 +43,9 @@ class Cluster(Doubting):
         super().__init__()
         self._slot: int = key_slot(key.encode())
         self._given = tuple(nodes)
-        #: Since when the server has the slot; None where nobody said so yet.
+        #: Since which epoch the server has the slot; None where no node reported it yet.
         self._epoch: int | None = None
-        #: Whom to ask, in this order; the one that failed last stands last.
+        #: The nodes to ask, in this order; the one that failed last stands last.
         self._nodes = list(nodes)
         scheme = "rediss+cluster" if nodes[0].tls else "redis+cluster"
         self._text = f"{scheme}://" + ",".join(node.place for node in nodes)
@@ -49,73 +53,73 @@ class Cluster(Doubting):
     def __str__(self) -> str:
         return self._text
 
-    def connect(self, within: float) -> Line:
+    def connect(self, within: float) -> Connection:
         give_up = time.monotonic() + within
         known = self.server
         if known is not None:
             try:
-                return Line(known, within / 2)
+                return Connection(known, within / 2)
             except errors.Unavailable:
                 self._avoid(known)
-        found = self._found(give_up)
+        found = self._find_owner(give_up)
         try:
-            line = Line(found.node, max(give_up - time.monotonic(), within / 4))
+            connection = Connection(found.node, max(give_up - time.monotonic(), within / 4))
         except errors.Unavailable as error:
             self._avoid(found.node)
             raise errors.Unavailable(f"{self}: slot {self._slot}: {error}") from error
         with self._lock:
             self.server, self._epoch = found
-        return line
+        return connection
 
-    def connect_all(self, within: float) -> Iterator[Line]:
-        for line in super().connect_all(within):
-            slots = line.question("CLUSTER", "SLOTS", within=within)
-            masters = dict.fromkeys(_node(line.address, told[2]) for told in slots)
+    def connect_all(self, within: float) -> Iterator[Connection]:
+        for connection in super().connect_all(within):
+            slots = connection.query("CLUSTER", "SLOTS", within=within)
+            masters = dict.fromkeys(_node(connection.address, slot[2]) for slot in slots)
         for master in masters:
-            line = Line(master, within)
+            connection = Connection(master, within)
             try:
-                yield line
+                yield connection
             finally:
-                line.drop()
+                connection.close()
 
-    def failed(self, line: Line) -> None:
-        self._avoid(line.address)
+    def on_failure(self, connection: Connection) -> None:
+        self._avoid(connection.address)
 
-    def follow(self, error: Elsewhere) -> bool:
+    def follow(self, error: MovedError) -> bool:
         with self._lock:
             self.server = dataclasses.replace(self._given[0], host=error.host, port=error.port)
             self._epoch = None
         return True
 
-    def _witness(self) -> Address | None:
+    def _peer(self) -> Address | None:
         with self._lock:
             return next((node for node in self._nodes if node != self.server), None)
 
-    def _hear(self, line: Line, within: float) -> None:
-        told = self._asked(line, within)
+    def _refresh(self, peer: Connection, within: float) -> None:
+        owner = self._query(peer, within)
         with self._lock:
-            if told.node == self.server:
-                self._epoch = max(told.epoch, self._epoch or 0)
-            elif self.server is not None and self._epoch is not None and told.epoch > self._epoch:
-                self.server, self._epoch = told
+            if owner.node == self.server:
+                self._epoch = max(owner.epoch, self._epoch or 0)
+            elif self.server is not None and self._epoch is not None and owner.epoch > self._epoch:
+                self.server, self._epoch = owner
 
-    def _pass_over(self, witness: Address) -> None:
+    def _demote(self, peer: Address) -> None:
         with self._lock:
-            if witness in self._nodes:
-                self._nodes.remove(witness)
-                self._nodes.append(witness)
+            if peer in self._nodes:
+                self._nodes.remove(peer)
+                self._nodes.append(peer)
 
     def _avoid(self, node: Address) -> None:
         with self._lock:
             if self.server == node:
                 self.server = None
-        self._pass_over(node)
+        self._demote(node)
 
-    def _found(self, give_up: float) -> _Owner:
-        """Return the node that has the slot, as another one says, or the newer of two answers.
+    def _find_owner(self, give_up: float) -> _Owner:
+        """Return the node that has the slot, as another one reports, or the newer of two reports.
 
-        A node's word about itself is not enough where there is another one that answers: it may
-        have been replaced, and not have heard of it.
+        A node's report of itself is not enough where another one replies: it may have been
+        replaced in a failover that has not reached it.
 
         Raises: ``Unavailable``, ``AccessDenied``.
         """
@@ -127,39 +131,39 @@ class Cluster(Doubting):
             # Half of the time is for asking, in shares; the rest for the node that was found.
             share = max((give_up - time.monotonic()) / (len(nodes) - number + 1), 0.01)
             try:
-                line = Line(node, share / 2)
+                connection = Connection(node, share / 2)
                 try:
-                    told = self._asked(line, share / 2)
+                    owner = self._query(connection, share / 2)
                 except errors.AccessDenied:
-                    told = _Owner(node, 0)  # it names the right one when it is asked for the keys
+                    owner = _Owner(node, 0)  # a call for the keys is redirected to the right one
                 finally:
-                    line.drop()
+                    connection.close()
             except (errors.Unavailable, errors.AccessDenied) as error:
                 failures.append(error)
-                self._pass_over(node)
+                self._demote(node)
                 continue
-            if best is None and told.node == node:
-                best = told
+            if best is None and owner.node == node:
+                best = owner
                 continue
-            return told if best is None or told.epoch > best.epoch else best
+            return owner if best is None or owner.epoch > best.epoch else best
         if best is not None:
             return best
-        said = f"{self}: found no node: " + "; ".join(str(failure) for failure in failures)
+        text = f"{self}: found no node: " + "; ".join(str(failure) for failure in failures)
         if all(isinstance(failure, errors.AccessDenied) for failure in failures):
-            raise errors.AccessDenied(said) from failures[0]
-        raise errors.Unavailable(said) from failures[0]
+            raise errors.AccessDenied(text) from failures[0]
+        raise errors.Unavailable(text) from failures[0]
 
-    def _asked(self, line: Line, within: float) -> _Owner:
-        """Return who has the slot, as a node says, and remember all nodes.
+    def _query(self, connection: Connection, within: float) -> _Owner:
+        """Return the node that has the slot, as a node reports it, and remember all nodes.
 
         Raises: ``Unavailable``, ``AccessDenied``.
         """
-        slots = line.question("CLUSTER", "SLOTS", within=within)
+        slots = connection.query("CLUSTER", "SLOTS", within=within)
         owner: Address | None = None
         name = b""
         nodes: dict[Address, None] = {}
         for first, last, *serving in slots:
-            found = [_node(line.address, told) for told in serving]
+            found = [_node(connection.address, entry) for entry in serving]
             nodes.update(dict.fromkeys(found))
             if first <= self._slot <= last and found:
                 owner, name = found[0], serving[0][2]
@@ -169,26 +173,26 @@ class Cluster(Doubting):
             new = [node for node in nodes if node not in known]
             self._nodes = [*known, *new, *(node for node in self._given if node not in nodes)]
         if owner is None:
-            raise errors.Unavailable(f"{line.address}: no node serves slot {self._slot}")
+            raise errors.Unavailable(f"{connection.address}: no node serves slot {self._slot}")
         try:
-            told = line.question("CLUSTER", "NODES", within=within)
+            listing = connection.query("CLUSTER", "NODES", within=within)
         except errors.AccessDenied:
-            told = b""
-        return _Owner(owner, _epoch(told, name))
+            listing = b""
+        return _Owner(owner, _epoch(listing, name))
 
 
-def _epoch(told: bytes, name: bytes) -> int:
-    """Return the epoch in which a node got its slots, of what ``CLUSTER NODES`` tells."""
-    for line in told.splitlines():
-        words = line.split()
+def _epoch(listing: bytes, name: bytes) -> int:
+    """Return the epoch in which a node got its slots, by the reply to ``CLUSTER NODES``."""
+    for row in listing.splitlines():
+        words = row.split()
         if words[0] == name:
             return int(words[6])
     return 0
 
 
-def _node(asked: Address, told: Any) -> Address:
-    host = (told[0] or b"").decode()
+def _node(asked: Address, entry: Any) -> Address:
+    host = (entry[0] or b"").decode()
     # Without a name of its own to give, a node is where it was asked.
     return dataclasses.replace(
-        asked, host=host if host not in ("", "?") else asked.host, port=told[1]
+        asked, host=host if host not in ("", "?") else asked.host, port=entry[1]
     )

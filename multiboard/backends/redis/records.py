@@ -1,8 +1,19 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What the Redis scripts take and answer, as values of the primitives and back.
+"""The keys of a board, and what its scripts take and reply as values of the primitives.
 
-Pure functions over bytes: the format is described in ``lua/_common.lua``. It imports the
-primitives, never the client library.
+The layout, with PREFIX:{NAMESPACE}: before each name, so that all have one hash tag:
+
+- ``meta``, a hash: incarnation, format, number of the last change (``seq``), last serial, and for
+  each process that lost a reply the count of its losses;
+- ``feed``, a stream of changes; ``gone`` and ``consumed``: what was done, for repeats;
+- ``sessions``, by deadline; ``present``, entities by session;
+- ``live``, ``trash``, ``entities``: for each shelf the keys by place, with their states in
+  ``:state`` and their bodies in ``:body``;
+- ``index``, ``timed``, ``delayed``: live postings by what may happen to them next; ``claims``:
+  claim id to key.
+
+``scripts/_common.lua`` describes the state of a posting and the indexes. Here are pure functions
+over bytes. This module imports the primitives, never the client library.
 """
 
 from __future__ import annotations
@@ -13,6 +24,32 @@ from typing import Any, TypeVar
 
 from multiboard.primitives import Change, ChangeKind, Lease, NewPosting, Posting
 
+#: Of the keys and values in the store. Another version must refuse the board, not misread it.
+FORMAT = "1"
+#: The keys of a board, with the type of each.
+KEYS = {
+    "meta": "hash",
+    "feed": "stream",
+    "gone": "zset",
+    "consumed": "hash",
+    "sessions": "zset",
+    "present": "zset",
+    "timed": "zset",
+    "index": "zset",
+    "delayed": "zset",
+    "claims": "hash",
+    "live": "zset",
+    "live:state": "hash",
+    "live:body": "hash",
+    "trash": "zset",
+    "trash:state": "hash",
+    "trash:body": "hash",
+    "entities": "zset",
+    "entities:state": "hash",
+    "entities:body": "hash",
+}
+#: Postings or changes in one reply.
+PAGE = 500
 #: Items, and bytes of bodies, in one call: a few milliseconds of the server's time.
 CHUNK = 100
 CHUNK_BYTES = 4 * 1024 * 1024
@@ -21,6 +58,11 @@ SERIALS = 1 << 46
 
 _KINDS = {kind.value.encode(): kind for kind in ChangeKind}
 _Item = TypeVar("_Item")
+
+
+def keys_of(prefix: str, namespace: str) -> Mapping[str, str]:
+    """Return the keys of a board; they have one hash tag, and so one node of a cluster."""
+    return {name: f"{prefix}:{{{namespace}}}:{name}" for name in KEYS}
 
 
 def micro(seconds: float) -> int:
@@ -34,7 +76,7 @@ def encoded(text: str) -> bytes:
 
 
 def decoded(text: bytes) -> str:
-    """Return what :func:`encoded` was given, and something readable for foreign bytes."""
+    """Return the label of :func:`encoded`, and something readable for foreign bytes."""
     try:
         return text.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
@@ -47,7 +89,7 @@ def readable(name: bytes) -> str:
 
 
 def digest(new: NewPosting) -> str:
-    """Return what tells a repeated posting from another one under the same key."""
+    """Return the digest by which a repeat differs from another posting under the same key."""
     return hashlib.blake2b(b"%d %b" % (new.rank, new.body), digest_size=16).hexdigest()
 
 
@@ -72,19 +114,6 @@ def rows(flat: Sequence[Any]) -> Iterator[tuple[bytes, bytes | None, bytes | Non
 def pairs(flat: Sequence[bytes]) -> dict[bytes, bytes]:
     """Return a reply of names and values as a mapping."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def following(entries: Sequence[Any], seen: str) -> Sequence[Any]:
-    """Return the entries of the feed behind the first, which is the one last seen.
-
-    None are returned where it is not, or where one is missing: ids are gap-free in their first
-    part, and what that means is for the script ``changes`` to say.
-    """
-    if not entries or entries[0][0] != seen.encode():
-        return ()
-    first = int(seen.partition("-")[0])
-    numbers = [int(name.partition(b"-")[0]) for name, _ in entries]
-    return entries[1:] if numbers == list(range(first, first + len(entries))) else ()
 
 
 def change(fields: Sequence[bytes]) -> Change | None:

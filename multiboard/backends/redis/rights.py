@@ -3,8 +3,8 @@
 
 Redis takes nothing back: a command that the account lacks fails a script in the middle, and what
 was written before it stays. So every script begins with a check of each command that it may call.
-A server of 7.0 or newer answers by ``redis.acl_check_cmd``; an older one is asked to run each
-command in a form that changes nothing. It is Lua that stands before a script's own; this module
+On a server of 7.0 or newer ``redis.acl_check_cmd`` checks it; on an older one each command is run
+in a form that changes nothing. The check is Lua that stands before a script's own; this module
 imports nothing.
 """
 
@@ -38,7 +38,7 @@ HARMLESS = {
     "HSET": "META, 'incarnation', opened",
     "HSETNX": "META, 'incarnation', opened",
     "HDEL": "META, ''",
-    "DEL": "META .. ':' .. ARGV[1]",  # a key of a name that nobody else can have chosen
+    "DEL": "META .. ':' .. ARGV[1]",  # a key of a name that no other program can have chosen
     "ZADD": "META, 'XX', '1', ''",
     "ZREM": "META, ''",
     "XADD": "META, 'NOMKSTREAM', '*', '', ''",
@@ -49,14 +49,14 @@ BESIDES = ("EVAL", "EVALSHA", "XREAD", "XRANGE")
 OPTIONAL = ("INFO",)
 
 _CALLED = re.compile(r"\bp?call\('([A-Z]+)'")
-#: A script that calls what its account may not is told that it "can't run this command", or since
-#: 7.2 that there are "no permissions to run the 'x' command"; what is said of keys is another text.
+#: The error of a command that the account may not run is "can't run this command", or since 7.2 "no
+#: permissions to run the 'x' command"; the error of a key has another text.
 _TRY = """\
   for _, try in ipairs({%s}) do
     local reply = redis.pcall(unpack(try))
-    local said = type(reply) == 'table' and reply.err or ''
-    if string.find(said, ' run th[ie]s? ') then return {0, 'DENIED', try[1]} end
-    if said ~= '' and try[1] == 'HSET' then return reply end -- no memory, a replica, ...
+    local failure = type(reply) == 'table' and reply.err or ''
+    if string.find(failure, ' run th[ie]s? ') then return {0, 'DENIED', try[1]} end
+    if failure ~= '' and try[1] == 'HSET' then return reply end -- no memory, a replica, ...
   end
 """
 
@@ -69,11 +69,11 @@ def called(text: str) -> tuple[str, ...]:
 def check(commands: Iterable[str]) -> str:
     """Return Lua that replies ``{0, 'DENIED', command}`` where one of the commands is denied.
 
-    It reads only, and so stands before all else; where the server can't be asked it checks the
-    reading ones, and :func:`check_writes` the others.
+    It reads only, and so stands before all else; without ``acl_check_cmd`` it checks the reading
+    ones, and :func:`check_writes` the others.
     """
     named = list(commands)
-    # What would be written does not matter, and which board it is is not known yet.
+    # What would be written does not matter, and the board's incarnation is not known yet.
     questions = {name: _words(name).replace("opened", "''") for name in named}
     asked = [
         f"  if not may({words}) then return {{0, 'DENIED', '{name}'}} end\n"
@@ -84,7 +84,7 @@ def check(commands: Iterable[str]) -> str:
 
 
 def check_writes(commands: Iterable[str]) -> str:
-    """Return Lua that does the same for the writing ones, where the server can't be asked."""
+    """Return Lua that does the same for the writing ones, where there is no ``acl_check_cmd``."""
     named = set(commands)
     writes = [name for name in WRITING if name in named]
     return f"if not may then\n{_tries(writes)}end\n" if writes else ""

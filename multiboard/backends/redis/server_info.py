@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What an operator wants to know of the server, and what of it endangers the board.
+"""What the server is, for operators, and which of its settings endanger the board.
 
-It imports the errors and the board. A server that refuses ``INFO`` is fine: less is known of it.
+It imports the errors and the board. A server that refuses ``INFO`` is fine: less is shown of it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from multiboard.backends.redis.session import Board
 
 
 def of(board: Board) -> Mapping[str, str]:
-    """Return facts and warnings as of :meth:`multiboard.primitives.Backend.facts`."""
+    """Return facts and warnings as of :meth:`multiboard.primitives.Backend.server_info`."""
     facts = {"store": "redis", "address": board.address}
     if board.version:
         facts["version"] = board.version
     try:
-        text = board.ask("INFO").decode("utf-8", "replace")
+        text = board.query("INFO").decode("utf-8", "replace")
     except (errors.AccessDenied, errors.Unavailable, errors.Closed):
         return facts
     finally:
@@ -53,7 +53,7 @@ def _warnings(info: Mapping[str, str], wanted: int) -> Iterator[tuple[str, str]]
         yield (
             "durability",
             f"durability is wait:{wanted} and the server has {replicas} replicas: what changes the"
-            " board stays in doubt",
+            " board stays indeterminate",
         )
     elif replicas and not wanted and "min_slaves_good_slaves" not in info:
         yield (

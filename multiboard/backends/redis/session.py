@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""One board in a Redis server, as scripts that can be called.
+"""One board in a Redis server: it is opened, and its scripts are run, by a session or without one.
 
-It opens the board, keeps what each process has of it (connections and a session), and tells the
-failures that concern the whole board. It imports the errors and the connections.
+Each process has connections and a session of its own, a forked child too. The failures that concern
+the whole board are raised here. It imports the errors, the scripts and the pool.
 """
 
 from __future__ import annotations
@@ -19,87 +19,57 @@ from dataclasses import dataclass
 from typing import Any
 
 from multiboard import errors
-from multiboard.backends.redis.marks import Mark
-from multiboard.backends.redis.pool import PLAIN, Call, Connections, Script, script
-from multiboard.backends.redis.server import Elsewhere, WrongType
-from multiboard.backends.redis.topology import Finder
+from multiboard.backends.redis.errors import MovedError, WrongTypeError
+from multiboard.backends.redis.high_water_mark import HighWaterMark
+from multiboard.backends.redis.pool import ConnectionPool
+from multiboard.backends.redis.records import FORMAT, KEYS, keys_of
+from multiboard.backends.redis.script_loader import FAST, UNAWAITED, ScriptCall, ScriptCalls
+from multiboard.backends.redis.topology import ServerLocator
 
-#: Of the keys and values in the store. Another version must refuse the board, not misread it.
-FORMAT = "1"
-#: The keys of a board, with the type of each.
-KEYS = {
-    "meta": "hash",
-    "feed": "stream",
-    "gone": "zset",
-    "consumed": "hash",
-    "sessions": "zset",
-    "present": "zset",
-    "timed": "zset",
-    "index": "zset",
-    "delayed": "zset",
-    "claims": "hash",
-    "live": "zset",
-    "live:state": "hash",
-    "live:body": "hash",
-    "trash": "zset",
-    "trash:state": "hash",
-    "trash:body": "hash",
-    "entities": "zset",
-    "entities:state": "hash",
-    "entities:body": "hash",
-}
-
-
-def keys_of(prefix: str, namespace: str) -> Mapping[str, str]:
-    """Return the keys of a board; they have one hash tag, and so one node of a cluster."""
-    return {name: f"{prefix}:{{{namespace}}}:{name}" for name in KEYS}
-
-
-#: The scripts that write and whose changes need not be waited for: those that open and close, and
-#: the one that ends what is over, which whoever takes over does again.
-UNAWAITED = {"open", "close", "changes"}
 #: Seconds for which :meth:`RedisBackend.close` tries to end the session at once.
-FAREWELL = 0.25
+CLOSE_TIMEOUT = 0.25
 
 
 @dataclass
 class _Session:
-    """A session as this process knows it. The client names it, so that a repeat finds it."""
+    """A session of this process. The client chooses its number, so that a repeat finds it."""
 
     number: str
-    #: An answer showed that the store knows it: from then on, not being there means it ended.
+    #: A reply showed that the store has it: from then on, its absence means that it ended.
     begun: bool = False
 
 
-class _Process:
+class _ProcessState:
     """What a backend has in one process; a forked child gets its own."""
 
-    def __init__(self, connections: Connections) -> None:
-        self.connections = connections
+    def __init__(self, pool: ConnectionPool) -> None:
+        self.pool = pool
         self.lock = threading.Lock()
         self.session: _Session | None = None
         self._name = f"w{secrets.token_hex(8)[1:]}"
         self._losses = 0
-        #: What every request says of the process: its name, and how many answers it lost.
-        self.mark = f"{self._name}{0:09}"
-        #: The mark that the store is known to have, so that what was sent before is late.
-        self.noted = self.mark
+        #: A part of every request: the name of the process, and how many replies it lost.
+        self.tag = f"{self._name}{0:09}"
+        #: The last tag that the store noted: what was sent with an earlier one is late.
+        self.noted = self.tag
 
-    def lost_answer(self, mark: str) -> None:
-        """Let what was sent with this mark be void once the store has the next one."""
+    def lost_reply(self, tag: str) -> None:
+        """Make void what was sent with this tag, once the store has noted the next one."""
         with self.lock:
-            if mark == self.mark:
+            if tag == self.tag:
                 self._losses += 1
-                self.mark = f"{self._name}{self._losses:09}"
+                self.tag = f"{self._name}{self._losses:09}"
 
-    def attend(self) -> _Session:
+    def ensure_session(self) -> _Session:
+        """Return the session; a new one, which the store has to begin, where there is none."""
         with self.lock:
             if self.session is None:
                 # 52 bits: it also serves as the score in a sorted set, which is a double.
                 self.session = _Session(str(secrets.randbelow((1 << 52) - 1) + 1))
             return self.session
 
-    def lose(self, session: _Session) -> None:
+    def drop_session(self, session: _Session) -> None:
+        """Forget a session that has ended."""
         with self.lock:
             if self.session is session:
                 self.session = None
@@ -110,31 +80,32 @@ class Board:
 
     def __init__(
         self,
-        find: Callable[[], Finder],
+        make_locator: Callable[[], ServerLocator],
         keys: Mapping[str, str],
         namespace: str,
-        patience: float,
+        call_timeout: float,
         replicas: int = 0,
     ) -> None:
-        """Work on the board of these keys, on the server that a process's finder finds.
+        """Work on the board of these keys, on the server that a process's locator finds.
 
-        What changes it is done when so many ``replicas`` have it too.
+        A change is acknowledged when so many ``replicas`` have it too.
         """
-        self.address = str(find())
+        self.address = str(make_locator())
         self.keys = keys
         self.replicas = replicas
-        self._find = find
+        self._make_locator = make_locator
         self._namespace = namespace
-        self._patience = patience
+        self._call_timeout = call_timeout
         #: By process id. An entry that a forked child inherited is kept and never touched:
         #: dropping it would close the parent's connections.
-        self._processes: dict[int, _Process] = {}
+        self._processes: dict[int, _ProcessState] = {}
         self._incarnation: str | None = None
-        #: How far the board had come; a forked child goes on from it. And why it is lost, for good.
-        self.mark = Mark()
+        #: How far the board had come; a forked child goes on from it.
+        self.mark = HighWaterMark()
+        #: Why the board is lost, for good.
         self._lost: str | None = None
-        self._calls: dict[tuple[str, str], Call] = {}
-        #: Known once it was opened; empty and False where the server does not tell.
+        self._calls = ScriptCalls(keys, replicas)
+        #: Known once it was opened; empty and False where the server hides them.
         self.version = ""
         self.appends = False
 
@@ -148,44 +119,45 @@ class Board:
         """Find the board or, with ``create``, make it: connecting, and one call."""
         if self._incarnation is not None:
             return
-        self.mark, self._lost = Mark(), None
-        connections = self._connections()
+        self.mark, self._lost = HighWaterMark(), None
+        self._calls = ScriptCalls(self.keys, self.replicas)  # they hold the incarnation
+        pool = self._make_pool()
         try:
             made = uuid.uuid4().hex if create else ""
-            reply = self._checked(connections, "open", (made, FORMAT), within=within)
-            self._judge(reply)
+            reply = self._run_checked(pool, "open", (made, FORMAT), within=within)
+            self._check_opened(reply)
             if self.replicas:  # a right that is missing must not show behind the first change
-                connections.ask("WAIT", 0, 1)
-        except Elsewhere as error:
-            connections.close()
+                pool.query("WAIT", 0, 1)
+        except MovedError as error:
+            pool.close()
             raise errors.Unsupported(str(error)) from error.__cause__
-        except errors.Indeterminate as error:  # a board was made, or not: it is found again
-            connections.close()
+        except errors.Indeterminate as error:  # the board was made, or not: a repeat finds it
+            pool.close()
             raise errors.Unavailable(str(error)) from error.__cause__
         except BaseException:
-            connections.close()
+            pool.close()
             raise
         self.version = reply[2].decode()
         self.appends = reply[3] == b"1"
-        self._processes[os.getpid()] = _Process(connections)
+        self._processes[os.getpid()] = _ProcessState(pool)
         self._incarnation = reply[1].decode()
 
-    def _judge(self, reply: Sequence[bytes]) -> None:
-        status, told = reply[0], reply[1].decode()
+    def _check_opened(self, reply: Sequence[bytes]) -> None:
+        status, found = reply[0], reply[1].decode()
         if status == b"OLD":
             raise errors.Unsupported(
-                f"{self.address}: Redis 6.2 or newer is needed, the server is {told}"
+                f"{self.address}: Redis 6.2 or newer is needed, the server is {found}"
             )
         if status == b"NONE":
             raise errors.BoardNotFound(self._namespace, self.address)
         if status == b"FORMAT":
             raise errors.Unsupported(
-                f"{self.address}: the board {self._namespace!r} has format {told!r}, this version"
+                f"{self.address}: the board {self._namespace!r} has format {found!r}, this version"
                 f" of multiboard needs {FORMAT!r}"
             )
 
     def namespaces(self, prefix: str, within: float) -> list[str]:
-        """Return the names of the boards under a prefix, on any server that the finder knows.
+        """Return the names of the boards under a prefix, on any server that the locator finds.
 
         Raises: ``Unavailable``, ``AccessDenied``.
         """
@@ -193,14 +165,14 @@ class Board:
         meta = re.compile(keys_of(re.escape(prefix), "(.*)")["meta"].replace("{", r"\{"), re.DOTALL)
         pattern = keys_of(re.sub(r"([*?\[\]^\\])", r"\\\1", prefix), "*")["meta"]
         names: set[str] = set()
-        finder = self._find()
+        locator = self._make_locator()
         try:
-            for line in finder.connect_all(within):
-                for key in line.scan(pattern, give_up):
+            for connection in locator.connect_all(within):
+                for key in connection.scan(pattern, give_up):
                     found = meta.fullmatch(key.decode("utf-8", "replace"))
                     names.update(found.groups() if found is not None else ())
         finally:
-            finder.close()
+            locator.close()
         return sorted(names)
 
     def close(self) -> None:
@@ -210,35 +182,35 @@ class Board:
         if process is None:
             return
         if process.session is not None:
-            args = (f"{process.mark}{incarnation}", process.session.number)
+            args = (f"{process.tag}{incarnation}", process.session.number)
             with contextlib.suppress(errors.MultiboardError):  # then it ends by its time-out
-                self._checked(process.connections, "close", args, within=FAREWELL)
-        process.connections.close()
+                self._run_checked(process.pool, "close", args, within=CLOSE_TIMEOUT)
+        process.pool.close()
 
     def run(
         self,
         name: str,
         *args: Any,
         wakes: bool = False,
-        plain: bool = False,
+        fast: bool = False,
         within: float | None = None,
     ) -> Any:
         """Run a script on the board that was opened; return its whole reply.
 
-        With ``plain``, it is most likely the plain case, for which there is a cheaper script.
-        ``within`` so many seconds, where that is sooner than a call is given up anyway.
+        With ``fast``, it is most likely the frequent case, for which there is a cheaper script.
+        ``within`` so many seconds, where that is shorter than the time-out of a call.
 
-        Raises: what :meth:`Connections.run` raises, ``BoardLost``.
+        Raises: what :meth:`ConnectionPool.run` raises, ``BoardLost``.
         """
         incarnation, process = self.incarnation, self._process()
-        # A plain script does not note that an answer was lost.
-        if plain and process.mark == process.noted:
-            reply = self.run(name + PLAIN, *args, wakes=wakes)
+        # A fast script does not note that a reply was lost.
+        if fast and process.tag == process.noted:
+            reply = self.run(name + FAST, *args, wakes=wakes)
             if reply[0] != b"OTHER":
                 return reply
         if self._lost is not None:
             raise errors.BoardLost(self._lost)
-        reply = self._sent(process, name, incarnation, args, within, wakes)
+        reply = self._run_tagged(process, name, incarnation, args, within, wakes)
         if reply[0] == b"LOST":
             raise errors.BoardLost(
                 f"{self.address}: the board {self._namespace!r} that was opened is gone: the store"
@@ -253,45 +225,47 @@ class Board:
             raise errors.BoardLost(self._lost)
         return reply
 
-    def _sent(
+    def _run_tagged(
         self,
-        process: _Process,
+        process: _ProcessState,
         name: str,
         incarnation: str,
         args: Sequence[Any],
         within: float | None,
         wakes: bool,
     ) -> Any:
-        """Run a script under the mark of a process; ask again where that was an old one."""
-        patience = process.connections.patience
-        within = None if within is None else min(within, patience)
+        """Run a script under the tag of a process; run it again where the tag was an old one."""
+        if within is not None:
+            within = min(within, process.pool.call_timeout)
         while True:
-            mark = process.mark
+            tag = process.tag
             try:
-                marked = (mark + incarnation, *args)
-                reply = self._checked(process.connections, name, marked, within=within, wakes=wakes)
+                tagged = (tag + incarnation, *args)
+                reply = self._run_checked(process.pool, name, tagged, within=within, wakes=wakes)
             except errors.MultiboardError as error:
                 if isinstance(error, errors.Indeterminate) and name not in UNAWAITED:
-                    process.lost_answer(mark)
-                if isinstance(error, errors.BackendError) and wakes and process.connections.closed:
+                    process.lost_reply(tag)
+                if isinstance(error, errors.BackendError) and wakes and process.pool.closed:
                     raise errors.Closed("the redis board was closed") from error
                 raise
-            except BaseException:  # whoever waited for the answer was interrupted
-                process.lost_answer(mark)
+            except BaseException:  # the thread that waited for the reply was interrupted
+                process.lost_reply(tag)
                 raise
             if reply[0] != b"LATE":
-                if not name.endswith(PLAIN) and not self._call(name).script.read_only:
-                    process.noted = mark
+                if not name.endswith(FAST) and not self._call(name).script.read_only:
+                    process.noted = tag
                 return reply
-            if mark == process.mark:
-                raise errors.Unavailable(f"{self.address}: took a request for one given up before")
+            if tag == process.tag:
+                raise errors.Unavailable(
+                    f"{self.address}: took a request for one that was given up before"
+                )
 
-    def attended(
+    def run_in_session(
         self,
         name: str,
         timeout: int,
         args: Sequence[Any],
-        plain: bool = False,
+        fast: bool = False,
         within: float | None = None,
     ) -> tuple[Any, str]:
         """Run a script under the session, begun where there is none; return its number too.
@@ -299,51 +273,51 @@ class Board:
         Raises: ``SessionLost``, and what :meth:`run` raises.
         """
         process = self._process()
-        session = process.attend()
-        plain = plain and session.begun
+        session = process.ensure_session()
+        fast = fast and session.begun
         begin = int(not session.begun)
-        reply = self.run(name, session.number, begin, timeout, *args, plain=plain, within=within)
+        reply = self.run(name, session.number, begin, timeout, *args, fast=fast, within=within)
         if reply[0] == b"SESSION":
-            process.lose(session)
+            process.drop_session(session)
             raise errors.SessionLost("the session ended: it was not renewed in time")
         session.begun = True
         return reply, session.number
 
-    def ask(self, *command: Any, block: float = 0.0) -> Any:
+    def query(self, *command: Any, block: float = 0.0) -> Any:
         """Run a command that changes nothing; it may block for ``block`` seconds in the server."""
-        connections = self._process().connections
+        pool = self._process().pool
         try:
-            return connections.ask(*command, block=block)
-        except WrongType as error:
-            raise self._named(connections, error) from error.__cause__
+            return pool.query(*command, block=block)
+        except WrongTypeError as error:
+            raise self._name_wrong_key(pool, error) from error.__cause__
         except errors.BackendError as error:
-            if connections.closed:
+            if pool.closed:
                 raise errors.Closed("the redis board was closed") from error
             raise
 
-    def _process(self) -> _Process:
+    def _process(self) -> _ProcessState:
         process = self._processes.get(os.getpid())
         if process is not None:
             return process
         if self._incarnation is None:
             raise errors.Closed("the redis board is not open")
         # In a forked child: the board is the same, connections and session are its own.
-        mine = _Process(self._connections())
+        mine = _ProcessState(self._make_pool())
         return self._processes.setdefault(os.getpid(), mine)
 
     @property
     def server(self) -> str:
         """The server that was found last, for people to read."""
         process = self._processes.get(os.getpid())
-        found = None if process is None else process.connections.finder.server
+        found = None if process is None else process.pool.locator.server
         return self.address if found is None else str(found)
 
-    def _connections(self) -> Connections:
-        return Connections(self._find(), self._patience, self.mark, self.replicas)
+    def _make_pool(self) -> ConnectionPool:
+        return ConnectionPool(self._make_locator(), self._call_timeout, self.mark, self.replicas)
 
-    def _checked(
+    def _run_checked(
         self,
-        connections: Connections,
+        pool: ConnectionPool,
         name: str,
         args: Sequence[Any],
         *,
@@ -352,9 +326,9 @@ class Board:
     ) -> Any:
         call = self._call(name)
         try:
-            reply = connections.run(call, args, within=within, wakes=wakes)
-        except WrongType as error:
-            raise self._named(connections, error) from error.__cause__
+            reply = pool.run(call, args, within=within, wakes=wakes)
+        except WrongTypeError as error:
+            raise self._name_wrong_key(pool, error) from error.__cause__
         if reply[0] == b"DENIED":
             command = reply[1].decode()
             raise errors.AccessDenied(
@@ -363,31 +337,16 @@ class Board:
             )
         return reply
 
-    def _call(self, name: str) -> Call:
-        return self._calls.get((name, self.version)) or self._made(name)
+    def _call(self, name: str) -> ScriptCall:
+        return self._calls.get(name, self.version, self._incarnation)
 
-    def _made(self, name: str) -> Call:
-        # A server reads flags in a script's first line from 7.0; one that hides its version is
-        # older, since from then on scripts know it.
-        flags = int(self.version.partition(".")[0] or 0) >= 7
-        what, touch = script(name, flags), None
-        if self.replicas and not what.read_only and name not in UNAWAITED:
-            # What is known of how far the board has come is added where it is sent.
-            mark = f"{'-':16}{0:09}{self.incarnation} 0"
-            touch = self._call_of(script("touch", flags)).in_full((mark,))
-        call = self._calls[name, self.version] = self._call_of(what, touch)
-        return call
-
-    def _call_of(self, what: Script, touch: bytes | None = None) -> Call:
-        return Call(what, [self.keys[name] for name in what.keys], touch)
-
-    def _named(self, connections: Connections, error: WrongType) -> errors.BackendError:
-        """Return the error that names the key in the way, where the server lets one look."""
+    def _name_wrong_key(self, pool: ConnectionPool, error: WrongTypeError) -> errors.BackendError:
+        """Return the error that names the key in the way, where the account may find it out."""
         with contextlib.suppress(errors.MultiboardError):
             for name, key in self.keys.items():
-                found = connections.ask("TYPE", key).decode()
+                found = pool.query("TYPE", key).decode()
                 if found not in (KEYS[name], "none"):
-                    return WrongType(
+                    return WrongTypeError(
                         f"{self.address}: the key {key!r} holds a {found}, not the board's"
                         f" {KEYS[name]}; nothing was changed"
                     )

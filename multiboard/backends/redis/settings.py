@@ -1,22 +1,17 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The options of a board in Redis, and what its URLs mean.
 
-It imports the primitives and what finds servers.
+It imports the primitives and the errors.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from multiboard import errors, primitives
-from multiboard.backends.redis.cluster import Cluster
-from multiboard.backends.redis.sentinel import Sentinels
-from multiboard.backends.redis.server import Address
-from multiboard.backends.redis.topology import Finder, Server
 from multiboard.primitives import Url
 
 PORT, SENTINEL_PORT = 6379, 26379
@@ -41,13 +36,13 @@ class RedisSettings(primitives.TlsSettings):
     hosts: tuple[str, ...] = primitives.setting(
         _LOCAL,
         help="The server, as host:port; an IPv6 address as [address]:port. With 'master' the "
-        "sentinels, with 'cluster' some of the nodes: whoever of them answers is asked.",
+        "sentinels, with 'cluster' some of the nodes: any that replies will do.",
     )
     socket: str | None = primitives.setting(
         None, help="Path of the server's Unix socket, used instead of a host."
     )
     master: str | None = primitives.setting(
-        None, help="The name under which the sentinels know the master; none: no sentinels."
+        None, help="The master's name at the sentinels; none: no sentinels."
     )
     cluster: bool = primitives.setting(
         False, help="Whether the hosts are nodes of a Redis Cluster."
@@ -69,7 +64,7 @@ class RedisSettings(primitives.TlsSettings):
     durability: str = primitives.setting(
         "none",
         help="'none', or 'wait:N': what changes the board succeeds when N replicas have it too, "
-        "and is in doubt and repeated until then.",
+        "and is indeterminate and repeated until then.",
     )
 
     def check(self) -> None:
@@ -161,58 +156,3 @@ def from_url(url: Url) -> Mapping[str, Any]:
             )
         found["db"] = int(url.path[1:])
     return found
-
-
-# -- finders ---------------------------------------------------------------------------------
-
-
-def finder(settings: RedisSettings, key: str) -> Callable[[], Finder]:
-    """Return what makes that which finds the server of the key, one for each process.
-
-    Raises: ``ConfigError``.
-    """
-    if settings.socket is not None:
-        alone = _address(settings, "", 0)
-        return lambda: Server(alone)
-    if not settings.hosts:
-        raise errors.ConfigError("redis: give a host, as host:port")
-    port = PORT if settings.master is None else SENTINEL_PORT
-    hosts = [primitives.parse_address(host, port) for host in settings.hosts]
-    if settings.master is not None:
-        name, server = settings.master, _address(settings, "", 0)
-        sentinels = [_sentinel(settings, *host) for host in hosts]
-        return lambda: Sentinels(sentinels, name, server)
-    addresses = [_address(settings, *host) for host in hosts]
-    if settings.cluster:
-        return lambda: Cluster(addresses, key)
-    if len(addresses) != 1:
-        raise errors.ConfigError(
-            "redis: give one host, as host:port; several need 'master' (they are sentinels) or"
-            " 'cluster' (they are nodes)"
-        )
-    return lambda: Server(addresses[0])
-
-
-def _address(settings: RedisSettings, host: str, port: int) -> Address:
-    return Address(
-        host=host,
-        port=port,
-        socket=settings.socket,
-        db=settings.db,
-        username=settings.username,
-        password=settings.password,
-        tls=settings.tls,
-        tls_ca=settings.tls_ca,
-        tls_cert=settings.tls_cert,
-        tls_key=settings.tls_key,
-        tls_verify=settings.tls_verify,
-    )
-
-
-def _sentinel(settings: RedisSettings, host: str, port: int) -> Address:
-    return dataclasses.replace(
-        _address(settings, host, port),
-        db=0,
-        username=settings.sentinel_username,
-        password=settings.sentinel_password,
-    )

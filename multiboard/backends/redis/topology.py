@@ -1,5 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Who knows where the server of a board is. It imports the errors and the server."""
+"""Where the server of a board is, and how that is found out and checked.
+
+It imports the errors and the connection.
+"""
 
 from __future__ import annotations
 
@@ -9,55 +12,57 @@ import time
 from collections.abc import Iterator
 
 from multiboard import errors
-from multiboard.backends.redis.server import Address, Elsewhere, Line
+from multiboard.backends.redis.address import Address
+from multiboard.backends.redis.client import Connection
+from multiboard.backends.redis.errors import MovedError
 
-#: Seconds after which a call asks somebody whether its connection leads to the master still, ...
+#: Seconds after which a call has its server checked by one of its peers, ...
 CHECKED_FOR = 1.0
-#: ... and how many it has for that: those who are away must not take the board with them.
+#: ... and how many the peer has to reply: a peer that is away must not take the board with it.
 CHECKED_WITHIN = 0.25
 
 
-class Finder(abc.ABC):
-    """Where the server of a board is, now. Thread-safe; of one process."""
+class ServerLocator(abc.ABC):
+    """Locates the server of a board, as of now. Thread-safe; of one process."""
 
     #: The server that was found last.
     server: Address | None = None
 
     @abc.abstractmethod
-    def connect(self, within: float) -> Line:
+    def connect(self, within: float) -> Connection:
         """Return a new connection to the server that has the board, within so many seconds.
 
         Raises: ``Unavailable``, ``AccessDenied``.
         """
 
-    def connect_all(self, within: float) -> Iterator[Line]:
-        """Yield a connection to each server that may have a board, whatever its name; drop it then.
+    def connect_all(self, within: float) -> Iterator[Connection]:
+        """Yield a connection to each server that may have a board, whatever its name, and close it.
 
         Raises: as :meth:`connect`.
         """
-        line = self.connect(within)
+        connection = self.connect(within)
         try:
-            yield line
+            yield connection
         finally:
-            line.drop()
+            connection.close()
 
-    def serves(self, line: Line, now: float) -> bool:
-        """Whether a connection, idle till now or slow to answer, leads to the right server."""
+    def is_current(self, connection: Connection, now: float) -> bool:
+        """Return whether a connection that was idle or slow leads to the right server."""
         return True
 
-    def failed(self, line: Line) -> None:  # noqa: B027 - for those to whom it matters
-        """Hear that a connection broke, or that its server said that it is not the right one."""
+    def on_failure(self, connection: Connection) -> None:  # noqa: B027 - for those to whom it matters
+        """Note that a connection broke, or that its server replied that it is not the master."""
 
-    def follow(self, error: Elsewhere) -> bool:
-        """Hear where the board is; return whether to go there."""
+    def follow(self, error: MovedError) -> bool:
+        """Note where the board is by a node's redirection; return whether to go there."""
         return False
 
-    def close(self) -> None:  # noqa: B027 - for those who hold something
+    def close(self) -> None:  # noqa: B027 - for those that hold a connection
         """Drop what was needed for finding."""
 
 
-class Server(Finder):
-    """One server, which is where it is."""
+class SingleServer(ServerLocator):
+    """One server, at an address that does not change."""
 
     def __init__(self, address: Address) -> None:
         self.server: Address = address
@@ -65,42 +70,42 @@ class Server(Finder):
     def __str__(self) -> str:
         return str(self.server)
 
-    def connect(self, within: float) -> Line:
-        return Line(self.server, within)
+    def connect(self, within: float) -> Connection:
+        return Connection(self.server, within)
 
 
-class Doubting(Finder):
-    """Asks a witness, once a second, whether the server is the one still.
+class CheckedLocator(ServerLocator):
+    """Has the server checked by a peer (a sentinel, another node) once a second.
 
-    A master that was frozen or cut off while another one took its place believes in itself until
-    it hears of it.
+    After a failover, a master that was frozen or cut off meanwhile goes on as a master until it
+    receives the new configuration: its own word is not enough.
     """
 
     def __init__(self) -> None:
         self.server = None
         self._lock = threading.Lock()
         self._check_at = 0.0
-        #: Of the thread that has it: so an interrupted one can tell whether it has it.
+        #: An RLock: only the thread that holds it can release it, so an interrupted one may try.
         self._checking = threading.RLock()
-        self._told_by: Line | None = None
+        self._peer_connection: Connection | None = None
         self._closed = False
 
     @abc.abstractmethod
-    def _witness(self) -> Address | None:
-        """Return whom to ask, who is not the server itself; None where there is nobody."""
+    def _peer(self) -> Address | None:
+        """Return the peer to ask, which is not the server itself; None where there is none."""
 
     @abc.abstractmethod
-    def _hear(self, line: Line, within: float) -> None:
-        """Ask a witness, and believe it or not.
+    def _refresh(self, peer: Connection, within: float) -> None:
+        """Ask a peer for the server, and accept its reply or not.
 
         Raises: ``Unavailable``, ``AccessDenied``.
         """
 
     @abc.abstractmethod
-    def _pass_over(self, witness: Address) -> None:
-        """Have somebody else asked next time."""
+    def _demote(self, peer: Address) -> None:
+        """Have another peer asked next time."""
 
-    def serves(self, line: Line, now: float) -> bool:
+    def is_current(self, connection: Connection, now: float) -> bool:
         if now >= self._check_at:
             try:
                 if self._checking.acquire(blocking=False):
@@ -108,44 +113,44 @@ class Doubting(Finder):
             finally:
                 try:  # noqa: SIM105 - nothing may come between
                     self._checking.release()
-                except RuntimeError:  # another one checks just now
+                except RuntimeError:  # another thread checks just now
                     pass
             if self._closed:
                 self.close()
-        return line.address == self.server
+        return connection.address == self.server
 
-    def failed(self, line: Line) -> None:
+    def on_failure(self, connection: Connection) -> None:
         with self._lock:
-            if self.server == line.address:
+            if self.server == connection.address:
                 self.server = None  # other idle connections to it are dropped
 
     def close(self) -> None:
         self._closed = True
         try:
-            if self._checking.acquire(blocking=False):  # or whoever asks just now does it
-                told_by, self._told_by = self._told_by, None
-                if told_by is not None:
-                    told_by.drop()
+            if self._checking.acquire(blocking=False):  # or the thread that checks just now does it
+                connection, self._peer_connection = self._peer_connection, None
+                if connection is not None:
+                    connection.close()
         finally:
             try:  # noqa: SIM105 - nothing may come between
                 self._checking.release()
-            except RuntimeError:  # another one has it
+            except RuntimeError:  # another thread has it
                 pass
 
     def _check(self) -> None:
         self._check_at = time.monotonic() + CHECKED_FOR
-        witness = self._witness()
-        if witness is None:
+        peer = self._peer()
+        if peer is None:
             return
-        line = self._told_by
+        connection = self._peer_connection
         try:
-            if line is None or line.address != witness or not line.usable():
-                if line is not None:
-                    line.drop()
-                line = self._told_by = Line(witness, CHECKED_WITHIN)
-            self._hear(line, CHECKED_WITHIN)
+            if connection is None or connection.address != peer or not connection.usable():
+                if connection is not None:
+                    connection.close()
+                connection = self._peer_connection = Connection(peer, CHECKED_WITHIN)
+            self._refresh(connection, CHECKED_WITHIN)
         except errors.BackendError:
-            if line is not None:
-                line.drop()
-            self._told_by = None
-            self._pass_over(witness)
+            if connection is not None:
+                connection.close()
+            self._peer_connection = None
+            self._demote(peer)

@@ -472,7 +472,7 @@ class SQLiteBackend(primitives.Backend):
         self._write(self._opened(), lambda step: step.session(), within)
         return self.settings.session_timeout
 
-    def facts(self) -> Mapping[str, str]:
+    def server_info(self) -> Mapping[str, str]:
         facts = {"store": "sqlite", "version": sqlite3.sqlite_version}
         if self._opening is not None:
             facts["path"] = self._opening.path

@@ -2,5 +2,6 @@
 """The board in ZooKeeper."""
 
 from multiboard.backends.zookeeper.backend import ZooKeeperBackend
+from multiboard.backends.zookeeper.settings import ZooKeeperSettings
 
-__all__ = ["ZooKeeperBackend"]
+__all__ = ["ZooKeeperBackend", "ZooKeeperSettings"]

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Who the client is to the servers, who may touch what it makes, and whether all is encrypted.
+"""The user that a client is, who may touch the nodes that it makes, and TLS.
 
 This module imports kazoo and the errors.
 """
@@ -7,7 +7,7 @@ This module imports kazoo and the errors.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,23 +20,24 @@ OPEN, DIGEST, SASL = "open", "digest", "sasl"
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """How the servers are reached, as whom, and for whom the nodes are.
+    """How the servers are reached, by which user, and for whom the nodes are.
 
-    With ``digest`` a user is whoever knows the password: a wrong one is another user, whom the
-    server lets in and to whom it denies the nodes. With ``sasl`` the server knows its users, and
-    turns a wrong password away.
+    With ``digest`` a user is anybody who has the password: a wrong one makes another user, whom the
+    server lets in and to whom it denies the nodes. With ``sasl`` the server has a list of its
+    users, and refuses a wrong password.
     """
 
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     acl: str = OPEN
-    tls: bool = False
-    tls_ca: str | None = None
-    tls_cert: str | None = None
-    tls_key: str | None = None
-    tls_verify: bool = True
+    #: kazoo's options for TLS; none where it is not used.
+    tls: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse what does not fit together.
+
+        Raises: ``ConfigError``, without the password.
+        """
         if (self.username is None) != (self.password is None):
             raise errors.ConfigError("zookeeper: username and password go together")
         if self.username is not None and (":" in self.username or not self.username):
@@ -48,8 +49,6 @@ class Access:
                 "zookeeper: acl=sasl needs the package 'pure-sasl', which is not installed:"
                 " install multiboard[zookeeper-sasl]"
             )
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise errors.ConfigError("zookeeper: tls_cert and tls_key go together")
 
     @property
     def nodes(self) -> Sequence[Any]:
@@ -61,26 +60,17 @@ class Access:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What kazoo has to be told."""
-        told: dict[str, Any] = {}
+        """The options for kazoo's client."""
+        options = dict(self.tls)
         if self.acl == SASL:
-            told["sasl_options"] = {
+            options["sasl_options"] = {
                 "mechanism": "DIGEST-MD5",
                 "username": self.username,
                 "password": self.password,
             }
         elif self.username is not None:
-            told["auth_data"] = [("digest", f"{self.username}:{self.password}")]
-        if self.tls:
-            told.update(
-                use_ssl=True,
-                ca=self.tls_ca,
-                certfile=self.tls_cert,
-                keyfile=self.tls_key,
-                verify_certs=self.tls_verify,
-                check_hostname=self.tls_verify,  # kazoo does not, left to itself
-            )
-        return told
+            options["auth_data"] = [("digest", f"{self.username}:{self.password}")]
+        return options
 
     @property
     def refusal(self) -> str:

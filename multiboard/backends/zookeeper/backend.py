@@ -1,53 +1,42 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The board in ZooKeeper: every verb one transaction, every lease a node.
 
-The nodes are described in :mod:`multiboard.backends.zookeeper.records`. This module imports the
-primitives, the errors and its own siblings.
+The nodes are described in :mod:`multiboard.backends.zookeeper.records`, the fence in
+:mod:`multiboard.backends.zookeeper.leases`. This module imports the primitives, the errors and its
+own siblings.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from multiboard import errors, primitives
 from multiboard.backends.zookeeper import records
-from multiboard.backends.zookeeper.access import DIGEST, OPEN, SASL, Access
-from multiboard.backends.zookeeper.client import Link
-from multiboard.backends.zookeeper.directory import MAX_BODY, Shelves
+from multiboard.backends.zookeeper.board import Board
+from multiboard.backends.zookeeper.cache import Cache
+from multiboard.backends.zookeeper.claim_next import NextClaims
+from multiboard.backends.zookeeper.directory import MAX_BODY, Directory
+from multiboard.backends.zookeeper.endings import RELEASE, REMOVE, TRASH, LeaseEndings
 from multiboard.backends.zookeeper.feed import Feed
-from multiboard.backends.zookeeper.session import Board
-from multiboard.primitives import Changes, Url, boottime
+from multiboard.backends.zookeeper.leases import Leases
+from multiboard.backends.zookeeper.server_info import server_info
+from multiboard.backends.zookeeper.session import Session
+from multiboard.backends.zookeeper.settings import ZooKeeperSettings, options_of
+from multiboard.primitives import Lease, NewPosting, Page, Place, Posting, Shelf
 
-PORT = 2181
-
-
-@dataclass(frozen=True, kw_only=True)
-class ZooKeeperSettings(primitives.TlsSettings):
-    """The options of ``zookeeper://`` and ``zookeeper+tls://``."""
-
-    tls_url = "zookeeper+tls://"
-
-    hosts: tuple[str, ...] = primitives.setting(
-        ("localhost:2181",), help="The servers of the ensemble, each as host:port."
-    )
-    root: str = primitives.setting(
-        "/multiboard", help="The path of the node under which the boards are."
-    )
-    username: str | None = primitives.setting(None, help="The user, for 'acl'.")
-    password: str | None = primitives.setting(None, help="The user's password.", secret=True)
-    acl: str | None = primitives.setting(
-        None,
-        help="Who may touch the boards made here: 'open' is anybody; 'digest' is whoever gives "
-        "this username and password; 'sasl' is this user, whom the servers know (DIGEST-MD5). "
-        "By default 'digest' where there is a username, and 'open' otherwise.",
-        choices=(OPEN, DIGEST, SASL),
-    )
+TRAITS = primitives.Traits(
+    durable=True,
+    cross_process=True,
+    cross_host=True,
+    max_body=MAX_BODY,
+    # The server looks for dead sessions once a tick, which is two seconds by default.
+    lease_slack=3.0,
+    fencing_survives_failover=True,
+)
 
 
-class ZooKeeperBackend(Shelves):
+class ZooKeeperBackend(primitives.Backend):
     """The primitives over a ZooKeeper ensemble. See :class:`multiboard.primitives.Backend`."""
 
     settings_class = ZooKeeperSettings
@@ -55,148 +44,115 @@ class ZooKeeperBackend(Shelves):
 
     def __init__(self, settings: ZooKeeperSettings) -> None:
         super().__init__(settings)
-        if not re.fullmatch(r"/|(/[^/\0\s]+)+", settings.root) or re.search(
-            r"/\.\.?(/|$)", settings.root
-        ):
-            raise errors.ConfigError(f"zookeeper: the root {settings.root!r} is no path")
-        if not settings.hosts:
-            raise errors.ConfigError("zookeeper: at least one host is needed")
-        hosts = [
-            primitives.format_address(*primitives.parse_address(text, PORT))
-            for text in settings.hosts
-        ]
-        access = _access(settings)
-        # A call waits for half of what a whole operation may take: a lost answer gets a second try.
-        patience = min(settings.connect_timeout, settings.operation_timeout / 2)
-        self._board = Board(
-            dial=lambda: Link(
-                hosts=hosts,
-                session_timeout=settings.session_timeout,
-                patience=patience,
-                access=access,
-                woken=self._wake,
-                gone=records.GONE,
-            ),
-            root=settings.root,
-            namespace=settings.namespace,
-            patience=patience,
-            name=f"ZooKeeper at {','.join(hosts)}",
-            forked=self._start_over,
-        )
-        self._feed = None
-        self._forget()
+        self._session = Session(settings, woken=self._wake, forked=self._start_over)
+        self._start_over()
+
+    def _start_over(self) -> None:
+        """Begin without anything remembered of the postings, and with no lock that may be held."""
+        board, self._cache = Board(self._session), Cache()
+        self._feed = Feed(board)
+        self._directory = Directory(board, self._cache, self._feed)
+        self._leases = Leases(board, self._cache)
+        self._endings = LeaseEndings(board, self._cache)
+        self._next = NextClaims(board, self._cache, self._feed, self._directory, self._leases)
 
     def _wake(self) -> None:
-        feed = self._feed
-        if feed is not None:
-            feed.wake()
+        self._feed.wake()
 
     @classmethod
-    def from_url(cls, url: Url) -> Mapping[str, Any]:
-        found: dict[str, Any] = {"username": url.username or None, "password": url.password}
-        if url.hosts:
-            found["hosts"] = url.addresses(PORT)
-        if url.scheme == "zookeeper+tls":
-            found["tls"] = True
-        if url.path not in ("", "/"):
-            found["root"] = url.node()
-        return found
+    def from_url(cls, url: primitives.Url) -> Mapping[str, Any]:
+        return options_of(url)
 
     @property
     def traits(self) -> primitives.Traits:
-        return primitives.Traits(
-            durable=True,
-            cross_process=True,
-            cross_host=True,
-            max_body=MAX_BODY,
-            # The server looks for dead sessions once a tick, which is two seconds by default.
-            lease_slack=3.0,
-            native_claim_next=False,
-            fencing_survives_failover=True,
-        )
+        return TRAITS
+
+    # -- the session -----------------------------------------------------------------------------
 
     @property
     def incarnation(self) -> str:
-        return self._board.incarnation
+        return self._session.incarnation
 
     @property
     def position(self) -> int:
-        return self._board.position
-
-    def open(self) -> None:
-        self.settings.check_tls_files()
-        self._board.open(self.settings.create)
-        self._start_over()
-
-    def boards(self) -> Sequence[str]:
-        return self._board.namespaces(self.settings.connect_timeout)
-
-    def _start_over(self) -> None:
-        """Begin without anything known of the postings, and with nothing that another may lock."""
-        board = self._board
-        self._feed = Feed(board.paths, recursive=board.modern) if board.incarnation else None
-        self._forget()
-
-    def close(self) -> None:
-        self._board.close()
-        self._wake()
+        return self._session.zxid
 
     @property
     def session_time(self) -> float:
-        return self._board.granted or self.settings.session_timeout
+        return self._session.granted or self.settings.session_timeout
+
+    def open(self) -> None:
+        self.settings.check_tls_files()
+        self._session.open()
+        self._start_over()
+
+    def close(self) -> None:
+        self._session.close()
+        self._wake()
 
     def keepalive(self, within: float | None = None) -> float:
-        give_up = None if within is None else boottime() + within
-        link = self._board.session(within)
-        try:
-            self._board.confirm(link, give_up)
-        except errors.Unavailable:
-            self._board.session_over(link)
-            raise
-        return link.granted
+        return self._session.keepalive(within)
 
-    def facts(self) -> Mapping[str, str]:
-        link = self._board.link()
-        version, alone = link.version()
-        facts = {
-            "store": "zookeeper",
-            "version": version or "unknown",
-            "session_timeout": f"{link.granted:g} s",
-        }
-        if not alone and records.loses_transactions(version):
-            facts["warning_version"] = (
-                f"ZooKeeper {version} is known to lose transactions of an ensemble whose members "
-                "are killed (ZOOKEEPER-4785, ZOOKEEPER-4925): 3.8.4, 3.9.4 and later do not"
-            )
-        if link.granted > self.settings.session_timeout:
-            facts["warning_session_timeout"] = (
-                f"the server grants no session time-out below {link.granted:g} s; "
-                f"{self.settings.session_timeout:g} s were asked for"
-            )
-        return facts
+    def boards(self) -> Sequence[str]:
+        return self._session.namespaces(self.settings.connect_timeout)
+
+    def server_info(self) -> Mapping[str, str]:
+        return server_info(self._session.client(), self.settings.session_timeout)
+
+    # -- postings --------------------------------------------------------------------------------
+
+    def add(
+        self, postings: Sequence[NewPosting], shelf: Shelf = Shelf.LIVE
+    ) -> Sequence[Posting | errors.MultiboardError]:
+        return self._directory.add(postings, shelf)
+
+    def get(self, keys: Sequence[str]) -> Sequence[Posting | None]:
+        return self._directory.get(keys)
+
+    def count(self, shelf: Shelf = Shelf.LIVE) -> int:
+        return self._directory.count(shelf)
+
+    def list(
+        self, shelf: Shelf = Shelf.LIVE, *, after: Place | None = None, limit: int | None = None
+    ) -> Page:
+        return self._directory.list(shelf, after, limit)
+
+    def restore(self, key: str) -> Posting:
+        return self._directory.restore(key)
+
+    def purge(self, keys: Sequence[str], shelf: Shelf = Shelf.TRASH) -> Sequence[bool]:
+        return self._directory.purge(keys, shelf)
+
+    def remove(
+        self, leases: Sequence[Lease], to: Shelf | None = None
+    ) -> Sequence[errors.MultiboardError | None]:
+        return self._endings.end(leases, REMOVE if to is None else TRASH)
+
+    # -- leases ----------------------------------------------------------------------------------
+
+    def acquire(
+        self, key: str, holder: str, claim_id: str, expires_in: float | None = None
+    ) -> Lease:
+        if claim_id in self._cache.spent_claims:
+            raise errors.LeaseLost(key, 0, f"claim id {claim_id!r} had its lease")
+        client = self._leases.client_for(expires_in)
+        return self._leases.acquire(client, key, records.Hold(holder, claim_id, expires_in))
+
+    def acquire_next(
+        self, holder: str, claim_ids: Sequence[str], expires_in: float | None = None
+    ) -> Sequence[tuple[Posting, Lease]]:
+        won = self._next.acquire_next(holder, claim_ids, expires_in)
+        return super().acquire_next(holder, claim_ids, expires_in) if won is None else won
+
+    def renew(self, lease: Lease, expires_in: float) -> Lease:
+        return self._leases.renew(lease, expires_in)
+
+    def release(self, lease: Lease, delay: float = 0.0) -> None:
+        error = self._endings.end([lease], RELEASE, delay)[0]
+        if error is not None:
+            raise error
 
     # -- feed ------------------------------------------------------------------------------------
 
-    def changes(self, cursor: str | None, timeout: float) -> Changes:
-        give_up = boottime() + timeout
-        feed, board = self._open_feed(), self._board
-        while True:
-            link = board.link(max(0.0, give_up - boottime()))
-            feed.ensure(link)
-            feed.look_after(link, board.now)
-            answer = feed.read(cursor, give_up)
-            if answer is not None:
-                return answer
-
-
-def _access(settings: ZooKeeperSettings) -> Access:
-    return Access(
-        username=settings.username,
-        password=settings.password,
-        acl=settings.acl or (OPEN if settings.username is None else DIGEST),
-        tls=settings.tls,
-        tls_ca=settings.tls_ca,
-        tls_cert=settings.tls_cert,
-        tls_key=settings.tls_key,
-        tls_verify=settings.tls_verify,
-    )
+    def changes(self, cursor: str | None, timeout: float) -> primitives.Changes:
+        return self._feed.changes(cursor, timeout)

@@ -1,21 +1,26 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""kazoo, fitted to our needs: the only place that changes what is inside it.
+"""kazoo, fitted to our needs: the only module that touches what is private to kazoo.
 
-- Requests are queued directly, and ``addWatch`` and ``multiRead`` are added, which kazoo 2.x lacks.
-- The unsent requests are failed apart from the sent ones: surely not applied, and unknown.
-- The answer to the handshake is read (the granted time-out), and watch events as they arrive.
-- A server that answers nothing is left, also by a client that goes on asking.
+Every private attribute that is read, called, set or overridden here is named in :data:`PRIVATE`; a
+test asserts that each exists in the kazoo that is installed, and that no other module of this
+folder touches one. setup.cfg caps kazoo's major version for the same reason. Why they are touched:
+
+- Requests are queued directly, so that many of them are in flight at once.
+- The unsent requests are failed apart from the sent ones: surely not applied, and indeterminate.
+- The reply to the handshake is read (the granted time-out), and watch events as they arrive.
+- A server that does not reply is left, also by a client that goes on sending requests.
+- A session that has ended is not replaced by another one.
 - No threads but the connection's own, no epoll for each wait, no requests in the log.
 - What a signal handler raises in a caller breaks nothing: no condition variable of ``threading``,
   no bare ``except``.
 
-It imports kazoo, the primitives and the interrupts; what it tells, it tells the ``link`` of a
+It imports kazoo, the primitives and its own siblings; events are reported to the ``owner`` of a
 client.
 """
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import logging
 import ssl
 import sys
@@ -33,78 +38,52 @@ from kazoo.protocol.connection import ConnectionHandler
 from kazoo.protocol.states import KeeperState
 
 from multiboard import primitives
+from multiboard.backends.zookeeper.errors import NotSent
 from multiboard.primitives import FailureLog, interrupts
 
 LOG = logging.getLogger(__name__)
 
-
-class NotSent(kz.ConnectionLoss):  # type: ignore[misc]
-    """The connection was lost while the request was still waiting to be sent."""
-
-
-class AddWatch(collections.namedtuple("AddWatch", "path mode")):
-    """The request ``addWatch`` of ZooKeeper 3.6; mode 1 is persistent and recursive."""
-
-    type = 106
-
-    def serialize(self) -> bytes:
-        """Return the request's body."""
-        packed: bytes = wire.write_string(self.path) + wire.int_struct.pack(self.mode)
-        return packed
-
-    @classmethod
-    def deserialize(cls, _bytes: bytes, _offset: int) -> bool:
-        """Return True: the answer has no content."""
-        return True
-
-
-class MultiRead(collections.namedtuple("MultiRead", "paths")):
-    """The request ``multiRead`` of ZooKeeper 3.6, for the data of many nodes in one packet.
-
-    The answer has, for each path, the data and the stat, or why it could not be read.
-    """
-
-    type = 22
-
-    def serialize(self) -> bytes:
-        """Return the request's body."""
-        packed = bytearray()
-        for path in self.paths:
-            packed += _READ_HEAD + wire.write_string(path) + b"\0"
-        packed += wire.multiheader_struct.pack(-1, True, -1)
-        return bytes(packed)
-
-    @classmethod
-    def deserialize(cls, packed: bytes, offset: int) -> list[Any]:
-        """Return the answers in the order of the paths."""
-        answers: list[Any] = []
-        while True:
-            kind, done, _ = wire.multiheader_struct.unpack_from(packed, offset)
-            offset += wire.multiheader_struct.size
-            if done:
-                return answers
-            number = wire.int_struct.unpack_from(packed, offset)[0]
-            offset += wire.int_struct.size
-            if kind == -1:
-                answers.append(kz.EXCEPTIONS.get(number, kz.SystemZookeeperError)())
-                continue
-            # The number is the length of the data, -1 for a node that was made without any.
-            end = offset + max(number, 0)
-            stat = wire.ZnodeStat._make(wire.stat_struct.unpack_from(packed, end))
-            answers.append((bytes(packed[offset:end]), stat))
-            offset = end + wire.stat_struct.size
+#: What is private to kazoo and touched here, by the class that has it.
+PRIVATE = {
+    KazooClient: (
+        "_call",
+        "_child_watchers",
+        "_conn_retry",
+        "_connection",
+        "_notify_pending",
+        "_pending",
+        "_queue",
+        "_session_callback",
+        "_session_id",
+        "_state",
+        "_stopped",
+    ),
+    ConnectionHandler: (
+        "_authenticate_with_sasl",
+        "_invoke",
+        "_read",
+        "_read_response",
+        "_read_watch_event",
+        "_send_request",
+        "_socket",
+        "_socket_error_handling",
+        "_write_sock",
+    ),
+}
 
 
 _OVER = (KeeperState.AUTH_FAILED, KeeperState.CLOSED, KeeperState.EXPIRED_SESSION)
-_READ_HEAD = wire.multiheader_struct.pack(wire.GetData.type, False, -1)
 
+
+#: Seconds within which a thread that was begun runs, on the busiest machine.
+BEGUN_WITHIN = 30.0
 
 #: By kazoo's message. A connection that fails is made anew again and again.
 _failures: dict[str, FailureLog] = {}
 
 
-class Quiet:
-    """A logger that leaves out what kazoo says of requests: they hold bodies and passwords."""
+class QuietLogger:
+    """A logger that leaves out what kazoo logs of requests: they hold bodies and passwords."""
 
     def log(self, *_args: Any, **_kwargs: Any) -> None:
         """Drop it."""
@@ -112,7 +91,7 @@ class Quiet:
     debug = log
 
     def info(self, message: str, *args: Any, **_kwargs: Any) -> None:
-        """Pass on what tells of connections, at a level where it does not disturb."""
+        """Pass on what is about connections, at a level where it does not disturb."""
         LOG.debug(message, *args)
 
     warn = warning = error = info
@@ -122,6 +101,18 @@ class Quiet:
         error = sys.exc_info()[1]
         if error is not None:
             _failures.setdefault(message, FailureLog(LOG, message)).failed(error, trace=True)
+
+
+class _Routine(threading.Thread):
+    """A thread that may be joined before it runs: whoever begins it does not wait for that."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, first of all until it runs."""
+        give_up = time.monotonic() + (BEGUN_WITHIN if timeout is None else timeout)
+        while self.ident is None and time.monotonic() < give_up:
+            time.sleep(0.001)
+        with contextlib.suppress(RuntimeError):  # it never ran
+            super().join(timeout)
 
 
 class Handler(SequentialThreadingHandler):  # type: ignore[misc]
@@ -147,7 +138,7 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]
 
     def spawn(self, func: Any, *args: Any, **kwargs: Any) -> threading.Thread:
         """Start a thread."""
-        thread = threading.Thread(target=func, args=args, kwargs=kwargs, daemon=True)
+        thread = _Routine(target=func, args=args, kwargs=kwargs, daemon=True)
         interrupts.begin(thread)
         return thread
 
@@ -172,49 +163,49 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]
 
 
 class _Connection(ConnectionHandler):  # type: ignore[misc]
-    """kazoo's connection, with an ear at the handshake, at silence and at the watch events."""
+    """kazoo's connection: it reports the handshake, silence and the watch events."""
 
-    #: When the first request was sent after which nothing was heard; None where nothing is owed.
-    _owed_since: float | None = None
+    #: When the first request was sent after which nothing was received; None where no reply is due.
+    _due_since: float | None = None
 
     def _send_request(self, read_timeout: float, connect_timeout: float) -> None:
-        # kazoo takes a request for a ping, and waits for no answer to it: whoever goes on asking
-        # would stay with a server that has fallen silent, for as long as TCP does.
+        # kazoo takes a request for a ping, and does not wait for a reply to it: a client that goes
+        # on sending would stay with a server that has fallen silent, for as long as TCP does.
         now = time.monotonic()
         if not self.client._queue:
             pass  # a nudge, and nothing to send
-        elif self._owed_since is None:
-            self._owed_since = now
-        elif now - self._owed_since > read_timeout:
-            raise kz.ConnectionDropped(f"no answer in {read_timeout:g} s")
+        elif self._due_since is None:
+            self._due_since = now
+        elif now - self._due_since > read_timeout:
+            raise kz.ConnectionDropped(f"no reply in {read_timeout:g} s")
         super()._send_request(read_timeout, connect_timeout)
 
     def _invoke(self, timeout: float, request: Any, xid: Any = None) -> Any:
         if not isinstance(request, wire.Connect):
             return super()._invoke(timeout, request, xid)
-        link = self.client.link
-        self._owed_since = None
+        owner = self.client.owner
+        self._due_since = None
         try:
-            answer = super()._invoke(min(timeout, link.dial_timeout), request, xid)
+            reply = super()._invoke(min(timeout, owner.dial_timeout), request, xid)
         except kz.ConnectionDropped:
-            link.refusals += 1
+            owner.refusals += 1
             raise
-        if answer[0].time_out > 0:
-            link.granted = answer[0].time_out / 1000.0
-        return answer
+        if reply[0].time_out > 0:
+            owner.granted = reply[0].time_out / 1000.0
+        return reply
 
     def _authenticate_with_sasl(self, host: str, timeout: float) -> None:
         try:
             super()._authenticate_with_sasl(host, timeout)
         except kz.AuthFailedError as error:
             if isinstance(error.__cause__, kz.ConnectionDropped):
-                raise error.__cause__ from None  # it died meanwhile: a refusal is an answer
-            self.client.link.denied = True  # before what waits in the queue is failed
+                raise error.__cause__ from None  # it died meanwhile: a refusal is a reply
+            self.client.owner.denied = True  # before what waits in the queue is failed
             raise
 
     def _read(self, length: int, timeout: float) -> bytes:
-        self._owed_since = None
-        # Most of the time it is all there already: kazoo asks the kernel before each read.
+        self._due_since = None
+        # Most of the time all of it has arrived: kazoo polls the socket before each read.
         if isinstance(self._socket, ssl.SSLSocket):
             read: bytes = super()._read(length, timeout)
             return read
@@ -235,7 +226,7 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
 
     def _read_watch_event(self, buffer: bytes, offset: int) -> None:
         event, _ = wire.Watch.deserialize(buffer, offset)
-        self.client.link.on_event(event.type, event.path)
+        self.client.owner.on_event(event.type, event.path)
         if self.client._child_watchers:
             super()._read_watch_event(buffer, offset)
 
@@ -249,9 +240,11 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]
         return super()._read_response(header, buffer, offset)
 
 
-class Client(KazooClient):  # type: ignore[misc]
-    def __init__(self, link: Any, **kwargs: Any) -> None:
-        self.link = link
+class PipelinedClient(KazooClient):  # type: ignore[misc]
+    """kazoo's client with requests in a pipeline; it has one session and never another one."""
+
+    def __init__(self, owner: Any, **kwargs: Any) -> None:
+        self.owner = owner
         super().__init__(**kwargs)
         self._connection = _Connection(
             self,
@@ -263,7 +256,7 @@ class Client(KazooClient):  # type: ignore[misc]
     def submit(self, request: Any, result: Any) -> None:
         """Queue a request and wake the connection's thread.
 
-        kazoo's own way takes whatever strikes meanwhile for a closed connection, though the
+        kazoo's own way takes whatever is raised meanwhile for a closed connection, though the
         request is in the queue and is going to be sent.
         """
         if self._state in _OVER:
@@ -293,11 +286,38 @@ class Client(KazooClient):  # type: ignore[misc]
             if interrupts.is_interrupt(error):
                 raise
 
+    @property
+    def session_id(self) -> str:
+        """The number of the session, as leases name it."""
+        return format(self._session_id & (2**64 - 1), "x")
+
+    def stay_ended(self) -> None:
+        """Keep kazoo from beginning another session by itself."""
+        self._stopped.set()
+
+    def begin_close(self) -> None:
+        """Have the connection's thread end the session, behind what waits in the queue."""
+        self.stay_ended()
+        self._queue.append((wire.CloseInstance, None))
+        with contextlib.suppress(OSError, AttributeError):  # its thread may have ended by itself
+            self._connection._write_sock.send(b"\0")
+
+    def wait_closed(self, timeout: float | None) -> bool:
+        """Wait until the connection's thread has ended; return whether it has."""
+        return bool(self._connection.connection_stopped.wait(timeout))
+
+    def free(self) -> None:
+        """Free the sockets and the thread; it waits until the connection has ended."""
+        connection = self._connection
+        connection.connection_stopped.wait()
+        connection.stop(0)
+        connection.close()
+
     def _session_callback(self, state: Any) -> None:
         before = self._state
         super()._session_callback(state)
         if state != before:
-            self.link.state_changed(state)
+            self.owner.state_changed(state)
 
     def _notify_pending(self, state: Any) -> None:
         # What still waits in the queue was not sent as a whole: the server can't have applied it.

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""How far a board had come, so that an older data folder that was put back is found out.
+"""How far a board had come: by it a data folder that was put back to an older one is found out.
 
 A server breaks off a session that saw more than the server has. A new session is served by any,
 and so is an old one where the servers elected a leader since: its epoch is the upper half of every
@@ -14,25 +14,26 @@ from typing import Any
 
 from kazoo.protocol import serialization as wire
 
-from multiboard.backends.zookeeper import client
+from multiboard.backends.zookeeper.client import Client
+from multiboard.backends.zookeeper.errors import BoardGone
 
 
-class WentBack(Exception):
+class RolledBack(Exception):
     """What the servers show is not the continuation of what they showed."""
 
 
-class Reached:
-    """What one backend knows of how far its board had come, over all its sessions."""
+class Position:
+    """How far one backend has seen its board come, over all its sessions."""
 
     def __init__(self) -> None:
         #: The highest number of a transaction that a server has shown to one of its sessions.
         self.zxid = 0
-        #: The highest that is known to have added or deleted a node in one of the folders.
+        #: The highest that has been seen to have added or deleted a node in one of the folders.
         self.changed = 0
 
-    def note_link(self, link: client.Link) -> None:
-        """Note what was shown to a link."""
-        self.zxid = max(self.zxid, link.last_zxid)
+    def note_client(self, client: Client) -> None:
+        """Note what was shown to a client."""
+        self.zxid = max(self.zxid, client.last_zxid)
 
     def note(self, zxid: int) -> None:
         """Note that a transaction changed the folders."""
@@ -46,21 +47,21 @@ class Reached:
                 self.note(zxid)
                 return
 
-    def compare(self, link: client.Link, folders: Sequence[str]) -> None:
+    def compare(self, client: Client, folders: Sequence[str]) -> None:
         """Compare with what is shown on a new connection: one round trip.
 
-        The fence stands behind all that was acknowledged to anyone, and what is read behind it is
+        The barrier stands behind all that was acknowledged to anyone, and what is read behind it is
         no older: a server that lags is not taken for one that went back.
 
-        Raises: ``WentBack``; as :meth:`client.Link.truth`.
+        Raises: ``RolledBack``; as :meth:`Client.linearizable`.
         """
-        epoch, zxid, changed = link.epoch, self.zxid, self.changed
+        epoch, zxid, changed = client.epoch, self.zxid, self.changed
         if zxid or changed:
-            fence = link.submit_fence()
-            stats = link.ask(wire.Exists(folder, None) for folder in folders)
-            link.passed(link.value(fence))
+            barrier = client.submit_barrier()
+            stats = client.pipeline(wire.Exists(folder, None) for folder in folders)
+            client.passed(client.value(barrier))
             if None in stats:
-                raise client.Vanished
-            if fence.zxid < zxid or max(stat.pzxid for stat in stats) < changed:
-                raise WentBack
-        link.compared = epoch
+                raise BoardGone
+            if barrier.zxid < zxid or max(stat.pzxid for stat in stats) < changed:
+                raise RolledBack
+        client.compared = epoch

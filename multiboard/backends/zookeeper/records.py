@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""How a board lies in ZooKeeper: its nodes, what is in them, and what they mean together.
+"""How a board lies in ZooKeeper: its nodes, and what is in them.
 
 ::
 
@@ -10,18 +10,17 @@
         states/KEY/BORN         an id of the state, for the claims after the first
         leases/KEY~TOKEN~CLAIM~KIND   the lease is current as long as this node is there
         trash/KEY, entities/KEY
-        slots/SESSION-N         evidence of what a session did (ephemeral)
-        clock                   written to learn the server's time
+        slots/SESSION-N         commit markers of what a session wrote (ephemeral)
+        clock                   written to read the server's time
 
-A lease's name is never used twice, so that its presence *is* the right: whoever removes or
-releases deletes that very node in the same transaction. Versions alone would not do, because a
-node that was made anew counts from 0 again. The kind is ``s``, an ephemeral node of the holder's
-session, or ``t``, a persistent one that ends by the server's clock. A state that names a lease
-whose node is gone tells of a death.
+What they mean together is in :mod:`multiboard.backends.zookeeper.seen`; how a lease fences stands
+at the top of :mod:`multiboard.backends.zookeeper.leases`. A lease's kind is ``s``, an ephemeral
+node of the holder's session, or ``t``, a persistent one that ends by the server's clock. A state
+that names a lease whose node is gone shows a death.
 
 The data of ``live`` and ``leases`` themselves mean nothing; they are written in a transaction so
-that a watcher can tell a release from a death (``leases``), and a move between the shelves from a
-posting or a removal (``live``). This module imports the primitives only.
+that a watcher can distinguish a release from a death (``leases``), and a move between the shelves
+from a posting or a removal (``live``). This module imports the primitives only.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from multiboard import primitives
 from multiboard.primitives import Lease, Posting
 
 #: What takes the place of a node's data where the node itself can't be deleted, because somebody
@@ -43,7 +41,7 @@ _LEASE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,127})~([1-9][0-9]*)~([0-9a-f]
 
 
 def is_key(name: str) -> bool:
-    """Tell whether a node's name may be a posting's key."""
+    """Return whether a node's name may be a posting's key."""
     return _KEY.match(name) is not None
 
 
@@ -57,7 +55,7 @@ class LeaseName(NamedTuple):
 
 
 def claim_mark(claim_id: str) -> str:
-    """Return what stands for a claim id in node names: any text is a claim id, not any a name."""
+    """Return what stands for a claim id in node names: not every claim id may be in one."""
     return hashlib.sha256(claim_id.encode()).hexdigest()[:16]
 
 
@@ -83,6 +81,7 @@ class Paths:
 
     def __init__(self, top: str, incarnation: str) -> None:
         self.top = top
+        self.incarnation = incarnation
         self.base = f"{top}/{incarnation}"
         self.live = f"{self.base}/live"
         self.states = f"{self.base}/states"
@@ -103,19 +102,21 @@ class Paths:
         return name.removeprefix(Paths.BOARD).replace(":", "/")
 
 
-# -- records ---------------------------------------------------------------------------------
+#: The paths of a board that has not been found yet.
+NOWHERE = Paths("", "")
 
 
 def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
-    """Part a record into its header, one line of JSON, and the body behind it."""
+    """Split a record into its header, one line of JSON, and the body behind it."""
     head, _, body = data.partition(b"\n")
     try:
         header = json.loads(head)
-    except (ValueError, RecursionError):  # the latter for a thousand brackets
+    # The latter for a thousand brackets.
+    except (ValueError, RecursionError):
         raise ValueError("it is no record of multiboard") from None
-    if not isinstance(header, dict) or header.get("v") != 1:
-        raise ValueError("it is no record of a version that is known here")
-    return header, body
+    if isinstance(header, dict) and header.get("v") == 1:
+        return header, body
+    raise ValueError("it is no record of a version that is known here")
 
 
 def _join(header: dict[str, Any], body: bytes = b"") -> bytes:
@@ -166,9 +167,9 @@ class State:
     token: int
     attempts: int
     deaths: int
-    #: The name of the child that tells this state from a later one of the same key.
+    #: The name of the child that distinguishes this state from a later one of the same key.
     born: str
-    #: The mark and the kind of the lease given last, None where it was given back.
+    #: The mark and the kind of the lease given last, None where it was released.
     lease: str | None = None
     #: Seconds from the node's last write, or milliseconds by the server's clock; at most one.
     delay: float | None = None
@@ -259,172 +260,3 @@ class Trashed:
             self.created / 1000.0,
             stat.ctime / 1000.0,
         )
-
-
-# -- what the nodes mean together --------------------------------------------------------------
-
-
-class Now(NamedTuple):
-    """What the server's clock shows: milliseconds between which it surely is."""
-
-    earliest: float
-    latest: float
-
-
-#: For what has no need of the time.
-NO_MATTER = Now(0.0, 0.0)
-
-
-@dataclass(slots=True)
-class Seen:
-    """All that the store holds of one live posting, as of one instant."""
-
-    key: str
-    job: Job
-    stat: Any
-    #: None where nobody ever claimed it; ``state_stat`` may still be there, of an earlier posting.
-    state: State | None = None
-    state_stat: Any = None
-    #: None where it is unleased, or where the lease node is gone.
-    hold: Hold | None = None
-    hold_stat: Any = None
-
-    @property
-    def lease_name(self) -> str | None:
-        """The name of the node of the lease that was given last and not given back."""
-        if self.state is None or self.state.lease is None:
-            return None
-        return f"{self.key}~{self.state.token}~{self.state.lease}"
-
-    @property
-    def ends(self) -> float | None:
-        """When a timed lease ends: milliseconds by the server's clock."""
-        if self.hold is None or self.hold.expires_in is None:
-            return None
-        return float(self.hold_stat.mtime) + self.hold.expires_in * 1000.0
-
-    @property
-    def due(self) -> float:
-        """When it may be handed out: milliseconds by the server's clock; 0 for at once."""
-        state = self.state
-        if state is not None and state.delay is not None:
-            return state.delay and float(self.state_stat.mtime) + state.delay * 1000.0
-        if state is not None and state.due is not None:
-            return float(state.due)
-        return self.job.delay and float(self.stat.ctime) + self.job.delay * 1000.0
-
-    def _due_in(self, now: Now) -> float:
-        """Return the seconds until it may be handed out, never more than were asked for."""
-        if not self.due:
-            return 0.0
-        asked = self.job.delay if self.state is None else self.state.delay
-        left = max(0.0, (self.due - now.earliest) / 1000.0)
-        return left if asked is None else min(left, asked)
-
-    @property
-    def needs_time(self) -> bool:
-        """Whether what it is depends on the time."""
-        return self.due > 0 or self.ends is not None
-
-    def held(self, now: Now, *, by_holder: bool = False) -> bool:
-        """Tell whether there is a lease that has not ended.
-
-        In doubt about the time a lease is there for others and is over for its holder, so that
-        nobody acts on it while somebody else may have it.
-        """
-        if self.hold is None:
-            return False
-        ends = self.ends
-        return ends is None or ends > (now.latest if by_holder else now.earliest)
-
-    def lease(self, now: Now) -> Lease | None:
-        """Return the lease that has not ended."""
-        if not self.held(now):
-            return None
-        assert self.hold is not None
-        assert self.state is not None
-        ends = self.ends
-        session = format(self.hold_stat.ephemeralOwner & (2**64 - 1), "x")
-        return Lease(
-            self.key,
-            self.hold.holder,
-            self.hold.claim_id,
-            self.state.token,
-            session if ends is None else None,
-            None if ends is None else max(0.0, (ends - now.latest) / 1000.0),
-        )
-
-    @property
-    def tallies(self) -> tuple[int, int, int]:
-        """Token, attempts and deaths, were the lease over that was given last.
-
-        Tokens begin above the posting's serial. Each claim is a transaction of its own, so the
-        serial of a posting of the same key that is made later is above all of them.
-        """
-        if self.state is None:
-            return int(self.stat.czxid), 0, 0
-        died = self.state.lease is not None
-        return self.state.token, self.state.attempts, self.state.deaths + died
-
-    def posting(self, now: Now) -> Posting:
-        """Return the posting as of ``now``."""
-        lease = self.lease(now)
-        _, attempts, deaths = self.tallies
-        if lease is not None:
-            deaths -= 1
-        created = self.job.created or self.stat.ctime
-        changed: float = self.stat.ctime if self.state is None else self.state_stat.mtime
-        if self.hold is not None and lease is None:
-            changed = max(changed, self.ends or 0.0)
-        return Posting(
-            self.key,
-            self.job.rank,
-            self.stat.czxid,
-            self.job.body,
-            attempts,
-            deaths,
-            created / 1000.0,
-            changed / 1000.0,
-            self._due_in(now),
-            lease,
-        )
-
-    def claimed(self, mark_and_kind: str, born: str) -> State:
-        """Return the state that a claim leaves behind."""
-        token, attempts, deaths = self.tallies
-        return State(
-            token + 1,
-            attempts + 1,
-            deaths,
-            self.state.born if self.state is not None else born,
-            mark_and_kind,
-            due=int(self.due),
-        )
-
-
-def loses_transactions(version: str) -> bool:
-    """Tell whether members of an ensemble of this version may come to hold different data.
-
-    After ZOOKEEPER-4785, mended in 3.8.4 and 3.9.2, and ZOOKEEPER-4925, of 3.9.3 alone.
-    """
-    numbers = tuple(map(int, re.findall(r"[0-9]+", version)))
-    return bool(numbers) and (
-        numbers < (3, 8, 4) or (3, 9) <= numbers < (3, 9, 2) or numbers[:3] == (3, 9, 3)
-    )
-
-
-def is_fresh(posting: primitives.Posting) -> bool:
-    """Tell whether nobody ever claimed the posting."""
-    return posting.attempts == 0 and posting.lease is None
-
-
-def given_back(lease: Lease, seen: Any) -> bool:
-    """Tell whether the state shows that this very lease was given back."""
-    state = seen.state if isinstance(seen, Seen) else None
-    return state is not None and state.token == lease.token and state.lease is None
-
-
-def died(lease: Lease, seen: Any) -> bool:
-    """Tell whether the state shows that this very lease ended by itself."""
-    state = seen.state if isinstance(seen, Seen) else None
-    return state is not None and state.token == lease.token and state.lease is not None

@@ -14,7 +14,7 @@ import pytest
 from multiboard import errors
 from multiboard.backends.etcd import EtcdBackend, EtcdSettings
 from multiboard.primitives import NewPosting, Shelf
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 from tests.backends.etcd.accounts import KINDS, SECRET, Admin, locked_server
 from tests.backends.etcd.boards import boards_on
 from tests.leaks import all_logs, shown_by
@@ -122,7 +122,7 @@ def test_a_change_of_the_accounts_does_not_end_the_feed(locked: Admin) -> None:
 def test_accounts_that_change_all_the_time_deny_nothing(locked: Admin) -> None:
     """Between a token and the call with it there may be another change."""
     with boards_on(locked, username="me", password=SECRET) as make:
-        board = Guard(make(operation_timeout=60.0))
+        board = RetryingGuard(make(operation_timeout=60.0))
         over = threading.Event()
 
         def change() -> None:

@@ -15,7 +15,7 @@ from servers import clusters
 from multiboard import errors
 from multiboard.backends.etcd import EtcdBackend, EtcdSettings
 from multiboard.primitives import ChangeKind, NewPosting
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 from tests.backends.etcd.boards import Maker, boards_on, write
 from tests.certificates import Authority
 from tests.waiting import eventually
@@ -92,7 +92,7 @@ def test_a_board_goes_on_when_a_member_is_lost(fault: str) -> None:
         settings = EtcdSettings(
             hosts=hosts, connect_timeout=2.0, operation_timeout=20.0, session_timeout=10.0
         )
-        board, other = Guard(EtcdBackend(settings)), Guard(EtcdBackend(settings))
+        board, other = RetryingGuard(EtcdBackend(settings)), RetryingGuard(EtcdBackend(settings))
         board.open()
         other.open()
         board.add([NewPosting("before", b"")])

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The account that the documentation tells operators to make, as it stands there."""
+"""The account that operators are to make, as it stands in the documentation."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import shlex
 
 PASSWORD = "s3cret-of-the-server"
 ACCOUNT = {"username": "multiboard", "password": PASSWORD}
-PAGE = pathlib.Path(__file__).resolve().parents[2] / "doc" / "source" / "operations.rst"
+PAGE = pathlib.Path(__file__).resolve().parents[3] / "doc" / "source" / "operations.rst"
 
 
 def documented() -> list[str]:
-    """Return the words of the command that operators are told to use."""
+    """Return the words of the command that operators are to use."""
     _, found, rest = PAGE.read_text().partition("$ redis-cli ACL SETUSER")
     assert found
     lines = []

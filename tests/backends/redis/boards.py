@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What the tests of the Redis board share: fixtures, to be imported by name, and helpers."""
+"""What the tests of the Redis board share beside the fixtures: helpers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
-
-import pytest
-import redis as client
-import servers
 
 from multiboard.backends.redis import RedisBackend, RedisSettings
 from multiboard.primitives import Change
@@ -35,29 +31,6 @@ def boards_on(server: Any) -> Iterator[Callable[..., RedisBackend]]:
     finally:
         for backend in made:
             backend.close()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    with servers.redis_server(appendonly=False) as running:
-        yield running
-
-
-@pytest.fixture
-def raw(server: Any) -> Iterator[Any]:
-    with client.Redis(port=server.port) as connection:
-        yield connection
-
-
-@pytest.fixture
-def make(server: Any) -> Iterator[Callable[..., RedisBackend]]:
-    with boards_on(server) as make:
-        yield make
-
-
-@pytest.fixture
-def board(make: Callable[..., RedisBackend]) -> RedisBackend:
-    return make()
 
 
 def key_of(board: RedisBackend, name: str) -> str:
@@ -83,18 +56,18 @@ def keys_of(postings: Any) -> list[str]:
 
 def drained(board: RedisBackend, cursor: str) -> tuple[list[Change], str]:
     """Return all that the feed has now, which must be no reset."""
-    told: list[Change] = []
+    events: list[Change] = []
     while True:
         changes = board.changes(cursor, 0.0)
         assert not changes.reset
         cursor = changes.cursor
         if not changes.events:
-            return told, cursor
-        told += changes.events
+            return events, cursor
+        events += changes.events
 
 
 class Proxy:
-    """Passes bytes to a server, and swallows the next reply when told to."""
+    """Passes bytes to a server, and swallows the next reply where ``swallow`` is set."""
 
     def __init__(self, port: int) -> None:
         self._port = port

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What the tests of Redis among several servers share: the clusters, and the boards on them."""
+"""What the tests of Redis among several servers share beside the fixtures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
 from servers import clusters
 from servers.clusters.redis_member import RedisMember, ask
 
@@ -17,7 +16,7 @@ from multiboard import errors
 from multiboard.backends.redis import RedisBackend
 from multiboard.config import loading
 from multiboard.primitives import Change
-from multiboard.runtime.guard import Guard
+from tests.backends.redis.boards import key_of
 from tests.waiting import eventually
 
 #: Long enough that no session ends while a master is being replaced.
@@ -28,30 +27,8 @@ STEADY: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def sentinel() -> Iterator[clusters.RedisSentinel]:
-    with clusters.running(clusters.RedisSentinel()) as cluster:
-        assert isinstance(cluster, clusters.RedisSentinel)
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[clusters.RedisCluster]:
-    with clusters.running(clusters.RedisCluster()) as cluster:
-        assert isinstance(cluster, clusters.RedisCluster)
-        yield cluster
-
-
-@pytest.fixture(params=["sentinel", "nodes"])
-def cluster(request: pytest.FixtureRequest) -> Iterator[clusters.Cluster]:
-    """Each clustered form in turn, whole again afterwards."""
-    found: clusters.Cluster = request.getfixturevalue(request.param)
-    yield found
-    found.heal()
-
-
 @contextlib.contextmanager
-def boards_on(cluster: clusters.Cluster) -> Iterator[Callable[..., RedisBackend]]:
+def boards_on_cluster(cluster: clusters.Cluster) -> Iterator[Callable[..., RedisBackend]]:
     """Give what makes and opens backends of one board on a cluster."""
     namespace = f"t-{uuid.uuid4().hex[:12]}"
     made: list[RedisBackend] = []
@@ -70,22 +47,6 @@ def boards_on(cluster: clusters.Cluster) -> Iterator[Callable[..., RedisBackend]
             backend.close()
 
 
-@pytest.fixture
-def make(cluster: clusters.Cluster) -> Iterator[Callable[..., RedisBackend]]:
-    with boards_on(cluster) as make:
-        yield make
-
-
-@pytest.fixture
-def board(make: Callable[..., RedisBackend]) -> RedisBackend:
-    return make()
-
-
-@pytest.fixture
-def guarded(board: RedisBackend) -> Guard:
-    return Guard(board)
-
-
 def master_of(cluster: clusters.Cluster, board: RedisBackend) -> RedisMember:
     """Return the master that has the board, as the others see it; it may be dead."""
     if isinstance(cluster, clusters.RedisCluster):
@@ -99,10 +60,6 @@ def replicas_of(cluster: clusters.Cluster, master: RedisMember) -> list[RedisMem
         return [cluster.replica(master)]
     assert isinstance(cluster, clusters.RedisSentinel)
     return cluster.replicas
-
-
-def key_of(board: RedisBackend, name: str) -> str:
-    return f"multiboard:{{{board.settings.namespace}}}:{name}"
 
 
 def in_step(cluster: clusters.Cluster, board: RedisBackend) -> None:
@@ -127,7 +84,7 @@ def replaced(cluster: clusters.Cluster, board: RedisBackend, old: RedisMember) -
 
 
 def cut_off(cluster: clusters.Cluster, master: RedisMember) -> list[RedisMember]:
-    """Let the replicas hear nothing more of their master; they are frozen until they are resumed.
+    """Let the replicas receive nothing more of their master; they stay frozen until resumed.
 
     That they are frozen is not enough: what the master sends them waits in their sockets, and
     they would read it even when it is dead.
@@ -140,12 +97,12 @@ def cut_off(cluster: clusters.Cluster, master: RedisMember) -> list[RedisMember]
 
 
 class Reader:
-    """A thread that follows the feed through outages, and what it heard."""
+    """A thread that follows the feed through outages, and what it received."""
 
     def __init__(self, board: RedisBackend) -> None:
         self._board = board
         self._cursor = board.changes(None, 0.0).cursor
-        self.told: list[Change] = []
+        self.events: list[Change] = []
         self.resets = 0
         self.failures: list[Exception] = []
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -166,8 +123,8 @@ class Reader:
                 return
             self._cursor = changes.cursor
             self.resets += changes.reset
-            self.told += changes.events
+            self.events += changes.events
 
-    def heard(self, key: str) -> bool:
-        """Whether it was told of a posting, or that it missed something."""
-        return self.resets > 0 or key in [change.key for change in self.told]
+    def received(self, key: str) -> bool:
+        """Whether it received a change of a posting, or a reset."""
+        return self.resets > 0 or key in [change.key for change in self.events]

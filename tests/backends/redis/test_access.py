@@ -23,14 +23,10 @@ from multiboard.backends.redis import RedisBackend
 from multiboard.config import loading
 from multiboard.primitives import NewPosting, Shelf
 from tests.backends.redis.accounts import ACCOUNT, PASSWORD, documented
-from tests.backends.redis.boards import at, board, drained, make, raw, server
+from tests.backends.redis.boards import at, drained
 from tests.certificates import Authority, Certificate
 from tests.leaks import all_logs, shown_by
 from tests.waiting import eventually
-
-#: Fixtures that are used by name.
-__all__ = ["board", "make", "raw", "server"]
-
 
 # -- rights ---------------------------------------------------------------------------------------
 
@@ -48,8 +44,8 @@ def least(raw: Any) -> None:
 def test_the_documented_account_can_do_all_that_a_board_does(server: Any) -> None:
     board = at(server, namespace="acl", **ACCOUNT)
     assert board.traits.durable is False  # INFO is refused, and so it can't be known
-    assert dict(board.facts())["version"] == server.version
-    assert not [name for name in board.facts() if name.startswith("warning")]
+    assert dict(board.server_info())["version"] == server.version
+    assert not [name for name in board.server_info() if name.startswith("warning")]
     cursor = board.changes(None, 0.0).cursor
     board.add([NewPosting("a", b""), NewPosting("b", b"", delay=0.01)])
     board.add([NewPosting("e", b"")], Shelf.ENTITIES)
@@ -144,7 +140,7 @@ def test_a_managed_server_hides_commands(hidden: tuple[str, ...]) -> None:
     with _started(words) as running:
         board = at(running)
         board.add([NewPosting("a", b"")])
-        facts = board.facts()
+        facts = board.server_info()
         assert facts["store"] == "redis"
         assert ("warning_persistence" in facts) == ("INFO" not in hidden)
         board.close()
@@ -176,12 +172,12 @@ class Secured(NamedTuple):
     server: servers.Server
     port: int
     authority: Authority
-    #: The folder of an authority that nobody trusts.
+    #: The folder of an authority that neither side trusts.
     theirs: str
     own: Certificate
 
     def options(self, **others: Any) -> dict[str, Any]:
-        """Return what a client has to be told."""
+        """Return the options that a client needs."""
         chosen = {"tls_ca": self.authority.path, "tls_cert": self.own.path, "tls_key": self.own.key}
         return {"password": PASSWORD, **chosen, **others}
 
@@ -218,7 +214,7 @@ def test_tls_with_certificates_on_both_sides(secured: Secured) -> None:
 
     reader = threading.Thread(target=wait)
     reader.start()
-    eventually(lambda: bool(board._board._process().connections._waiting))
+    eventually(lambda: bool(board._board._process().pool._waiting))
     board.close()
     reader.join(20.0)
     assert [type(error) for error in failed] == [errors.Closed]
@@ -249,13 +245,13 @@ def test_tls_without_trust_is_refused(secured: Secured, why: str) -> None:
     assert PASSWORD not in str(raised.value)
 
 
-def test_tls_may_be_careless_when_it_is_told_to_be(secured: Secured) -> None:
+def test_tls_is_not_verified_where_that_is_switched_off(secured: Secured) -> None:
     options = secured.options(tls_ca=None, tls_verify=False)
     opened(f"rediss://127.0.0.1:{secured.port}", **options).close()
 
 
 @pytest.mark.parametrize("mixed", [("redis", True), ("rediss", False)])
-def test_tls_on_one_side_only_is_told(secured: Secured, mixed: tuple[str, bool]) -> None:
+def test_tls_on_one_side_only_is_reported(secured: Secured, mixed: tuple[str, bool]) -> None:
     scheme, to_tls = mixed
     port = secured.port if to_tls else secured.server.port
     options = secured.options(connect_timeout=1.0)
@@ -279,7 +275,7 @@ def test_tls_to_sentinels_and_the_master_that_they_name(tmp_path: pathlib.Path) 
             url = f"rediss+sentinel://:{PASSWORD}@127.0.0.1:{sentinel_port}/mymaster"
             board = opened(url, tls_ca=authority.path)
             board.add([NewPosting("a", b"")])
-            assert board.facts()["server"] == f"rediss://127.0.0.1:{server_port}"
+            assert board.server_info()["server"] == f"rediss://127.0.0.1:{server_port}"
             board.close()
             with pytest.raises(errors.Unavailable, match=f"{sentinel_port}.*(?i:certificate)"):
                 opened(url)
@@ -296,7 +292,7 @@ def test_tls_to_the_nodes_of_a_cluster(tmp_path: pathlib.Path) -> None:
         eventually(lambda: "cluster_state:ok" in ask(running, "CLUSTER", "INFO"))
         board = opened(f"rediss+cluster://localhost:{port}", tls_ca=authority.path)
         board.add([NewPosting("a", b"")])
-        assert board.facts()["server"] == f"rediss://localhost:{port}"
+        assert board.server_info()["server"] == f"rediss://localhost:{port}"
         board.close()
 
 
@@ -317,7 +313,7 @@ def test_no_secret_is_shown(
         shown += [repr(backend), repr(backend.settings)]
         try:
             backend.open()
-            shown.append(repr(backend.facts()))
+            shown.append(repr(backend.server_info()))
         except errors.MultiboardError as error:
             shown += [str(error), repr(error), repr(error.__cause__)]
         backend.close()
@@ -326,22 +322,24 @@ def test_no_secret_is_shown(
 
 
 @pytest.mark.parametrize("password", ["pa", "invalid", "s"])
-def test_a_refused_password_is_answered_in_our_own_words(secured: Secured, password: str) -> None:
+def test_the_error_of_a_refused_password_is_in_our_own_words(
+    secured: Secured, password: str
+) -> None:
     """A mask over the server's words would show which of them the password was."""
     port = secured.server.port
     for user in ("", "somebody"):
         with all_logs() as lines, pytest.raises(errors.AccessDenied) as raised:
             opened(f"redis://{user}:{password}@127.0.0.1:{port}")
-        said = f"redis://127.0.0.1:{port}: it refused the user or the password"
-        assert [str(raised.value), raised.value.__context__] == [said, None]
+        text = f"redis://127.0.0.1:{port}: it refused the user or the password"
+        assert [str(raised.value), raised.value.__context__] == [text, None]
         assert "***" not in shown_by(raised.value) + "".join(lines)
 
 
 def test_a_server_that_repeats_what_it_was_sent_is_not_quoted() -> None:
-    """An answer like "unknown command AUTH, with args beginning with ..." holds the password."""
+    """A reply like "unknown command AUTH, with args beginning with ..." holds the password."""
     with _started(["--rename-command", "AUTH", ""]) as running:
         for url in ("redis://u:zqbcdfgh@", "redis://:zqbcdfgh@", "redis+cluster://u:zqbcdfgh@"):
             with all_logs() as lines, pytest.raises(errors.Unavailable) as raised:
                 opened(f"{url}127.0.0.1:{running.port}", connect_timeout=1.0)
-            assert "it does not know a command of the handshake" in str(raised.value)
+            assert "it refused a command of the handshake as unknown" in str(raised.value)
             assert "zqbcdfgh" not in shown_by(raised.value) + "".join(lines)

@@ -17,14 +17,10 @@ import pytest
 
 from multiboard import errors
 from multiboard.backends.redis import RedisBackend
-from multiboard.backends.redis.session import KEYS
+from multiboard.backends.redis.records import KEYS
 from multiboard.primitives import Change, ChangeKind, NewPosting, Shelf
-from tests.backends.redis.boards import board, drained, key_of, keys_of, make, raw, server
+from tests.backends.redis.boards import drained, key_of, keys_of
 from tests.waiting import eventually
-
-#: Fixtures that are used by name.
-__all__ = ["board", "make", "raw", "server"]
-
 
 # -- the feed -------------------------------------------------------------------------------------
 
@@ -49,8 +45,8 @@ def test_a_history_that_is_not_whole_is_a_reset_and_goes_on(
     changes = board.changes(cursor, 0.0)
     assert (list(changes.events), changes.reset) == ([], True)
     board.add([NewPosting("b", b"")])
-    told, cursor = drained(board, changes.cursor)
-    assert told == [Change(ChangeKind.POSTED, "b")]
+    events, cursor = drained(board, changes.cursor)
+    assert events == [Change(ChangeKind.POSTED, "b")]
     board.add([NewPosting("c", b"")])
     assert drained(board, cursor)[0] == [Change(ChangeKind.POSTED, "c")]
 
@@ -87,23 +83,23 @@ def test_a_history_that_was_rewritten_is_a_reset_and_fences_still_rise(
         board.release(lost)
 
 
-def test_ten_thousand_leases_that_end_at_once_are_all_told(
+def test_ten_thousand_leases_that_end_at_once_are_all_in_the_feed(
     board: RedisBackend, make: Callable[..., RedisBackend]
 ) -> None:
     reader, holder = make(), make()
     total = 10_000
     board.add([NewPosting(f"p{number}", b"") for number in range(total)])
     cursor = reader.changes(None, 0.0).cursor
-    told: Counter[ChangeKind] = Counter()
+    counts: Counter[ChangeKind] = Counter()
 
     def wait() -> None:
         nonlocal cursor
-        while told[ChangeKind.EXPIRED] < total:
+        while counts[ChangeKind.EXPIRED] < total:
             changes = reader.changes(cursor, 30.0)
             assert changes.events, "a change was missed"
             assert not changes.reset
             cursor = changes.cursor
-            told.update(change.kind for change in changes.events)
+            counts.update(change.kind for change in changes.events)
 
     waiting = threading.Thread(target=wait)
     waiting.start()
@@ -116,20 +112,22 @@ def test_ten_thousand_leases_that_end_at_once_are_all_told(
     waiting.join(60.0)
     assert not waiting.is_alive()
     # Timed leases that ended while the rest was still being leased may have been leased again.
-    assert told[ChangeKind.CLAIMED] >= told[ChangeKind.EXPIRED] >= total
+    assert counts[ChangeKind.CLAIMED] >= counts[ChangeKind.EXPIRED] >= total
     assert len(board.acquire_next("you", [f"u{number}" for number in range(total)])) == total
 
 
-def test_a_lease_cut_short_is_told_to_a_reader_that_waits_already(board: RedisBackend) -> None:
+def test_the_end_of_a_lease_cut_short_reaches_a_reader_that_waits_already(
+    board: RedisBackend,
+) -> None:
     board.add([NewPosting("a", b"")])
     lease = board.acquire("a", "me", "c1", 600.0)
     cursor = board.changes(None, 0.0).cursor
-    told: list[Change] = []
-    reader = threading.Thread(target=lambda: told.extend(board.changes(cursor, 60.0).events))
+    events: list[Change] = []
+    reader = threading.Thread(target=lambda: events.extend(board.changes(cursor, 60.0).events))
     reader.start()
     board.renew(lease, 0.3)
     reader.join(20.0)
-    assert told == [Change(ChangeKind.EXPIRED, "a", lease.token)]
+    assert events == [Change(ChangeKind.EXPIRED, "a", lease.token)]
 
 
 def test_a_board_that_is_flushed_under_a_waiting_reader_is_lost(
@@ -263,7 +261,7 @@ def test_a_purged_key_that_is_forgotten_is_new_and_its_tokens_rise(
     assert [type(error) for error in board.remove([last])] == [errors.LeaseLost]
 
 
-def test_callers_that_lost_answers_are_forgotten_after_a_while(
+def test_callers_that_lost_replies_are_forgotten_after_a_while(
     board: RedisBackend, raw: Any
 ) -> None:
     meta = key_of(board, "meta")
@@ -271,11 +269,11 @@ def test_callers_that_lost_answers_are_forgotten_after_a_while(
     raw.hset(meta, mapping=old)
     process = board._board._process()
     for _ in range(40):
-        process.lost_answer(process.mark)
+        process.lost_reply(process.tag)
         board.add([NewPosting("a", b"1")])
         raw.hincrby(meta, f"filler{raw.hlen(meta)}", 1)
     callers = [name for name in raw.hkeys(meta) if name.startswith(b"w")]
-    assert callers == [process.mark[:16].encode()]
+    assert callers == [process.tag[:16].encode()]
 
 
 def test_bodies_of_the_largest_size_are_read_in_parts(board: RedisBackend) -> None:
@@ -313,7 +311,7 @@ def test_two_hundred_boards_leave_nothing_behind(
     eventually(lambda: used() <= before)
 
 
-def test_a_session_that_somebody_deleted_is_lost_and_its_leases_are_freed(
+def test_a_session_that_was_deleted_from_outside_is_lost_and_its_leases_are_freed(
     board: RedisBackend, make: Callable[..., RedisBackend], raw: Any
 ) -> None:
     board.add([NewPosting("a", b"")])
@@ -369,7 +367,7 @@ def test_calls_of_each_verb(make: Callable[..., RedisBackend], raw: Any) -> None
     assert calls(lambda: board.changes(None, 0.0)) == 1
 
 
-def test_a_forked_child_is_a_stranger(board: RedisBackend) -> None:
+def test_a_forked_child_has_a_session_of_its_own(board: RedisBackend) -> None:
     board.add([NewPosting("a", b""), NewPosting("b", b""), NewPosting("c", b"")])
     mine = board.acquire("a", "parent", "c1")
     sockets = set(board_sockets(board))
@@ -397,5 +395,5 @@ def test_a_forked_child_is_a_stranger(board: RedisBackend) -> None:
 
 def board_sockets(board: RedisBackend) -> list[str]:
     """Return the names of the backend's own idle connections, as the server sees them."""
-    idle = board._board._process().connections._idle
+    idle = board._board._process().pool._idle
     return [str(connection.sock.getsockname()) for connection, _ in idle]

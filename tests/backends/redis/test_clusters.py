@@ -21,29 +21,19 @@ from multiboard.backends.redis import RedisBackend
 from multiboard.backends.redis.pool import FRESH
 from multiboard.config import loading
 from multiboard.primitives import NewPosting
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 from tests.backends.redis.accounts import ACCOUNT, documented
-from tests.backends.redis.boards import keys_of
+from tests.backends.redis.boards import key_of, keys_of
 from tests.backends.redis.clusters import (
     Reader,
-    board,
-    boards_on,
-    cluster,
+    boards_on_cluster,
     cut_off,
-    guarded,
     in_step,
-    key_of,
-    make,
     master_of,
-    nodes,
     replaced,
     replicas_of,
-    sentinel,
 )
 from tests.waiting import eventually
-
-#: Fixtures that are used by name.
-__all__ = ["board", "cluster", "guarded", "make", "nodes", "sentinel"]
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -53,7 +43,10 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.mark.parametrize("fault", [RedisMember.kill, RedisMember.pause])
 def test_work_goes_on_when_the_master_is_gone(
-    cluster: clusters.Cluster, board: RedisBackend, guarded: Guard, fault: Callable[[Any], None]
+    cluster: clusters.Cluster,
+    board: RedisBackend,
+    guarded: RetryingGuard,
+    fault: Callable[[Any], None],
 ) -> None:
     guarded.add([NewPosting(f"a{number}", b"body") for number in range(3)])
     held = guarded.acquire("a0", "me", "c0")
@@ -71,32 +64,32 @@ def test_work_goes_on_when_the_master_is_gone(
     guarded.release(second)
     assert guarded.keepalive() == board.settings.session_timeout
     assert keys_of(guarded.list().postings) == ["a1", "a2", "late"]
-    eventually(lambda: reader.heard("late"))
+    eventually(lambda: reader.received("late"))
     assert {type(failure) for failure in reader.failures} <= {errors.Unavailable}
     cluster.heal()
     assert keys_of(guarded.list().postings) == ["a1", "a2", "late"]
     assert getattr(late, "key", late) == "late"
 
 
-def test_a_reader_need_not_wait_for_a_master_that_a_neighbour_found_frozen(
+def test_a_reader_leaves_a_frozen_master_when_another_thread_finds_the_new_one(
     cluster: clusters.Cluster,
     board: RedisBackend,
-    guarded: Guard,
+    guarded: RetryingGuard,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It waits in the server for so long that it would be the last one to notice."""
-    monkeypatch.setattr("multiboard.backends.redis.LONGEST_BLOCK", 60.0)
+    monkeypatch.setattr("multiboard.backends.redis.feed.LONGEST_BLOCK", 60.0)
     guarded.add([NewPosting("a", b"")])
     in_step(cluster, board)
     reader = Reader(board)
-    eventually(lambda: bool(board._board._process().connections._waiting))
+    eventually(lambda: bool(board._board._process().pool._waiting))
     master_of(cluster, board).pause()
     guarded.add([NewPosting("b", b"")])
-    eventually(lambda: reader.heard("b"))
+    eventually(lambda: reader.received("b"))
 
 
 def test_a_replica_that_is_gone_is_no_outage(
-    cluster: clusters.Cluster, board: RedisBackend, guarded: Guard
+    cluster: clusters.Cluster, board: RedisBackend, guarded: RetryingGuard
 ) -> None:
     guarded.add([NewPosting("a", b"")])
     replicas_of(cluster, master_of(cluster, board))[0].kill()
@@ -104,10 +97,10 @@ def test_a_replica_that_is_gone_is_no_outage(
     assert board.count() == 0
 
 
-def test_a_master_that_was_frozen_and_deposed_is_not_believed(
+def test_a_master_that_was_frozen_during_a_failover_is_not_used(
     cluster: clusters.Cluster, board: RedisBackend
 ) -> None:
-    """When it wakes up it takes itself for the master still, and connections to it are open."""
+    """When it resumes it still acts as a master, and connections to it are open."""
     board.add([NewPosting("a", b"")])
     in_step(cluster, board)
     old = master_of(cluster, board)
@@ -115,17 +108,21 @@ def test_a_master_that_was_frozen_and_deposed_is_not_believed(
     new = replaced(cluster, board, old)
     old.resume()
     time.sleep(2 * FRESH)
-    guard = Guard(board)
+    guard = RetryingGuard(board)
     guard.add([NewPosting("b", b"")])
     assert ask(new, "HEXISTS", key_of(board, "live:state"), "b") == 1
     assert keys_of(guard.list().postings) == ["a", "b"]
 
 
-def test_a_master_that_wakes_tells_no_old_truth(
+def test_a_master_that_resumes_serves_no_stale_read(
     cluster: clusters.Cluster, make: Callable[..., RedisBackend]
 ) -> None:
-    """Neither to who asked it before it fell asleep, nor to who was idle meanwhile."""
-    patient, idle, writer = Guard(make(connect_timeout=30.0)), Guard(make()), Guard(make())
+    """Neither to a call that was in flight when it froze, nor to a client that was idle."""
+    patient, idle, writer = (
+        RetryingGuard(make(connect_timeout=30.0)),
+        RetryingGuard(make()),
+        RetryingGuard(make()),
+    )
     writer.add([NewPosting("before", b"")])
     for reader in (patient, idle):
         assert keys_of(reader.list().postings) == ["before"]
@@ -143,10 +140,10 @@ def test_a_master_that_wakes_tells_no_old_truth(
             assert keys_of(listing.postings) == ["before", "after"]
 
 
-def test_a_history_that_was_rolled_back_is_told_and_believes_no_stale_owner(
+def test_a_history_that_was_rolled_back_is_a_reset_and_stale_leases_stay_fenced(
     cluster: clusters.Cluster, board: RedisBackend, make: Callable[..., RedisBackend]
 ) -> None:
-    guard, other = Guard(board), make()
+    guard, other = RetryingGuard(board), make()
     guard.add([NewPosting("a", b"1"), NewPosting("done", b"1")])
     first = guard.acquire("a", "me", "c1", 300.0)
     guard.release(first)
@@ -155,12 +152,12 @@ def test_a_history_that_was_rolled_back_is_told_and_believes_no_stale_owner(
     reader = Reader(other)
     master = master_of(cluster, board)
     replicas = cut_off(cluster, master)
-    # Acknowledged by the master, and known to nobody else.
+    # Acknowledged by the master, and on no replica.
     lost = guard.acquire("a", "me", "c3", 300.0)
     assert guard.remove([done]) == [None]
     [newest] = guard.add([NewPosting("gone", b"1")])
     assert getattr(newest, "key", None) == "gone"
-    eventually(lambda: reader.heard("gone"))
+    eventually(lambda: reader.received("gone"))
     assert reader.resets == 0
     master.kill()
     for replica in replicas:
@@ -180,7 +177,7 @@ def test_a_history_that_was_rolled_back_is_told_and_believes_no_stale_owner(
     [again] = guard.add([NewPosting("gone", b"1")])
     assert again.serial > newest.serial  # type: ignore[union-attr]
     assert guard.remove([done]) == [None], "its lease was older than what was lost"
-    eventually(lambda: reader.heard("gone"))
+    eventually(lambda: reader.received("gone"))
 
 
 def test_a_board_that_no_replica_had_is_lost(
@@ -197,7 +194,7 @@ def test_a_board_that_no_replica_had_is_lost(
     for replica in replicas:
         replica.resume()
     with pytest.raises(errors.BoardLost):
-        Guard(young).count()
+        RetryingGuard(young).count()
 
 
 # -- replicas that have to have it ----------------------------------------------------------------
@@ -208,13 +205,13 @@ def test_durability_is_a_change_that_replicas_have(
 ) -> None:
     plain, durable = make(), make(durability="wait:1", operation_timeout=2.0)
     in_step(cluster, durable)
-    assert "warning_durability" not in durable.facts()
-    assert "warning_failover" in plain.facts()
+    assert "warning_durability" not in durable.server_info()
+    assert "warning_failover" in plain.server_info()
     durable.add([NewPosting(f"a{number}", b"") for number in range(9)])
     lease = durable.acquire("a0", "me", "c0", 60.0)
     master = master_of(cluster, durable)
     touched = ("HEXISTS", key_of(durable, "meta"), "touched")
-    assert ask(master, *touched) == 0, "there was no doubt yet"
+    assert ask(master, *touched) == 0, "nothing was indeterminate yet"
     replicas = cut_off(cluster, master)
     why = "0 of 1 replicas"
     late = [NewPosting("late", b"")]
@@ -239,14 +236,14 @@ def test_durability_is_a_change_that_replicas_have(
     # WAIT waits for what its connection wrote, and a repeat writes nothing: hence this.
     assert ask(master, *touched) == 1
     with pytest.raises(errors.Indeterminate, match=why):
-        Guard(durable).add(late)
+        RetryingGuard(durable).add(late)
     with pytest.raises(errors.LeaseLost):
-        durable.renew(lease, 60.0)  # it was released: nothing changed, and nothing is in doubt
+        durable.renew(lease, 60.0)  # it was released: nothing changed, and nothing is indeterminate
     with pytest.raises(errors.PostingNotFound):
         durable.acquire("nothing", "me", "c9")
     for replica in replicas:
         replica.resume()
-    guard = Guard(make(durability="wait:1"))
+    guard = RetryingGuard(make(durability="wait:1"))
     assert [posting.key for posting in guard.add(late)] == ["late"]  # type: ignore[union-attr]
     eventually(lambda: _settled(durable, late))
     assert durable.acquire("a1", "me", "c1").key == "a1"
@@ -266,7 +263,7 @@ def test_what_replicas_have_survives_the_master(
     cluster: clusters.Cluster, make: Callable[..., RedisBackend]
 ) -> None:
     durable = make(durability="wait:1")
-    guard = Guard(durable)
+    guard = RetryingGuard(durable)
     acknowledged = []
     for number in range(200):
         guard.add([NewPosting(f"a{number}", b"")])
@@ -276,7 +273,7 @@ def test_what_replicas_have_survives_the_master(
     master_of(cluster, durable).kill()
     acknowledged.remove("a1")
     assert keys_of(guard.list().postings) == acknowledged
-    cluster.heal()  # until there is a replica again, all changes are in doubt
+    cluster.heal()  # until there is a replica again, all changes are indeterminate
     assert guard.remove([held]) == [None]
 
 
@@ -285,7 +282,7 @@ def test_more_replicas_than_there_are_is_warned_of(
 ) -> None:
     there = len(replicas_of(cluster, master_of(cluster, make())))
     board = make(durability=f"wait:{there + 1}", connect_timeout=0.2)
-    warning = board.facts()["warning_durability"]
+    warning = board.server_info()["warning_durability"]
     assert f"wait:{there + 1}" in warning
     with pytest.raises(errors.Indeterminate, match=f"{there} of {there + 1} replicas"):
         board.add([NewPosting("a", b"")])
@@ -302,11 +299,13 @@ def test_boards_are_named_whichever_node_has_them(
         make(prefix=prefix, namespace=name)
     looking = loading.load(cluster.url, prefix=prefix, namespace="typo", create=False)
     with pytest.raises(errors.BoardNotFound) as raised:
-        Guard(looking).open()
+        RetryingGuard(looking).open()
     assert raised.value.boards == names
 
 
-def test_a_node_of_a_cluster_says_which_url_finds_the_board(nodes: clusters.RedisCluster) -> None:
+def test_the_error_of_a_single_node_names_the_url_that_finds_the_board(
+    nodes: clusters.RedisCluster,
+) -> None:
     for node in nodes.nodes:
         if node is not nodes.owner("multiboard:{default}:meta"):
             alone = RedisBackend(RedisBackend.settings_class(hosts=(f"127.0.0.1:{node.port}",)))
@@ -338,17 +337,17 @@ def test_a_board_that_moves_to_another_node_is_followed(nodes: clusters.RedisClu
         with pytest.raises(errors.Unavailable, match="on its way to another node"):
             board.add([NewPosting("b", b"")])
 
-    with boards_on(nodes) as make:
-        board, stranger = make(), make()
+    with boards_on_cluster(nodes) as make:
+        board, other = make(), make()
         board.add([NewPosting("a", b"")])
         lease = board.acquire("a", "me", "c1")
-        reader = Reader(stranger)
+        reader = Reader(other)
         move(nodes, board, refused)
         # Not one call fails: the old node names the new one.
         assert board.remove([lease]) == [None]
         board.add([NewPosting("b", b"")])
-        assert stranger.count() == 1
-        eventually(lambda: reader.heard("b"))
+        assert other.count() == 1
+        eventually(lambda: reader.received("b"))
         fresh = make()
         assert keys_of(fresh.list().postings) == ["b"]
 
@@ -358,12 +357,12 @@ def test_the_nodes_that_were_given_need_not_be_those_that_live(
 ) -> None:
 
     first = nodes.nodes[0]
-    with boards_on(nodes) as make:
+    with boards_on_cluster(nodes) as make:
         board = make(hosts=(f"127.0.0.1:{first.port}",))
         board.add([NewPosting("a", b"")])
         try:
             first.kill()
-            assert keys_of(Guard(board).list().postings) == ["a"]
+            assert keys_of(RetryingGuard(board).list().postings) == ["a"]
             with pytest.raises(errors.Unavailable, match=f"found no node.*{first.port}.*refused"):
                 make(hosts=(f"127.0.0.1:{first.port}",))
         finally:
@@ -374,17 +373,17 @@ def test_the_nodes_that_were_given_need_not_be_those_that_live(
 def test_the_documented_account_finds_its_node(
     nodes: clusters.RedisCluster, more: tuple[str, ...]
 ) -> None:
-    """Without the right to ask for the slots, a node's word on where a key is will do."""
+    """Without the right to ask for the slots, a node's redirection for a key will do."""
     for node in nodes.nodes:
         ask(node, "ACL", "SETUSER", "multiboard", *documented(), *more)
-    with boards_on(nodes) as make:
+    with boards_on_cluster(nodes) as make:
         boards = [make(namespace=f"least-{number}", **ACCOUNT) for number in range(6)]
         for board in boards:
             board.add([NewPosting("a", b"")])
-            for _ in range(2):  # a witness is asked each time
-                board._board._process().connections.finder._check_at = 0.0  # type: ignore[attr-defined]
+            for _ in range(2):  # a peer is asked each time
+                board._board._process().pool.locator._check_at = 0.0  # type: ignore[attr-defined]
                 assert board.count() == 1
-        assert len({board.facts()["server"] for board in boards}) > 1
+        assert len({board.server_info()["server"] for board in boards}) > 1
 
 
 # -- warnings -------------------------------------------------------------------------------------
@@ -397,7 +396,7 @@ def test_settings_that_endanger_the_board_are_warned_of(sentinel: clusters.Redis
         settings = RedisBackend.settings_class(namespace="warned", **options)
         board = RedisBackend(settings)
         board.open()
-        names = {name for name in board.facts() if name.startswith("warning")}
+        names = {name for name in board.server_info() if name.startswith("warning")}
         board.close()
         return names
 

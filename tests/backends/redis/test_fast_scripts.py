@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The plain cases of a claim and a removal do what the scripts do that they stand before."""
+"""The fast scripts of a claim and a removal do in their case what the whole scripts do."""
 
 from __future__ import annotations
 
@@ -12,19 +12,16 @@ import pytest
 from multiboard import errors
 from multiboard.backends.redis import RedisBackend
 from multiboard.primitives import Lease, NewPosting
-from tests.backends.redis.boards import boards_on, drained, key_of, raw, server
-
-#: Fixtures that are used by name.
-__all__ = ["raw", "server"]
+from tests.backends.redis.boards import boards_on, drained, key_of
 
 
-def _without_the_plain_case(board: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_fast_scripts(board: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     run = board._board.run
 
-    def all_cases(*args: Any, **options: Any) -> Any:
-        return run(*args, **{**options, "plain": False})
+    def whole(*args: Any, **options: Any) -> Any:
+        return run(*args, **{**options, "fast": False})
 
-    monkeypatch.setattr(board._board, "run", all_cases)
+    monkeypatch.setattr(board._board, "run", whole)
 
 
 def _delayed(board: RedisBackend, _: Any) -> None:
@@ -87,14 +84,14 @@ PREPARED = (
 
 
 def _did(action: Callable[..., Any], *given: Any) -> Any:
-    """Return what is the same each time of an answer."""
+    """Return the part of a result that is the same each time."""
     try:
-        answer = action(*given)
+        result = action(*given)
     except errors.MultiboardError as error:
         return type(error).__name__
-    if isinstance(answer, Lease):
-        return (answer.key, answer.holder, answer.claim_id, answer.session is None)
-    return [None if one is None else type(one).__name__ for one in answer]
+    if isinstance(result, Lease):
+        return (result.key, result.holder, result.claim_id, result.session is None)
+    return [None if one is None else type(one).__name__ for one in result]
 
 
 def _kept(board: RedisBackend, raw: Any) -> dict[str, Any]:
@@ -118,16 +115,16 @@ def _kept(board: RedisBackend, raw: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("prepare", PREPARED)
-def test_the_plain_case_is_no_other_case(
+def test_a_fast_script_does_what_the_whole_script_does(
     server: Any, raw: Any, prepare: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends: list[Any] = []
-    for plain in (True, False):
+    for fast in (True, False):
         raw.delete("was the feed")
         with boards_on(server) as make:
             board = make(namespace=f"t-{uuid.uuid4().hex[:12]}")
-            if not plain:
-                _without_the_plain_case(board, monkeypatch)
+            if not fast:
+                _without_fast_scripts(board, monkeypatch)
             board.add([NewPosting(key, key.encode()) for key in "abc"])
             board.keepalive()
             prepare(board, raw)
@@ -148,13 +145,13 @@ def test_the_plain_case_is_no_other_case(
     assert ends[0] == ends[1]
 
 
-def test_a_plain_claim_and_removal_are_told(server: Any, raw: Any) -> None:
+def test_a_fast_claim_and_removal_are_in_the_feed(server: Any, raw: Any) -> None:
     with boards_on(server) as make:
         board = make()
         cursor = board.changes(None, 0.0).cursor
         board.add([NewPosting(f"k{number}", b"") for number in range(40)])
         for number in range(40):
             assert board.remove([board.acquire(f"k{number}", "me", f"c{number}")]) == [None]
-        told = drained(board, cursor)[0]
-        assert [change.kind.value for change in told[40:]] == ["claimed", "removed"] * 40
+        changes = drained(board, cursor)[0]
+        assert [change.kind.value for change in changes[40:]] == ["claimed", "removed"] * 40
         assert raw.hlen(key_of(board, "consumed")) == 40

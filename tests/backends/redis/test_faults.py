@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The board in Redis and a server that dies, refuses, answers too late or not at all.
+"""The board in Redis and a server that dies, refuses, replies too late or not at all.
 
 Real servers only, apart from one that is too old to run.
 """
@@ -21,25 +21,10 @@ from multiboard import errors
 from multiboard.backends.redis import RedisBackend, RedisSettings
 from multiboard.backends.redis.pool import FRESH
 from multiboard.primitives import NewPosting, Shelf, Url
-from tests.backends.redis.boards import (
-    Proxy,
-    Where,
-    at,
-    board,
-    drained,
-    key_of,
-    keys_of,
-    make,
-    raw,
-    server,
-)
+from tests.backends.redis.boards import Proxy, Where, at, drained, key_of, keys_of
 from tests.waiting import eventually
 
 PASSWORD = "s3cret-of-the-server"
-
-
-#: Fixtures that are used by name.
-__all__ = ["board", "make", "raw", "server"]
 
 
 def wait_in(board: RedisBackend, cursor: str, failed: list[Exception]) -> None:
@@ -57,7 +42,7 @@ def test_a_server_that_came_back_empty_is_a_lost_board() -> None:
     with servers.redis_server(appendonly=False) as running:
         board = at(running)
         assert board.traits.durable is False
-        assert "warning_persistence" in board.facts()
+        assert "warning_persistence" in board.server_info()
         board.add([NewPosting("a", b"1")])
         lease = board.acquire("a", "me", "c1")
         cursor = board.changes(None, 0.0).cursor
@@ -90,7 +75,7 @@ def test_a_server_with_a_log_goes_on_where_it_was_killed() -> None:
     with servers.redis_server(options=("--appendfsync", "always")) as running:
         board = at(running, session_timeout=60.0)
         assert board.traits.durable is True
-        assert not [fact for fact in board.facts() if fact.startswith("warning")]
+        assert not [fact for fact in board.server_info() if fact.startswith("warning")]
         cursor = board.changes(None, 0.0).cursor
         board.add([NewPosting("a", b"1"), NewPosting("b", b"2")])
         lease = board.acquire("a", "me", "c1")
@@ -98,8 +83,8 @@ def test_a_server_with_a_log_goes_on_where_it_was_killed() -> None:
         running.start()
         time.sleep(2 * FRESH)
         assert board.acquire("a", "me", "c1") == lease
-        told, cursor = drained(board, cursor)
-        assert [change.kind.value for change in told] == ["posted", "posted", "claimed"]
+        events, cursor = drained(board, cursor)
+        assert [change.kind.value for change in events] == ["posted", "posted", "claimed"]
         board.release(lease)
         assert board.acquire("a", "me", "c2").token > lease.token
         assert [change.kind.value for change in drained(board, cursor)[0]] == [
@@ -109,7 +94,7 @@ def test_a_server_with_a_log_goes_on_where_it_was_killed() -> None:
         board.close()
 
 
-def test_a_reader_that_waits_hears_that_the_server_is_gone() -> None:
+def test_a_waiting_reader_gets_an_error_when_the_server_is_gone() -> None:
     with servers.redis_server(appendonly=False) as running:
         board = at(running)
         cursor = board.changes(None, 0.0).cursor
@@ -168,24 +153,24 @@ def test_a_server_without_memory_refuses_postings_and_lets_them_be_worked_off() 
         assert len(drained(board, cursor)[0]) == 4
         raw.config_set("maxmemory-policy", "allkeys-lru")
         raw.config_set("maxmemory", "0")
-        assert "warning_eviction" in board.facts()
+        assert "warning_eviction" in board.server_info()
         raw.close()
         board.close()
 
 
-# -- answers that are lost ------------------------------------------------------------------------
+# -- lost replies ---------------------------------------------------------------------------------
 
 
-def test_what_was_done_and_not_heard_of_is_done_once(
+def test_an_operation_whose_reply_was_lost_is_retried_and_applied_once(
     server: Any, make: Callable[..., RedisBackend], board: RedisBackend
 ) -> None:
     with Proxy(server.port) as proxy:
         far = make(hosts=(f"127.0.0.1:{proxy.port}",))
 
-        def twice(verb: Callable[[], Any], doubt: type[Exception] = errors.Indeterminate) -> Any:
+        def twice(verb: Callable[[], Any], error: type[Exception] = errors.Indeterminate) -> Any:
             proxy.swallow = True
             struck = proxy.swallowed
-            with pytest.raises(doubt, match=str(proxy.port)):
+            with pytest.raises(error, match=str(proxy.port)):
                 verb()
             assert proxy.swallowed == struck + 1, "the library repeated the command by itself"
             return verb()
@@ -232,6 +217,24 @@ def test_scripts_that_the_server_forgot_are_sent_again(board: RedisBackend, raw:
     assert board.remove([lease]) == [None]
 
 
+def test_a_repeat_waits_for_replicas_on_a_board_that_was_opened_anew(
+    make: Callable[..., RedisBackend], raw: Any
+) -> None:
+    """What is written behind a repeat carries the incarnation of the board that is open now."""
+    board = make(durability="wait:1", connect_timeout=0.2)
+    first = board.incarnation
+    for _ in range(2):
+        with pytest.raises(errors.Indeterminate, match="0 of 1 replicas"):
+            board.add([NewPosting("a", b"")])
+        with pytest.raises(errors.Indeterminate, match="0 of 1 replicas"):
+            board.add([NewPosting("a", b"")])
+        assert raw.hexists(key_of(board, "meta"), "touched")
+        board.close()
+        raw.delete(*raw.keys(key_of(board, "*").replace("{", "[{]").replace("}", "[}]")))
+        board.open()
+        assert board.incarnation != first
+
+
 # -- connecting -----------------------------------------------------------------------------------
 
 
@@ -242,7 +245,7 @@ def test_a_server_that_is_not_there_is_unavailable_and_named() -> None:
         at(Where(port))
 
 
-def test_a_server_that_does_not_answer_is_unavailable_in_time() -> None:
+def test_a_server_that_does_not_reply_is_unavailable_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         begun = time.monotonic()
@@ -252,10 +255,10 @@ def test_a_server_that_does_not_answer_is_unavailable_in_time() -> None:
 
 
 def test_a_server_that_is_too_old_is_unsupported() -> None:
-    """No such server can be had: one line of its answers is enough."""
+    """No such server can be had: one line of its replies is enough."""
     with socket.create_server(("127.0.0.1", 0)) as old:
 
-        def answer() -> None:
+        def reply() -> None:
             connection, _ = old.accept()
             connection.recv(65536)
             connection.sendall(b"-NOSCRIPT No matching script.\r\n")
@@ -263,7 +266,7 @@ def test_a_server_that_is_too_old_is_unsupported() -> None:
             connection.sendall(b"*3\r\n:0\r\n$3\r\nOLD\r\n$6\r\n5.0.14\r\n")
             connection.close()
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=reply)
         thread.start()
         with pytest.raises(errors.Unsupported, match=r"6\.2 or newer .* 5\.0\.14"):
             at(Where(old.getsockname()[1]))
@@ -277,7 +280,7 @@ def test_a_wrong_password_is_denied_and_never_shown(given: str | None) -> None:
             at(running, password=given)
         board = at(running, password=PASSWORD)
         shown = [str(raised.value), repr(raised.value), repr(raised.value.__cause__)]
-        shown += [repr(board), repr(board.settings), repr(board.facts())]
+        shown += [repr(board), repr(board.settings), repr(board.server_info())]
         assert not [text for text in shown if PASSWORD in text or (given and given in text)]
         board.close()
 

@@ -15,18 +15,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from redis import exceptions as native
 
 from multiboard import errors
-from multiboard.backends.redis import RedisBackend, pool, rights
-from multiboard.backends.redis.backend import exceptions as native
-from multiboard.backends.redis.server import told
+from multiboard.backends.redis import RedisBackend, rights, script_loader
+from multiboard.backends.redis.errors import translate_error
 from multiboard.primitives import Lease, NewPosting, Shelf
 from tests.backends.redis.accounts import ACCOUNT, documented
-from tests.backends.redis.boards import at, raw, server
+from tests.backends.redis.boards import at
 from tests.waiting import eventually
-
-#: Fixtures that are used by name.
-__all__ = ["raw", "server"]
 
 BODY = b"of a posting"
 LIVE = ("free", "late", "held", "held too", "timed", "next")
@@ -71,7 +68,7 @@ class Scene:
         return {key: self.raw.dump(key) for key in keys}
 
     def denied(self, command: str, call: Callable[[Scene], object]) -> object:
-        """Return what a call answers, or the error that it raises, without one command."""
+        """Return the result of a call, or the error that it raises, without one command."""
         self.raw.execute_command("ACL", "SETUSER", "multiboard", f"-{command.lower()}")
         try:
             return call(self)
@@ -84,15 +81,15 @@ class Scene:
 def removal(*names: str, to: Shelf | None) -> Callable[[Scene], object]:
     def call(scene: Scene) -> object:
         leases: list[Lease] = [getattr(scene, name) for name in names]
-        told = scene.board.remove(leases, to)
-        assert not any(told), told
-        return told
+        results = scene.board.remove(leases, to)
+        assert not any(results), results
+        return results
 
     return call
 
 
 def session(scene: Scene) -> str:
-    return str(scene.board._board._process().attend().number)
+    return str(scene.board._board._process().ensure_session().number)
 
 
 #: A case for each script and what it does, and the script that then writes.
@@ -101,13 +98,13 @@ CALLS: dict[str, tuple[str, Callable[[Scene], object]]] = {
     "enter": ("enter", lambda s: s.board.add([NewPosting("other", BODY)], Shelf.ENTITIES)),
     "list": ("list", lambda s: s.board.list()),
     "count": ("count", lambda s: s.board.count()),
-    "consume one": ("remove_plain", removal("held", to=None)),
+    "consume one": ("remove_fast", removal("held", to=None)),
     "consume several": ("remove", removal("held", "timed", "next", to=None)),
     "trash": ("remove", removal("held", "timed", "next", to=Shelf.TRASH)),
     "restore": ("restore", lambda s: s.board.restore("trashed")),
     "purge": ("purge", lambda s: s.board.purge(["trashed"])),
     "purge entities": ("purge", lambda s: s.board.purge(["entity"], Shelf.ENTITIES)),
-    "acquire": ("acquire_plain", lambda s: s.board.acquire("free", "me", "c-1")),
+    "acquire": ("acquire_fast", lambda s: s.board.acquire("free", "me", "c-1")),
     "acquire for a time": ("acquire", lambda s: s.board.acquire("free", "me", "c-1", 0.05)),
     "acquire a delayed one": (
         "acquire",
@@ -128,31 +125,31 @@ CALLS: dict[str, tuple[str, Callable[[Scene], object]]] = {
     "close": ("close", lambda s: s.run("close", session(s))),
     "open": ("open", lambda s: s.at().close()),
 }
-SCRIPTS = sorted(path.stem for path in pool._SCRIPTS.glob("[!_]*.lua"))
+SCRIPTS = sorted(path.stem for path in script_loader._SCRIPTS.glob("[!_]*.lua"))
 
 
 def commands(script: str) -> tuple[str, ...]:
     """Return the commands that a script may call."""
     if script == "open":
-        return tuple(name for name in pool._commands() if name not in ("EVAL", "EVALSHA"))
-    parts = pool._parts(script, script in ("list", "count"))
-    texts = [(pool._SCRIPTS / f"{part}.lua").read_text("utf-8") for part in parts]
+        return tuple(name for name in script_loader._commands() if name not in ("EVAL", "EVALSHA"))
+    parts = script_loader._parts(script, script in ("list", "count"))
+    texts = [(script_loader._SCRIPTS / f"{part}.lua").read_text("utf-8") for part in parts]
     return rights.called("".join(texts))
 
 
 @pytest.fixture(params=["asked", "tried"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """How a script finds out: as from Redis 7 on, or as on a server that can't be asked."""
+    """How a script finds out: as from Redis 7 on, or as on a server without that command."""
     if request.param == "tried":
         original = rights.check
 
-        def untold(names: Any) -> str:
+        def without_acl_check(names: Any) -> str:
             return original(names).replace("redis.acl_check_cmd", "nil")
 
-        monkeypatch.setattr(rights, "check", untold)
-    pool.script.cache_clear()
+        monkeypatch.setattr(rights, "check", without_acl_check)
+    script_loader.load_script.cache_clear()
     yield
-    pool.script.cache_clear()
+    script_loader.load_script.cache_clear()
 
 
 @pytest.fixture
@@ -160,9 +157,9 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Scripts without their check, as if a right went while they run."""
     monkeypatch.setattr(rights, "check", lambda _: "local may = redis.acl_check_cmd")
     monkeypatch.setattr(rights, "check_writes", lambda _: "")
-    pool.script.cache_clear()
+    script_loader.load_script.cache_clear()
     yield
-    pool.script.cache_clear()
+    script_loader.load_script.cache_clear()
 
 
 def test_every_script_has_a_case_and_every_command_a_form() -> None:
@@ -170,7 +167,7 @@ def test_every_script_has_a_case_and_every_command_a_form() -> None:
     named = set(itertools.chain.from_iterable(commands(script) for script in SCRIPTS))
     assert named == set(rights.HARMLESS)
     granted = {word[1:].partition("|")[0].upper() for word in documented() if word[0] == "+"}
-    assert granted == {*pool._commands(), "TYPE"}
+    assert granted == {*script_loader._commands(), "TYPE"}
 
 
 @pytest.mark.usefixtures("way")
@@ -184,9 +181,9 @@ def test_a_script_that_lacks_a_command_changes_nothing_and_names_it(
         scene.board.keepalive()
         before = scene.dump()
         for command in commands(script):
-            told = scene.denied(command, call)
-            assert type(told) is errors.AccessDenied, (command, told)
-            assert f"no right to {command} " in str(told)
+            failure = scene.denied(command, call)
+            assert type(failure) is errors.AccessDenied, (command, failure)
+            assert f"no right to {command} " in str(failure)
             assert scene.dump() == before, command
         call(scene)  # which is well with all of them
 
@@ -196,17 +193,17 @@ def _only(script: str, call: Callable[[Scene], object]) -> Callable[[Scene], obj
 
     def watched(scene: Scene) -> object:
         ran: list[str] = []
-        checked = scene.board._board._checked
+        checked = scene.board._board._run_checked
 
         def noted(connections: Any, name: str, *args: Any, **options: Any) -> Any:
             ran.append(name)
             return checked(connections, name, *args, **options)
 
-        scene.board._board._checked = noted  # type: ignore[method-assign]
+        scene.board._board._run_checked = noted  # type: ignore[method-assign]
         try:
             return call(scene)
         finally:
-            del scene.board._board._checked
+            del scene.board._board._run_checked
             assert ran[0] == script or ran[-1] == script, ran
 
     return watched
@@ -266,9 +263,11 @@ def _handed_out(worker: RedisBackend, out: set[str]) -> set[str]:
     ],
     ids=["6.2 and 7.0", "7.2", "outside a script"],
 )
-def test_a_refusal_is_no_doubt(server: Any, text: str) -> None:
+def test_a_refusal_is_not_indeterminate(server: Any, text: str) -> None:
     with contextlib.closing(at(server)) as board:
-        line = board._board._find().connect(5.0)
-        line.drop()
-    error = told(line.address, native.ResponseError(text), sent=True, read_only=False)
+        connection = board._board._make_locator().connect(5.0)
+        connection.close()
+    error = translate_error(
+        connection.address, native.ResponseError(text), sent=True, read_only=False
+    )
     assert type(error) is errors.AccessDenied

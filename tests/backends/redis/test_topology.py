@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Finding the server of a board in Redis: who is asked, what their URLs mean, what goes wrong."""
+"""Locating the server of a board in Redis: sentinels, nodes, what their URLs mean, failures."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def pair() -> Iterator[tuple[servers.Server, SentinelServer]]:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """The address of somebody who accepts connections and says nothing."""
+    """The address of a program that accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.fixture
 def closed() -> str:
-    """An address at which nobody is."""
+    """An address at which no program listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
@@ -65,7 +65,7 @@ def opened(url: str, **options: Any) -> RedisBackend:
 # -- sentinels ------------------------------------------------------------------------------------
 
 
-def test_any_sentinel_that_answers_will_do(
+def test_any_sentinel_that_replies_will_do(
     pair: tuple[servers.Server, SentinelServer], silent: str, closed: str
 ) -> None:
     _, sentinel = pair
@@ -74,29 +74,40 @@ def test_any_sentinel_that_answers_will_do(
     board = opened(url, connect_timeout=3.0)
     assert time.monotonic() - began < 3.0
     assert [posting.key for posting in board.add([NewPosting("a", b"")])] == ["a"]  # type: ignore[union-attr]
-    facts = board.facts()
+    facts = board.server_info()
     assert facts["address"] == url
     assert facts["server"] == f"redis://127.0.0.1:{pair[0].port}"
     board.close()
 
 
-def test_that_no_sentinel_answers_is_told_with_hosts_and_causes(silent: str, closed: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "match"),
+    [
+        ("redis+sentinel://{hosts}/mymaster", "mymaster: found no master"),
+        ("redis+cluster://{hosts}", "found no node"),
+    ],
+)
+def test_that_no_server_replies_is_reported_with_hosts_and_causes(
+    silent: str, closed: str, url: str, match: str
+) -> None:
     began = time.monotonic()
-    with pytest.raises(errors.Unavailable, match="mymaster: found no master") as raised:
-        opened(f"redis+sentinel://{closed},{silent}/mymaster", connect_timeout=1.0)
+    with pytest.raises(errors.Unavailable, match=match) as raised:
+        opened(url.format(hosts=f"{closed},{silent}"), connect_timeout=1.0)
     assert time.monotonic() - began < 3.0
-    for told in (f"{closed}.*refused", f"{silent}.*(?i:time|answer)"):
-        assert raised.match(told)
+    for cause in (f"{closed}.*refused", f"{silent}.*(?i:time|reply)"):
+        assert raised.match(cause)
 
 
-def test_a_master_that_no_sentinel_knows_is_named(
+def test_a_master_that_no_sentinel_has_is_named(
     pair: tuple[servers.Server, SentinelServer],
 ) -> None:
-    with pytest.raises(errors.Unavailable, match="knows no master called 'another'"):
+    with pytest.raises(errors.Unavailable, match="has no master called 'another'"):
         opened(f"redis+sentinel://127.0.0.1:{pair[1].port}/another")
 
 
-def test_a_server_that_is_no_sentinel_is_told(pair: tuple[servers.Server, SentinelServer]) -> None:
+def test_a_server_that_is_no_sentinel_is_reported(
+    pair: tuple[servers.Server, SentinelServer],
+) -> None:
     with pytest.raises(errors.Unavailable, match=f"{pair[0].port}.*unknown command.*(?i:sentinel)"):
         opened(f"redis+sentinel://127.0.0.1:{pair[0].port}/mymaster")
 
@@ -115,7 +126,7 @@ def test_a_replica_that_sentinels_take_for_the_master_is_refused(
             # Where there is another sentinel, it is asked.
             hosts = f"127.0.0.1:{mistaken.port},127.0.0.1:{pair[1].port}"
             board = opened(f"redis+sentinel://{hosts}/mymaster")
-            assert board.facts()["server"] == f"redis://127.0.0.1:{master.port}"
+            assert board.server_info()["server"] == f"redis://127.0.0.1:{master.port}"
             board.close()
 
 
@@ -124,25 +135,27 @@ def test_sentinels_that_are_gone_do_not_take_the_board_with_them() -> None:
         board = opened(f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster")
         board.add([NewPosting("a", b"")])
         sentinel.kill()
-        board._board._process().connections.finder._check_at = 0.0  # type: ignore[attr-defined]
+        board._board._process().pool.locator._check_at = 0.0  # type: ignore[attr-defined]
         assert board.count() == 1
         sentinel.start()
-        board._board._process().connections.finder._check_at = 0.0  # type: ignore[attr-defined]
+        board._board._process().pool.locator._check_at = 0.0  # type: ignore[attr-defined]
         assert board.count() == 1
         board.close()
 
 
-def test_a_forked_child_asks_for_itself(pair: tuple[servers.Server, SentinelServer]) -> None:
+def test_a_forked_child_has_a_locator_of_its_own(
+    pair: tuple[servers.Server, SentinelServer],
+) -> None:
     board = opened(f"redis+sentinel://127.0.0.1:{pair[1].port}/mymaster", namespace="fork")
     board.add([NewPosting("a", b"")])
-    finder = board._board._process().connections.finder
-    finder._check_at = 0.0  # type: ignore[attr-defined]
+    locator = board._board._process().pool.locator
+    locator._check_at = 0.0  # type: ignore[attr-defined]
     assert board.count() == 1
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         try:
-            assert board._board._process().connections.finder is not finder
+            assert board._board._process().pool.locator is not locator
             os.write(writing, b"%d" % board.count())
         finally:
             os._exit(0)
@@ -150,7 +163,7 @@ def test_a_forked_child_asks_for_itself(pair: tuple[servers.Server, SentinelServ
     with os.fdopen(reading, "rb") as pipe:
         assert pipe.read() == b"1"
     os.waitpid(child, 0)
-    finder._check_at = 0.0  # type: ignore[attr-defined]
+    locator._check_at = 0.0  # type: ignore[attr-defined]
     assert board.count() == 1
     board.close()
 
@@ -176,8 +189,8 @@ def test_servers_and_sentinels_have_passwords_of_their_own(
         board = opened(url, sentinel_password=SENTINELS)
         board.add([NewPosting("a", b"")])
         shown = [str(raised.value), repr(raised.value), repr(raised.value.__cause__), caplog.text]
-        shown += [repr(board), repr(board.settings), repr(board.facts()), str(board._board.address)]
-        shown.append(repr(board._board._process().connections.finder.server))
+        shown += [repr(board), repr(board.settings), str(board.server_info())]
+        shown += [str(board._board.address), repr(board._board._process().pool.locator.server)]
         board.close()
     for secret in (PASSWORD, SENTINELS, "wr0ng-password"):
         assert not [text for text in shown if secret in text]
@@ -186,20 +199,11 @@ def test_servers_and_sentinels_have_passwords_of_their_own(
 # -- clusters -------------------------------------------------------------------------------------
 
 
-def test_a_server_that_is_no_node_of_a_cluster_is_told(
+def test_a_server_that_is_no_node_of_a_cluster_is_reported(
     pair: tuple[servers.Server, SentinelServer],
 ) -> None:
     with pytest.raises(errors.Unavailable, match=f"{pair[0].port}.*cluster support disabled"):
         opened(f"redis+cluster://127.0.0.1:{pair[0].port}")
-
-
-def test_that_no_node_answers_is_told_with_hosts_and_causes(silent: str, closed: str) -> None:
-    began = time.monotonic()
-    with pytest.raises(errors.Unavailable, match="found no node") as raised:
-        opened(f"redis+cluster://{closed},{silent}", connect_timeout=1.0)
-    assert time.monotonic() - began < 3.0
-    for told in (f"{closed}.*refused", f"{silent}.*(?i:time|answer)"):
-        assert raised.match(told)
 
 
 # -- URLs and options -----------------------------------------------------------------------------

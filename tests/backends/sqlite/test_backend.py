@@ -316,7 +316,7 @@ def test_synchronous_is_set(make: Callable[..., SQLiteBackend], name: str, numbe
         connection = board._opening.link.opened()
         assert connection.execute("PRAGMA synchronous").fetchone() == (number,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert ("warning_synchronous" in board.facts()) == (name == "NORMAL")
+    assert ("warning_synchronous" in board.server_info()) == (name == "NORMAL")
     assert SQLiteSettings().synchronous == "FULL"
 
 

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""A proxy before a ZooKeeper that loses the request or the answer of one transaction."""
+"""A proxy before a ZooKeeper that loses the request or the reply of one transaction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MULTI = 14
 
 
 class Proxy:
-    """Passes everything on, until it is told to lose the next transaction and cut the line."""
+    """Passes everything on, until it has to lose the next transaction and cut the connection."""
 
     def __init__(self, host: str, port: int) -> None:
         self._server = (host, port)
@@ -29,7 +29,7 @@ class Proxy:
         self._listener.close()
 
     def lose(self, what: str) -> None:
-        """Lose the ``request`` or the ``answer`` of the next transaction."""
+        """Lose the ``request`` or the ``reply`` of the next transaction."""
         self._losing, self.lost = what, False
 
     def _accept(self) -> None:
@@ -65,7 +65,7 @@ class Proxy:
         if not self._losing or struct.unpack_from(">ii", frame)[1] != MULTI:
             return False
         losing, self._losing = self._losing, ""
-        if losing == "answer":
+        if losing == "reply":
             swallow.add(number)
         return losing == "request"
 

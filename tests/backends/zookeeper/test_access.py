@@ -27,7 +27,7 @@ from tests.leaks import all_logs, shown_by
 
 GUESSED = "gue55ed"
 US = {"username": "us", "password": "s3cret"}
-#: Long enough to tell a refusal from a slow start.
+#: Long enough to distinguish a refusal from a slow start.
 PATIENT = {"connect_timeout": 8.0, "operation_timeout": 16.0}
 
 Opener = Callable[..., ZooKeeperBackend]
@@ -98,9 +98,9 @@ def acts(client: KazooClient, node: str) -> list[Callable[[], Any]]:
     ]
 
 
-@pytest.mark.parametrize("stranger", [None, "us:wrong", "them:s3cret"])
-def test_no_stranger_touches_any_node_of_a_closed_board(
-    server: servers.Server, make: Opener, place: str, stranger: str | None
+@pytest.mark.parametrize("credentials", [None, "us:wrong", "them:s3cret"])
+def test_other_users_are_denied_every_node_of_a_closed_board(
+    server: servers.Server, make: Opener, place: str, credentials: str | None
 ) -> None:
     board = make(place, acl="digest", **US)
     use(board)
@@ -109,7 +109,7 @@ def test_no_stranger_touches_any_node_of_a_closed_board(
     board.add([NewPosting("e", b"")], Shelf.ENTITIES)
     address = f"{server.host}:{server.port}"
     friend = KazooClient(address, auth_data=[("digest", "us:s3cret")])
-    foe = KazooClient(address, auth_data=[("digest", stranger)] if stranger else None)
+    foe = KazooClient(address, auth_data=[("digest", credentials)] if credentials else None)
     for client in (friend, foe):
         client.start()
     try:
@@ -137,7 +137,7 @@ def test_no_stranger_touches_any_node_of_a_closed_board(
         ({"username": "them", "password": "s3cret"}, "denied to the user 'them'"),
     ],
 )
-def test_strangers_are_told_why_they_are_denied(
+def test_denied_access_names_its_cause(
     make: Opener, place: str, options: dict[str, str], words: str
 ) -> None:
     make(place, **US)  # with a username, 'digest' is the default
@@ -147,19 +147,19 @@ def test_strangers_are_told_why_they_are_denied(
     assert "s3cret" not in shown_by(caught.value) + "".join(lines)
 
 
-def test_an_open_board_is_anybodys_even_of_a_user(make: Opener, place: str) -> None:
+def test_an_open_board_of_a_user_is_open_to_all(make: Opener, place: str) -> None:
     board = make(place, acl="open", **US)
     use(board)
     post(make(place), "k")
     assert board.get(["k"])[0].body == A
 
 
-def test_the_user_of_a_url_is_one(make: Opener, place: str) -> None:
+def test_the_user_in_a_url_is_used(make: Opener, place: str) -> None:
     board = make(place.replace("://", "://us:s3cret@"))
     use(board)
     with pytest.raises(errors.AccessDenied):
         make(place)
-    shown = repr(board.settings) + repr(board._board.link()._access) + str(board.facts())
+    shown = repr(board.settings) + repr(board._session.client()._access) + str(board.server_info())
     assert "s3cret" not in shown
 
 
@@ -190,8 +190,8 @@ def test_sasl_without_its_library_names_what_to_install(monkeypatch: pytest.Monk
 
 
 @pytest.fixture(scope="module")
-def knowing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
-    """A server that knows two users."""
+def sasl_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
+    """A server with two SASL users."""
     jaas = tmp_path_factory.mktemp("sasl") / "jaas.conf"
     jaas.write_text(
         "Server { org.apache.zookeeper.server.auth.DigestLoginModule required"
@@ -206,24 +206,24 @@ def knowing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server
         yield running
 
 
-def test_a_user_whom_the_server_knows_has_a_board(knowing: servers.Server, make: Opener) -> None:
-    board = make(f"{knowing.url}/sasl", acl="sasl", session_timeout=4.0, **US)
+def test_a_sasl_user_has_a_board(sasl_server: servers.Server, make: Opener) -> None:
+    board = make(f"{sasl_server.url}/sasl", acl="sasl", session_timeout=4.0, **US)
     use(board)
     post(board, "held")
     lease = board.acquire("held", "me", "c")
-    knowing.restart()  # it proves who it is to each server anew
+    sasl_server.restart()  # it proves who it is to each server anew
     assert eventually(lambda: board.get(["held"]))[0].lease == lease
     for options in ({}, {"acl": "sasl", "username": "them", "password": "other"}, US):
         with pytest.raises(errors.AccessDenied, match="access denied"):
-            make(f"{knowing.url}/sasl", **options)
+            make(f"{sasl_server.url}/sasl", **options)
 
 
-def test_a_server_turns_a_wrong_password_away(knowing: servers.Server, make: Opener) -> None:
+def test_a_wrong_sasl_password_is_refused(sasl_server: servers.Server, make: Opener) -> None:
     with (
         all_logs() as lines,
         pytest.raises(errors.AccessDenied, match="denied to the user 'us'") as caught,
     ):
-        make(f"{knowing.url}/any", acl="sasl", username="us", password=GUESSED)
+        make(f"{sasl_server.url}/any", acl="sasl", username="us", password=GUESSED)
     assert GUESSED not in shown_by(caught.value) + "".join(lines)
 
 
@@ -275,17 +275,17 @@ def test_a_board_is_used_over_tls(
     assert "s3cret" not in caplog.text
 
 
-def test_a_server_that_nobody_vouches_for_is_not_trusted(
+def test_a_server_of_an_untrusted_authority_is_refused(
     encrypted: str, make: Opener, tmp_path: pathlib.Path
 ) -> None:
-    stranger = Authority(tmp_path)
-    for options in ({}, {"tls_ca": stranger.path}):
+    untrusted = Authority(tmp_path)
+    for options in ({}, {"tls_ca": untrusted.path}):
         with pytest.raises(errors.Unavailable, match="certificate verify failed"):
             make(f"zookeeper+tls://{encrypted}", connect_timeout=2.0, **options)
     assert make(f"zookeeper+tls://{encrypted}/any", tls_verify=False).count() == 0
 
 
-def test_a_certificate_for_another_host_is_not_trusted(authority: Authority, make: Opener) -> None:
+def test_a_certificate_for_another_host_is_refused(authority: Authority, make: Opener) -> None:
     own = authority.issue("elsewhere", "DNS:elsewhere.example.org")
     with (
         secure(authority, own, "none") as address,
@@ -294,7 +294,7 @@ def test_a_certificate_for_another_host_is_not_trusted(authority: Authority, mak
         make(f"zookeeper+tls://{address}", tls_ca=authority.path, connect_timeout=2.0)
 
 
-def test_a_server_may_ask_for_the_clients_certificate(authority: Authority, make: Opener) -> None:
+def test_a_server_may_require_the_clients_certificate(authority: Authority, make: Opener) -> None:
     own = authority.issue("asking", "IP:127.0.0.1")
     client = authority.issue("client")
     with secure(authority, own, "need") as address:

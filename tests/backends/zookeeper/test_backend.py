@@ -15,26 +15,11 @@ import pytest
 from kazoo.client import KazooClient
 
 from multiboard import errors
-from multiboard.backends.zookeeper import ZooKeeperBackend, feed, records
-from multiboard.backends.zookeeper.client import Link
-from multiboard.backends.zookeeper.kazoo_ext import MultiRead
-from multiboard.primitives import Change, ChangeKind, NewPosting, Shelf, Url
-from tests.backends.zookeeper.boards import (
-    SOON,
-    A,
-    B,
-    base,
-    eventually,
-    follow,
-    make,
-    post,
-    server,
-    zk,
-)
-
-#: Fixtures that are used by name.
-__all__ = ["make", "server", "zk"]
-
+from multiboard.backends.zookeeper import ZooKeeperBackend, feed, kazoo_ext, records, server_info
+from multiboard.backends.zookeeper.client import Client
+from multiboard.backends.zookeeper.requests import MultiRead
+from multiboard.primitives import Change, ChangeKind, NewPosting, Shelf, Url, interrupts
+from tests.backends.zookeeper.boards import SOON, A, B, base, eventually, follow, post
 
 # -- fencing -----------------------------------------------------------------------------------
 
@@ -59,15 +44,16 @@ def test_a_claim_that_was_prepared_for_an_earlier_posting_is_refused(make: Any) 
     board, other = make(), make()
     post(other)
     other.release(other.acquire("k", "a", "a"))
-    link = board._board.link()
-    seen = board._board.look(link, ["k"])[0]
+    client = board._session.client()
+    look = board._directory._board.look
+    seen = look(client, ["k"])[0]
     assert other.remove([other.acquire("k", "a", "b")]) == [None]
     post(other, body=B)
     other.release(other.acquire("k", "a", "c"))  # its state has the same version again
-    current = board._board.look(link, ["k"])[0]
+    current = look(client, ["k"])[0]
     assert current.state_stat.version == seen.state_stat.version
     hold = records.Hold("late", "z", None)
-    assert board._claim(link, "k", hold, seen) is None
+    assert board._leases.claim(client, "k", hold, seen) is None
     assert other.get(["k"])[0].lease is None
 
 
@@ -92,8 +78,8 @@ def test_a_forked_child_has_a_session_of_its_own(make: Any) -> None:
         os._exit(status)
     assert os.waitpid(pid, 0)[1] == 0
     token = board.acquire("l", "heir", "e").token
-    told = follow(board, cursor, Change(ChangeKind.CLAIMED, "l", token))
-    assert [change.kind for change in told] == [
+    changes = follow(board, cursor, Change(ChangeKind.CLAIMED, "l", token))
+    assert [change.kind for change in changes] == [
         ChangeKind.CLAIMED,
         ChangeKind.EXPIRED,
         ChangeKind.CLAIMED,
@@ -137,7 +123,7 @@ def test_two_hundred_boards_leave_nothing_behind(make: Any) -> None:
     eventually(lambda: left() <= before)
 
 
-def test_strangers_are_denied(make: Any) -> None:
+def test_other_users_are_denied(make: Any) -> None:
     board = make(username="us", password="secret", root="/closed")
     post(board)
     with pytest.raises(errors.AccessDenied):
@@ -217,8 +203,8 @@ def test_foreign_nodes_break_nothing_and_stay(make: Any, zk: KazooClient) -> Non
     assert board.remove([kept], Shelf.TRASH) == [None]
     assert board.get(["parent", "kept"]) == [None, None]
     assert [one.key for one in board.list(Shelf.TRASH).postings] == ["kept"]
-    told = follow(board, cursor, Change(ChangeKind.TRASHED, "kept", kept.token))
-    assert Change(ChangeKind.REMOVED, "parent", parent.token) in told
+    changes = follow(board, cursor, Change(ChangeKind.TRASHED, "kept", kept.token))
+    assert Change(ChangeKind.REMOVED, "parent", parent.token) in changes
     assert [pair[0].key for pair in board.acquire_next("me", ["n1", "n2"])] == ["good"]
     for path in [*foreign, "states/parent/foreign"]:
         assert zk.exists(f"{here}/{path}"), path
@@ -261,7 +247,7 @@ def test_without_recursive_watches_each_change_is_a_reset(make: Any) -> None:
     assert [pair[0].key for pair in board.acquire_next("me", ["f"])] == ["k"]
 
 
-def test_a_slow_reader_hears_a_reset(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_reader_receives_a_reset(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "HISTORY", 5)
     board = make()
     cursor = board.changes(None, 0).cursor
@@ -311,10 +297,10 @@ def test_a_long_list_comes_in_pages(make: Any) -> None:
 def test_a_page_is_right_whatever_happened_between(make: Any, zk: KazooClient) -> None:
     board, other = make(), make()
     board.add([NewPosting(f"k{n:02}", A, rank=n % 2) for n in range(20)])
-    paths = board._board.paths
+    paths = board._session.paths
     first = board.list(limit=5)
     assert [posting.key for posting in first.postings] == ["k00", "k02", "k04", "k06", "k08"]
-    # From here on the places are known and kept.
+    # From here on the places are kept.
     second = board.list(after=first.after, limit=3)
     assert [posting.key for posting in second.postings] == ["k10", "k12", "k14"]
     other.acquire("k16", "me", "a")  # claimed, and there all the same
@@ -337,7 +323,7 @@ def test_a_page_is_right_whatever_happened_between(make: Any, zk: KazooClient) -
 def test_a_page_shows_what_was_mended(make: Any, zk: KazooClient) -> None:
     board = make()
     board.add([NewPosting(f"k{n}", A) for n in range(4)])
-    paths = board._board.paths
+    paths = board._session.paths
     start = board.list(limit=1).after
     mended, _ = zk.get(f"{paths.live}/k1")
     zk.set(f"{paths.live}/k1", b"garbage")
@@ -359,25 +345,27 @@ def test_a_page_is_read_without_the_bodies_of_the_others(
     start = board.list(limit=10).after
     board.list(after=start, limit=10)
     read: list[str] = []
-    plain = Link.read
+    plain = Client.read
 
-    def counted(link: Link, paths: Any, **options: Any) -> Any:
+    def counted(client: Client, paths: Any, **options: Any) -> Any:
         read.extend(paths)
-        return plain(link, paths, **options)
+        return plain(client, paths, **options)
 
-    monkeypatch.setattr(Link, "read", counted)
+    monkeypatch.setattr(Client, "read", counted)
     assert len(board.list(after=start, limit=10).postings) == 10
     assert len(read) == 20  # state and posting of each
 
 
-def test_a_server_that_lacks_the_newer_requests(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_without_the_newer_requests_is_served(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     board = make()
     board.add([NewPosting(f"k{n}", os.urandom(n)) for n in range(60)])
     board.acquire("k7", "me", "a")
     keys = ["k7", "no", "k0"]
     whole, some = board.list().postings, board.get(keys)
     with monkeypatch.context() as patch:
-        patch.setattr(MultiRead, "type", 999)  # no server knows that request
+        patch.setattr(MultiRead, "type", 999)  # no server supports that request
         old = make()
         assert old.list().postings == whole
         assert old.get(keys) == some
@@ -389,7 +377,7 @@ def test_a_server_that_lacks_the_newer_requests(make: Any, monkeypatch: pytest.M
     assert [found and found.lease for found in old.get(["k0"])] == [lease]
 
 
-def test_large_bodies(make: Any) -> None:
+def test_the_largest_body_is_kept_and_a_larger_one_is_refused(make: Any) -> None:
     board = make()
     limit = board.traits.max_body
     body = os.urandom(limit)
@@ -407,7 +395,7 @@ def test_large_bodies(make: Any) -> None:
         (("::1", None), {"hosts": ("[::1]:2181",)}),
     ],
 )
-def test_urls(url: Any, found: dict[str, Any]) -> None:
+def test_a_url_gives_the_settings(url: Any, found: dict[str, Any]) -> None:
     read = ZooKeeperBackend.from_url(Url("zookeeper", "u", "p", (url,), "/a/b/"))
     assert read == {"username": "u", "password": "p", "root": "/a/b", **found}
 
@@ -431,5 +419,19 @@ def test_a_posting_that_no_claim_fits_is_passed_over(make: Any, zk: KazooClient)
         *(("3.9.0", True), ("3.9.2", False), ("3.9.3", True), ("3.9.4", False), ("", False)),
     ],
 )
-def test_versions_whose_members_may_differ_are_known(version: str, loses: bool) -> None:
-    assert records.loses_transactions(version) is loses
+def test_versions_that_lose_transactions_are_recognised(version: str, loses: bool) -> None:
+    assert server_info.loses_transactions(version) is loses
+
+
+def test_a_connection_may_be_stopped_before_its_thread_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a busy machine a thread is begun long before it runs, and kazoo joins it at once."""
+    begin, ran = interrupts.begin, threading.Event()
+
+    def begin_late(thread: threading.Thread) -> None:
+        threading.Timer(0.1, begin, (thread,)).start()
+
+    monkeypatch.setattr(interrupts, "begin", begin_late)
+    kazoo_ext.Handler(1.0).spawn(ran.set).join()
+    assert ran.is_set()

@@ -15,11 +15,11 @@ from servers import clusters
 from servers.clusters.zookeeper_ensemble import ZooKeeperEnsemble, ZooKeeperMember
 
 from multiboard import errors
-from multiboard.backends.zookeeper import ZooKeeperBackend, records
+from multiboard.backends.zookeeper import ZooKeeperBackend, server_info
 from multiboard.config import loading
 from multiboard.primitives import Change, ChangeKind, NewPosting
-from multiboard.runtime.guard import Guard
-from tests.backends.zookeeper.boards import SOON, eventually, post
+from multiboard.runtime.retry import RetryingGuard
+from tests.backends.zookeeper.boards import SOON, eventually, in_flight, post
 
 Make = Callable[..., ZooKeeperBackend]
 
@@ -57,12 +57,12 @@ def make(ensemble: ZooKeeperEnsemble) -> Iterator[Make]:
 
 def served_by(backend: ZooKeeperBackend) -> int:
     """Return the port of the server that a backend is connected to."""
-    port: int = backend._board.link()._client._connection._socket.getpeername()[1]
+    port: int = backend._session.client()._kazoo._connection._socket.getpeername()[1]
     return port
 
 
 def at(make: Make, member: ZooKeeperMember) -> ZooKeeperBackend:
-    """Open a backend that knows all members and is connected to this one."""
+    """Open a backend that has the addresses of all members and is connected to this one."""
     while True:
         backend = make()
         if served_by(backend) == member.port:
@@ -84,8 +84,8 @@ def test_a_board_is_under_the_root_of_its_url(ensemble: ZooKeeperEnsemble, make:
         assert root.endswith("/boards")
         assert client.get_children(root) == ["board:default"]
         assert client.exists("/multiboard") is None
-        old = records.loses_transactions(ensemble.servers[0].version)
-        assert ("warning_version" in board.facts()) is old
+        old = server_info.loses_transactions(ensemble.servers[0].version)
+        assert ("warning_version" in board.server_info()) is old
     finally:
         client.stop()
         client.close()
@@ -96,34 +96,34 @@ def test_a_claim_outlives_the_server_that_it_was_made_at(
     ensemble: ZooKeeperEnsemble, make: Make, role: str
 ) -> None:
     member = ensemble.leader() if role == "leader" else ensemble.follower()
-    board, witness = at(make, member), make(*others(ensemble, member))
+    board, other = at(make, member), make(*others(ensemble, member))
     post(board)
     lease = board.acquire("k", "me", "c")
-    cursor = witness.changes(None, 0).cursor
+    cursor = other.changes(None, 0).cursor
     member.kill()
     assert eventually(lambda: board.get(["k"]))[0].lease == lease
     assert served_by(board) != member.port
     assert eventually(board.keepalive) > 0  # in the very same session
-    assert eventually(lambda: witness.get(["k"]))[0].lease == lease
+    assert eventually(lambda: other.get(["k"]))[0].lease == lease
     with pytest.raises(errors.LeaseHeld):
-        eventually(lambda: witness.acquire("k", "thief", "d"))
+        eventually(lambda: other.acquire("k", "thief", "d"))
     assert eventually(lambda: board.remove([lease])) == [None]
-    assert Change(ChangeKind.EXPIRED, "k", lease.token) not in told(witness, cursor)
+    assert Change(ChangeKind.EXPIRED, "k", lease.token) not in changes_until_removal(other, cursor)
 
 
-def told(board: ZooKeeperBackend, cursor: str) -> list[Change]:
-    """Return what the feed tells from a cursor on, until it says that a posting went."""
+def changes_until_removal(board: ZooKeeperBackend, cursor: str) -> list[Change]:
+    """Return what the feed reports from a cursor on, until a posting was removed."""
     changes: list[Change] = []
     while not any(change.kind is ChangeKind.REMOVED for change in changes):
-        answer = eventually(lambda since=cursor: board.changes(since, 1.0))
-        if answer.reset and not board.list().postings:
+        found = eventually(lambda since=cursor: board.changes(since, 1.0))
+        if found.reset and not board.list().postings:
             break
-        cursor = answer.cursor
-        changes += answer.events
+        cursor = found.cursor
+        changes += found.events
     return changes
 
 
-def test_a_waiting_reader_hears_of_what_follows_the_leaders_death(
+def test_a_waiting_reader_receives_what_follows_the_leaders_death(
     ensemble: ZooKeeperEnsemble, make: Make
 ) -> None:
     leader = ensemble.leader()
@@ -132,32 +132,34 @@ def test_a_waiting_reader_hears_of_what_follows_the_leaders_death(
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(board.changes, cursor, 30.0)
         leader.kill()
-        Guard(poster).add([NewPosting("k", b"")])
+        RetryingGuard(poster).add([NewPosting("k", b"")])
         with contextlib.suppress(errors.Unavailable):  # the same cursor may be used again
             cursor = waiting.result(SOON).cursor
-    heard = eventually(lambda: board.changes(cursor, 1.0))
-    assert heard.reset or Change(ChangeKind.POSTED, "k") in heard.events or board.list().postings
+    received = eventually(lambda: board.changes(cursor, 1.0))
+    assert (
+        received.reset or Change(ChangeKind.POSTED, "k") in received.events or board.list().postings
+    )
     assert [one.key for one in eventually(board.list).postings] == ["k"]
 
 
 @pytest.mark.parametrize("role", ["leader", "follower"])
-def test_a_server_that_was_frozen_shows_nothing_old_as_the_truth(
+def test_a_server_that_was_paused_shows_no_stale_data(
     ensemble: ZooKeeperEnsemble, make: Make, role: str
 ) -> None:
-    for attempt in range(3):  # which of them is faster after a thaw is a matter of luck
+    for attempt in range(3):  # which of them is faster after a pause is a matter of luck
         ensemble.heal()
-        frozen = ensemble.leader() if role == "leader" else ensemble.follower()
-        read_after_a_thaw(make(frozen), make(*others(ensemble, frozen)), frozen, f"{attempt}")
+        paused = ensemble.leader() if role == "leader" else ensemble.follower()
+        read_after_a_pause(make(paused), make(*others(ensemble, paused)), paused, f"{attempt}")
 
 
-def read_after_a_thaw(
-    reader: ZooKeeperBackend, writer: ZooKeeperBackend, frozen: ZooKeeperMember, name: str
+def read_after_a_pause(
+    reader: ZooKeeperBackend, writer: ZooKeeperBackend, paused: ZooKeeperMember, name: str
 ) -> None:
     gone, new = f"gone-{name}", f"new-{name}"
     post(reader, gone)
     before = reader.count()
     lease = writer.acquire(gone, "me", "c")
-    frozen.pause()
+    paused.pause()
     with ThreadPoolExecutor() as pool:
         # Another leader was elected when this is acknowledged.
         eventually(lambda: isinstance(post(writer, new).serial, int))
@@ -168,25 +170,22 @@ def read_after_a_thaw(
             (reader.count, before),
             (lambda: reader.renew(lease, 1.0), None),
         ]
-        answers = [pool.submit(read) for read, _ in reads]
-        # They are on their way: the server finds them when it wakes up.
-        link = reader._board.link()
-        eventually(lambda: len(link._client._pending) >= len(reads))
-        frozen.resume()
-        for answer, (_, right) in zip(answers, reads, strict=True):
-            error = answer.exception(SOON)
+        replies = [pool.submit(read) for read, _ in reads]
+        # They are in flight: the server finds them when it wakes up.
+        eventually(lambda: in_flight(reader) >= len(reads))
+        paused.resume()
+        for reply, (_, right) in zip(replies, reads, strict=True):
+            error = reply.exception(SOON)
             if isinstance(error, errors.PostingNotFound):
                 assert right is None
             elif error is None:
-                assert answer.result() == right
+                assert reply.result() == right
             else:
                 assert isinstance(error, errors.Unavailable), error
     assert eventually(lambda: reader.get([new]))[0].key == new
 
 
-def test_a_server_that_serves_for_reading_alone_is_not_believed(
-    ensemble: ZooKeeperEnsemble, make: Make
-) -> None:
+def test_a_read_only_server_is_not_read_from(ensemble: ZooKeeperEnsemble, make: Make) -> None:
     left = ensemble.follower()
     board = make(left, connect_timeout=3.0, operation_timeout=3.0)
     post(board)

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What the ZooKeeper backend makes of deaths, lost sessions, servers that go and lost answers."""
+"""What the ZooKeeper backend makes of deaths, lost sessions, servers that go and lost replies."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from kazoo.client import KazooClient
 from multiboard_conformance.machinery import proxy as silence
 
 from multiboard import errors
-from multiboard.backends.zookeeper import ZooKeeperBackend, ZooKeeperSettings
-from multiboard.backends.zookeeper import session as zookeeper_board
+from multiboard.backends.zookeeper import ZooKeeperBackend, ZooKeeperSettings, write_log
 from multiboard.primitives import Change, ChangeKind, Lease, NewPosting, Shelf
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 from tests.backends.zookeeper.boards import (
     SOON,
     TICK,
@@ -27,24 +26,16 @@ from tests.backends.zookeeper.boards import (
     end_session,
     eventually,
     follow,
-    make,
+    in_flight,
     post,
-    proxy,
     script,
-    server,
-    troubled,
-    zk,
 )
 from tests.backends.zookeeper.proxy import Proxy
-
-#: Fixtures that are used by name.
-__all__ = ["make", "proxy", "server", "troubled", "zk"]
-
 
 # -- deaths ----------------------------------------------------------------------------------
 
 
-def test_a_killed_process_frees_its_leases_and_the_feed_says_so(make: Any) -> None:
+def test_a_killed_process_frees_its_leases_and_the_feed_reports_it(make: Any) -> None:
     board = make()
     post(board)
     cursor = board.changes(None, 0).cursor
@@ -56,8 +47,8 @@ def test_a_killed_process_frees_its_leases_and_the_feed_says_so(make: Any) -> No
     killed = time.monotonic()
     owner.kill()
     owner.wait()
-    told = follow(board, cursor, Change(ChangeKind.EXPIRED, "k", token))
-    assert [change.kind for change in told] == [ChangeKind.CLAIMED, ChangeKind.EXPIRED]
+    changes = follow(board, cursor, Change(ChangeKind.EXPIRED, "k", token))
+    assert [change.kind for change in changes] == [ChangeKind.CLAIMED, ChangeKind.EXPIRED]
     assert time.monotonic() - killed < TIMEOUT + board.traits.lease_slack + 1.0
     posting = board.get(["k"])[0]
     assert (posting.lease, posting.attempts, posting.deaths) == (None, 1, 1)
@@ -97,15 +88,15 @@ def test_a_timed_lease_that_nobody_watched_is_over_for_its_holder_too(make: Any)
 # -- sessions and servers ----------------------------------------------------------------------
 
 
-def test_an_expired_session_is_told_once_and_succeeded(make: Any, server: Any) -> None:
-    board, witness = make(), make()
+def test_an_expired_session_is_reported_once_and_replaced(make: Any, server: Any) -> None:
+    board, other = make(), make()
     post(board)
     lease = board.acquire("k", "me", "c")
     board.add([NewPosting("me", b"")], Shelf.ENTITIES)
     assert board.keepalive() > 0
-    cursor, seen = board.changes(None, 0).cursor, witness.changes(None, 0).cursor
+    cursor, seen = board.changes(None, 0).cursor, other.changes(None, 0).cursor
     end_session(server, board)
-    follow(witness, seen, Change(ChangeKind.EXPIRED, "k", lease.token))
+    follow(other, seen, Change(ChangeKind.EXPIRED, "k", lease.token))
     with pytest.raises(errors.SessionLost):
         board.keepalive()
     assert board.keepalive() > 0
@@ -165,7 +156,7 @@ def test_a_board_that_an_operator_deleted_is_lost(make: Any, zk: KazooClient) ->
     board = make()
     post(board)
     cursor = board.changes(None, 0).cursor
-    zk.delete(board._board.paths.top, recursive=True)
+    zk.delete(board._session.paths.top, recursive=True)
     fresh = make()
     assert fresh.incarnation != board.incarnation
     assert post(fresh).attempts == 0
@@ -177,7 +168,7 @@ def test_a_board_that_an_operator_deleted_is_lost(make: Any, zk: KazooClient) ->
         post(board, "new")
 
 
-def test_a_frozen_server_blocks_nobody_for_longer_than_allowed(make: Any, troubled: Any) -> None:
+def test_a_paused_server_blocks_no_caller_for_longer_than_allowed(make: Any, troubled: Any) -> None:
     board = make(
         hosts=(f"{troubled.host}:{troubled.port}",), session_timeout=10.0, connect_timeout=0.5
     )
@@ -214,7 +205,7 @@ def _until_closed(board: ZooKeeperBackend) -> None:
             continue
 
 
-def test_a_silent_connection_is_left_by_those_who_go_on_asking(make: Any, server: Any) -> None:
+def test_a_silent_connection_is_left_by_callers_that_go_on_asking(make: Any, server: Any) -> None:
     """They leave no pause in which the client would look for a sign of life."""
     with silence.Proxy(server.host, server.port) as proxy:
         host, port = proxy.address
@@ -240,8 +231,8 @@ def test_a_silent_connection_is_left_by_those_who_go_on_asking(make: Any, server
         board.release(lease)
 
 
-def test_an_answer_that_came_while_we_were_frozen_is_heard(make: Any, server: Any) -> None:
-    """It is there to be read when we wake up, though our patience is over."""
+def test_a_reply_that_came_while_the_process_was_paused_is_received(make: Any, server: Any) -> None:
+    """It is there to be read when the process goes on, though the wait is over."""
     with silence.Proxy(server.host, server.port) as proxy:
         host, port = proxy.address
         # The session is longer than the patience: its pings are not answered either.
@@ -266,40 +257,42 @@ def test_an_answer_that_came_while_we_were_frozen_is_heard(make: Any, server: An
                 process.kill()
 
 
-def test_a_posting_in_doubt_is_found_or_not_made_anew(make: Any, server: Any, proxy: Proxy) -> None:
-    """The session that would tell has ended; one posting is still there, the other consumed."""
+def test_an_indeterminate_posting_is_found_or_not_made_anew(
+    make: Any, server: Any, proxy: Proxy
+) -> None:
+    """The session that would show it has ended; one posting is still there, the other consumed."""
     board, other = make(hosts=(proxy.address,), session_timeout=4.0), make()
     board.keepalive()
-    proxy.lose("answer")
+    proxy.lose("reply")
     with pytest.raises(errors.Indeterminate):
         board.add([NewPosting("k", b"body"), NewPosting("l", b"body")])
     (there,) = other.get(["k"])
     other.remove([other.acquire("l", "other", "c")])
     end_session(server, board)
-    guard = Guard(board, patience=1.0)
+    guard = RetryingGuard(board, patience=1.0)
     assert guard.add([NewPosting("k", b"body")]) == [there]
     with pytest.raises(errors.Indeterminate, match="'l' was added can't be known"):
         guard.add([NewPosting("k", b"body"), NewPosting("l", b"body")])
     assert [posting.key for posting in other.list().postings] == ["k"]
-    # Of what was found it is known from then on, and so it does not come back either.
+    # What was found is remembered from then on, and so it does not come back either.
     other.remove([other.acquire("k", "other", "d")])
     assert isinstance(guard.add([NewPosting("k", b"body")])[0], errors.PostingNotFound)
     assert other.count() == 0
 
 
-def test_a_release_in_doubt_is_not_repeated_in_vain_for_ever(
+def test_an_indeterminate_release_is_lost_after_the_repeat_window(
     make: Any, server: Any, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The session that would tell has ended: unknown for minutes, and then simply lost."""
+    """The session that would show it has ended: indeterminate for minutes, and then simply lost."""
     board, other = make(hosts=(proxy.address,), session_timeout=4.0), make()
     post(board)
     lease = board.acquire("k", "me", "c")
-    proxy.lose("answer")
+    proxy.lose("reply")
     with pytest.raises(errors.Indeterminate):
         board.release(lease)
     end_session(server, board)
     other.acquire("k", "other", "d")
-    guard = Guard(board, patience=1.0)
+    guard = RetryingGuard(board, patience=1.0)
 
     def again() -> type[Exception] | None:
         try:
@@ -309,13 +302,13 @@ def test_a_release_in_doubt_is_not_repeated_in_vain_for_ever(
         return None
 
     eventually(lambda: again() is errors.Indeterminate)
-    now = zookeeper_board.boottime
-    over = zookeeper_board.REPEAT_WINDOW + 1.0
-    monkeypatch.setattr(zookeeper_board, "boottime", lambda: now() + over)
+    now = write_log.boottime
+    over = write_log.REPEAT_WINDOW + 1.0
+    monkeypatch.setattr(write_log, "boottime", lambda: now() + over)
     assert again() is errors.LeaseLost
 
 
-def test_unreachable_and_closed() -> None:
+def test_an_unreachable_store_and_a_closed_board_are_reported() -> None:
     backend = ZooKeeperBackend(
         ZooKeeperSettings(
             hosts=("127.0.0.1:1",), connect_timeout=0.3, username="u", password="geheim"
@@ -329,7 +322,7 @@ def test_unreachable_and_closed() -> None:
     backend.close()
 
 
-def test_the_granted_time_out_counts(make: Any) -> None:
+def test_the_granted_time_out_is_the_session_time(make: Any) -> None:
     board = make(session_timeout=600.0)
     assert board.session_time == pytest.approx(20 * TICK)
     assert board.keepalive() == pytest.approx(20 * TICK)
@@ -355,36 +348,38 @@ def test_closing_wakes_the_readers(make: Any) -> None:
     assert ended == [errors.Closed] * 3
 
 
-def test_closing_ends_what_is_under_way_without_a_word(
+def test_closing_ends_what_is_in_flight_and_logs_nothing(
     make: Any, troubled: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     board = make(hosts=(f"{troubled.host}:{troubled.port}",), session_timeout=10.0)
     post(board)
-    guard = Guard(board)
+    guard = RetryingGuard(board)
     troubled.pause()
     try:
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            under_way = [
+            in_flight_now = [
                 pool.submit(guard.get, ["k"]),
                 pool.submit(guard.list),
                 pool.submit(guard.add, [NewPosting("l", A)]),
             ]
-            eventually(lambda: len(board._board.link()._client._pending) >= len(under_way))
+            eventually(lambda: in_flight(board) >= len(in_flight_now))
             caplog.clear()
             guard.close()
-            ends = [type(one.exception(SOON)) for one in under_way]
+            ends = [type(one.exception(SOON)) for one in in_flight_now]
     finally:
         troubled.resume()
-    # Whether the posting was added nobody can tell any more.
+    # Whether the posting was added can't be found out any more.
     assert ends == [errors.Closed, errors.Closed, errors.Indeterminate]
     assert caplog.records == []
 
 
-# -- lost answers ------------------------------------------------------------------------------
+# -- lost replies ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lost", ["answer", "request"])
-def test_a_lost_exchange_repeated_has_one_effect(make: Any, proxy: Proxy, lost: str) -> None:
+@pytest.mark.parametrize("lost", ["reply", "request"])
+def test_an_operation_whose_request_or_reply_was_lost_is_retried_and_applied_once(
+    make: Any, proxy: Proxy, lost: str
+) -> None:
     board, other = make(hosts=(proxy.address,), session_timeout=4.0), make()
 
     def twice(act: Callable[[], Any]) -> Any:
@@ -412,9 +407,9 @@ def test_a_lost_exchange_repeated_has_one_effect(make: Any, proxy: Proxy, lost: 
     assert other.list(Shelf.ENTITIES).postings == [entry]
 
 
-def test_a_posting_whose_answer_was_lost_does_not_come_back(make: Any, proxy: Proxy) -> None:
+def test_a_posting_whose_reply_was_lost_does_not_come_back(make: Any, proxy: Proxy) -> None:
     board, worker = make(hosts=(proxy.address,), session_timeout=4.0), make()
-    proxy.lose("answer")
+    proxy.lose("reply")
     with pytest.raises(errors.Indeterminate):
         post(board)
     assert worker.remove([worker.acquire("k", "w", "c")]) == [None]
@@ -423,7 +418,7 @@ def test_a_posting_whose_answer_was_lost_does_not_come_back(make: Any, proxy: Pr
     assert worker.list().postings == []
 
 
-def test_a_lost_removal_is_told_from_that_of_a_successor(make: Any, proxy: Proxy) -> None:
+def test_a_lost_removal_is_distinguished_from_that_of_a_successor(make: Any, proxy: Proxy) -> None:
     board, other = make(hosts=(proxy.address,), session_timeout=4.0), make()
     post(board)
     lease = board.acquire("k", "me", "c", 0.3)

@@ -40,7 +40,7 @@ __all__ = [
 #: The stores that can be had by name, those of one server beside those of several.
 CLUSTERS: Mapping[str, Callable[[], Cluster]] = {
     "zookeeper": ZooKeeperEnsemble,
-    "etcd": EtcdCluster,
+    "etcd": lambda: EtcdCluster(accounts=True),
     "redis+sentinel": RedisSentinel,
     "redis+cluster": RedisCluster,
     "redis": SingleRedis,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,14 +55,26 @@ class Cluster(abc.ABC):
         A fault is done to a cluster that is in step, and ended by :meth:`heal`.
         """
 
+    @property
+    def can_be_put_back(self) -> bool:
+        """Whether a backup that is put back is the whole of what its clients see."""
+        return True
+
+    def disturbances(self) -> Mapping[str, Callable[[], None]]:
+        """Return what an administrator may do to it, by name: it is in step all the while.
+
+        Each returns once it is done; :meth:`heal` undoes what has to be undone.
+        """
+        return {}
+
     @abc.abstractmethod
     def in_step(self) -> bool:
-        """Tell whether every member serves, and all agree who leads."""
+        """Return whether every member serves, and all agree who leads."""
 
     def url_through(self, addresses: Sequence[tuple[str, int]]) -> str | None:
         """Return the URL for a client that reaches the members at other addresses, in order.
 
-        None where the store tells its clients the addresses itself: nothing can stand between.
+        None where the store hands its clients the addresses itself: nothing can stand between.
         """
         return None
 
@@ -74,6 +88,25 @@ class Cluster(abc.ABC):
         self._all(lambda member: member.resume())
         self._all(lambda member: member.start())
         self.settle()
+
+    def back_up(self, folder: str) -> None:
+        """Stop it, copy the data of all members to a folder, and start it again."""
+        self._stopped(lambda member, place: shutil.copytree(member.data, place), folder)
+
+    def put_back(self, folder: str) -> None:
+        """Stop it, and start it again with the data that :meth:`back_up` copied."""
+
+        def put(member: Server, place: str) -> None:
+            shutil.rmtree(member.data)
+            shutil.copytree(place, member.data)
+
+        self._stopped(put, folder)
+
+    def _stopped(self, act: Callable[[Server, str], object], folder: str) -> None:
+        self._all(lambda member: member.kill())
+        for number, member in enumerate(self.members):
+            act(member, os.path.join(folder, str(number)))
+        self.heal()
 
     def settle(self) -> None:
         """Wait until all are in step."""

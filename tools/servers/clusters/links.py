@@ -25,7 +25,7 @@ class _Link:
         self.source = source
         self.target = target
         self.ends = [near]
-        #: What is sent arrives nowhere, and nobody is told.
+        #: What is sent arrives nowhere, and nobody is reply.
         self.cut = False
 
     def close(self) -> None:

@@ -36,8 +36,8 @@ class ClusterNode(RedisMember):
     @property
     def sound(self) -> bool:
         """Whether it sees a cluster that serves all slots, and no node that failed."""
-        told = ask(self, "CLUSTER", "NODES")
-        return "cluster_state:ok" in ask(self, "CLUSTER", "INFO") and "fail" not in told
+        reply = ask(self, "CLUSTER", "NODES")
+        return "cluster_state:ok" in ask(self, "CLUSTER", "INFO") and "fail" not in reply
 
 
 class RedisCluster(Cluster):
@@ -123,5 +123,5 @@ class RedisCluster(Cluster):
 
 
 def _knows(node: RedisMember, count: int) -> bool:
-    told = str(ask(node, "CLUSTER", "NODES"))
-    return len(told.splitlines()) == count and "handshake" not in told
+    reply = str(ask(node, "CLUSTER", "NODES"))
+    return len(reply.splitlines()) == count and "handshake" not in reply

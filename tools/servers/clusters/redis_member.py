@@ -42,14 +42,14 @@ class RedisMember(RedisServer):
     @property
     def online(self) -> int:
         """How many replicas follow it, however far behind they are while it is written to."""
-        role, *told = ask(self, "ROLE")  # a replica tells other things
-        return len(told[1]) if role == "master" else 0
+        role, *reply = ask(self, "ROLE")  # a replica replies with other things
+        return len(reply[1]) if role == "master" else 0
 
     @property
     def replicas(self) -> int:
         """How many replicas have all that it has, which while it is written to may be none."""
-        role, *told = ask(self, "ROLE")
-        return sum(int(replica[2]) == told[0] for replica in told[1]) if role == "master" else 0
+        role, *reply = ask(self, "ROLE")
+        return sum(int(replica[2]) == reply[0] for replica in reply[1]) if role == "master" else 0
 
 
 def so(ready: Callable[[], bool]) -> Callable[[], bool]:

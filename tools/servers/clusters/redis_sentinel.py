@@ -73,8 +73,8 @@ class SentinelServer(Server):
 
     def knows(self, replicas: int, others: int) -> bool:
         """Whether it sees a sound master, and so many replicas and sentinels beside itself."""
-        told = ask(self, "SENTINEL", "MASTER", MASTER)
-        fields = dict(zip(told[::2], told[1::2], strict=True))
+        reply = ask(self, "SENTINEL", "MASTER", MASTER)
+        fields = dict(zip(reply[::2], reply[1::2], strict=True))
         return fields["flags"] == "master" and (
             (int(fields["num-slaves"]), int(fields["num-other-sentinels"])) == (replicas, others)
         )
@@ -128,13 +128,13 @@ class RedisSentinel(Cluster):
 
         Raises: ``OSError`` where they do not agree.
         """
-        told = set()
+        reply = set()
         for sentinel in self.sentinels:
             if sentinel.running:
-                told.add(ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)[1])
-        if len(told) != 1:
-            raise OSError(f"the sentinels name the ports {told}")
-        return next(server for server in self.servers if server.port == int(min(told)))
+                reply.add(ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER)[1])
+        if len(reply) != 1:
+            raise OSError(f"the sentinels name the ports {reply}")
+        return next(server for server in self.servers if server.port == int(min(reply)))
 
     @property
     def replicas(self) -> list[RedisMember]:

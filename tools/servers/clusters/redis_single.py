@@ -27,8 +27,8 @@ class SingleRedis(SingleServer):
     def url(self) -> str:
         return super().url.replace("://", f"://{_USER}:{_PASSWORD}@")
 
-    def faults(self) -> Mapping[str, Callable[[], None]]:
-        return {**super().faults(), "rights taken": self._take_rights}
+    def disturbances(self) -> Mapping[str, Callable[[], None]]:
+        return {"rights taken": self._take_rights}
 
     def heal(self) -> None:
         super().heal()

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import sqlite3
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
@@ -48,13 +53,31 @@ class File(Cluster):
 
     @property
     def url(self) -> str:
-        return f"sqlite://{self._folder.name}/board.db"
+        return f"sqlite://{self._path}"
 
     def in_step(self) -> bool:
         return True
 
     def faults(self) -> Mapping[str, Callable[[], None]]:
         return {}
+
+    def back_up(self, folder: str) -> None:
+        self._settled()
+        shutil.copyfile(self._path, os.path.join(folder, "board.db"))
+
+    def put_back(self, folder: str) -> None:
+        self._settled()
+        shutil.copyfile(os.path.join(folder, "board.db"), self._path)  # in place, as it is open
+
+    @property
+    def _path(self) -> str:
+        return os.path.join(self._folder.name, "board.db")
+
+    def _settled(self) -> None:
+        """Have all that is in the log written into the file, and the log emptied."""
+        with contextlib.closing(sqlite3.connect(self._path, timeout=10.0)) as connection:
+            while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                time.sleep(0.01)  # somebody reads this very moment
 
     def close(self) -> None:
         self._folder.cleanup()

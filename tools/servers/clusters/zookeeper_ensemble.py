@@ -13,7 +13,7 @@ from servers.clusters.base import Quorum, until
 from servers.ports import HOST, free_ports
 from servers.zookeeper_server import ZooKeeperServer
 
-#: Ticks after which a follower that heard nothing gives its leader up, and the other way round.
+#: Ticks after which a follower that received nothing gives its leader up, and the other way round.
 SYNC_TICKS = 5
 
 
@@ -35,14 +35,14 @@ class ZooKeeperMember(ZooKeeperServer):
         """Return how it takes part, ``leader`` or ``follower``, and the epoch of its last write.
 
         The word is empty where it does not serve. ``srvr`` is the one command of four letters
-        that a server answers unless it is told not to.
+        that a server answers unless it is configured not to.
         """
-        told = ""
+        reply = ""
         with contextlib.suppress(OSError), self._connected() as client:
             client.sendall(b"srvr")
             while part := client.recv(4096):
-                told += part.decode()
-        mode, zxid = re.search(r"Mode: ([\w-]+)", told), re.search(r"Zxid: 0x([0-9a-f]+)", told)
+                reply += part.decode()
+        mode, zxid = re.search(r"Mode: ([\w-]+)", reply), re.search(r"Zxid: 0x([0-9a-f]+)", reply)
         if mode is None or zxid is None:
             return "", 0
         return mode[1], int(zxid[1], 16) >> 32
@@ -98,8 +98,8 @@ class ZooKeeperEnsemble(Quorum):
         found: list[tuple[int, ZooKeeperMember]] = []
 
         def elected() -> bool:
-            told = [(server, *server.status()) for server in self.servers]
-            found[:] = [(epoch, server) for server, word, epoch in told if word == "leader"]
+            reply = [(server, *server.status()) for server in self.servers]
+            found[:] = [(epoch, server) for server, word, epoch in reply if word == "leader"]
             return bool(found)
 
         until(elected, "the ensemble elected no leader")

@@ -1,5 +1,5 @@
 -- Licensed under the Apache License, Version 2.0; see the file LICENSE.
--- Stands, behind _clock.lua, before every script except open.lua and the plain ones.
+-- Stands, behind _clock.lua, before every script except open.lua and the fast ones.
 --
 -- keys: meta feed gone consumed sessions present timed index delayed claims
 -- keys: live live:state live:body trash trash:state trash:body

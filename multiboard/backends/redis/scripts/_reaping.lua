@@ -26,7 +26,7 @@ local function place(rank)
   return tonumber(rank) * SERIALS + serial, serial
 end
 
--- Keep the counter: whoever asked for a place calls it behind the last change.
+-- Keep the counter: a script that took a place calls it behind the last change.
 local function save()
   if serial then call('HSET', META, 'serial', int(serial)) end
 end

@@ -7,21 +7,21 @@
 --
 -- What is added is written before what is removed: should a script fail in the middle all the same,
 -- a posting is in two places, and not in none. A posting that is given back gets its state first,
--- one that is leased its place first: what meets the two at odds sees an unleased posting where a
--- leased one stands, and offers it.
+-- one that is leased its place first: a script that finds the two at odds finds an unleased posting
+-- where a leased one stands, and offers it.
 --
--- The scripts of a claim and a removal are, with their plain cases, most of what a server has to
--- do. They touch their own keys, and do not reap: they judge the lease that they are asked about, and whoever waits for
--- changes reaps. A script is compiled once, but its functions are made anew at every call: those
--- that a claim or a removal needs are here, the others in _reaping.lua.
+-- The scripts of a claim and a removal are, with their fast cases, most of what a server has to
+-- do. They touch their own keys, and do not reap: they check the lease that is named, and the
+-- readers of the feed reap. A script is compiled once, but its functions are made anew at every
+-- call: those that a claim or a removal needs are here, the others in _reaping.lua.
 
 local BATCH = 100 -- reaped or moved in one call: 2 to 3 ms of the server's time
-local REPEAT_WINDOW = 300 * 1000000 -- how long a repeat is told from something new;
+local REPEAT_WINDOW = 300 * 1000000 -- how long a repeat is recognized as one;
 local REPEAT_COUNT = 250000 -- where more than this are remembered, ...
 local REPEAT_LEAST = 60 * 1000000 -- ... no longer than was promised
 
--- A caller that lost an answer says so in its next request, and what it sent before is late from
--- then on. The caller's field is kept for as long as a repeat is told from something new.
+-- A caller that lost a reply counts that in its next request, and what it sent before is late from
+-- then on. The caller's field is kept for as long as a repeat is recognized as one.
 if losses ~= '000000000' and not (meta[3] and string.sub(meta[3], 1, 9) == losses) then
   call('HSET', META, caller, losses .. stamp)
   if call('HLEN', META) % 16 == 0 then
@@ -33,16 +33,16 @@ if losses ~= '000000000' and not (meta[3] and string.sub(meta[3], 1, 9) == losse
   end
 end
 
--- Tell of a change. Ids are gap-free in their first part, so that a reader sees every hole; the
--- second part is the time, so that a rewritten history does not look like the one that was read.
-local function tell(kind, key, fence)
+-- Append a change to the feed. Ids are gap-free in their first part, so that a reader detects
+-- every hole; the second part is the time, so that a rewritten history differs from the one read.
+local function publish(kind, key, fence)
   local before = seq
   seq = seq + 1
   local reply = redis.pcall('XADD', FEED, 'MAXLEN', '~', HISTORY, int(seq) .. '-' .. stamp,
     'k', kind, 'j', key, 't', fence)
   if type(reply) == 'table' and reply.err then
     if not string.find(reply.err, ' ID', 1, true) then error(reply.err) end
-    -- The number was lost, or somebody wrote here: go on behind that, and readers see a hole.
+    -- The number was lost, or another program wrote here: go on behind that; readers find a hole.
     local info = call('XINFO', 'STREAM', FEED)
     for i = 1, #info, 2 do
       if info[i] == 'last-generated-id' then
@@ -51,7 +51,7 @@ local function tell(kind, key, fence)
     end
     reply = redis.pcall('XADD', FEED, int(seq) .. '-' .. stamp, 'k', kind, 'j', key, 't', fence)
     if type(reply) == 'table' and reply.err then
-      -- No id is left above a foreign one: a new history, and readers hear a reset. Its numbers
+      -- No id is left above a foreign one: a new history, and readers receive a reset. Its numbers
       -- go on: one that fell would look like a backup that was put back.
       call('DEL', FEED)
       seq = before + 1
@@ -144,11 +144,11 @@ local function expire(key, p, score)
   p.deaths = tonumber(p.deaths) + 1
   p.modified = ended
   give_back(key, p, score)
-  tell('expired', key, fence)
+  publish('expired', key, fence)
 end
 
--- Returns the posting's state as packed. Whoever does not name the posting needs the claim id in
--- the index, to find it again.
+-- Returns the posting's state as packed. A caller that does not name the posting needs the claim id
+-- in the index, to find the posting again.
 local function lease(key, p, session, expires, claim, holder, index)
   local delayed = tonumber(p.due) > tonumber(p.modified)
   if delayed then call('ZCARD', DELAYED) end
@@ -168,7 +168,7 @@ local function lease(key, p, session, expires, claim, holder, index)
   local packed = write(LIVE_STATE, key, p)
   if session == '0' then call('ZREM', INDEX, key) end
   if delayed then call('ZREM', DELAYED, key) end
-  tell('claimed', key, p.token)
+  publish('claimed', key, p.token)
   return packed
 end
 
@@ -196,8 +196,8 @@ local function consumed(key)
   if when and tonumber(when) >= now - REPEAT_WINDOW then return fence, digest end
 end
 
--- Remember that a posting is gone, and which lease removed it ('0': none, it was purged). Returns how
--- many are remembered, of whom there were count. The old ones among some, taken at random, are
+-- Remember that a posting is gone, and which lease removed it ('0': none, it was purged). Returns
+-- how many are remembered, of whom there were count. The old ones among some, taken at random, are
 -- forgotten, two for each that is remembered: in the long run no more than every other one is old,
 -- and no removal has to keep them in order.
 local function note_consumed(key, fence, digest, count)
@@ -214,7 +214,7 @@ end
 
 -- Whether the caller's session lives; begins it where it never was and begin is '1'. What is to
 -- live by it gets at least half of its time-out.
-local function attend(session, begin, timeout)
+local function ensure_session(session, begin, timeout)
   local deadline = call('ZSCORE', SESSIONS, session)
   if deadline then
     local left = tonumber(deadline) - now
@@ -225,7 +225,7 @@ local function attend(session, begin, timeout)
     return left > 0
   end
   if begin ~= '1' then
-    -- Not even its end is known (somebody deleted it): have what lived by it reaped all the same.
+    -- Not even its end is known (another program deleted it): what lived by it is reaped anyway.
     if call('ZCOUNT', INDEX, '-' .. session, '-' .. session)
       + call('ZCOUNT', PRESENT, session, session) > 0 then
       call('ZADD', SESSIONS, now, session)

@@ -1,12 +1,12 @@
 -- Licensed under the Apache License, Version 2.0; see the file LICENSE.
 -- flags: allow-oom
--- Lease the first postings of the order that are due and unleased.
+-- A claim of the first postings of the order that are due and unleased.
 --
 -- ARGV     2 session ('0' for timed leases), 3 begin, 4 session time-out, 5 holder, 6 length of
 --          timed leases, then the claim ids
 -- Replies  {'OK', now, {key, score, state, body, ...}, more, {...}} or {'SESSION'}. The first list
 --          is what the claim ids held already, the last what was leased now. more is 1 where
---          there may be others: call again with the claim ids that were not answered.
+--          there may be others: call again with the claim ids that are in neither list.
 
 -- Without the first of the order, whatever is leased would be the wrong one.
 local settled = reap()
@@ -21,7 +21,7 @@ for _, key in ipairs(due) do
   end
 end
 local session = ARGV[2]
-if session ~= '0' and not attend(session, ARGV[3], ARGV[4]) then
+if session ~= '0' and not ensure_session(session, ARGV[3], ARGV[4]) then
   return {seq, 'SESSION'}
 end
 

@@ -2,40 +2,40 @@
 -- Add postings to the live shelf, each in one step, in order.
 --
 -- ARGV     from 2, for each posting: key, rank, delay, digest of rank and body, body
--- Replies  {'OK', now, {answer, ...}} with, for each posting,
+-- Replies  {'OK', now, {result, ...}} with, for each posting,
 --          {'OK', score, state} where it was added or found, {'EXISTS'} where the key is taken,
 --          {'GONE'} where this posting was consumed or purged
 
 reap()
-local answers = {}
+local results = {}
 for i = 2, #ARGV, 5 do
   local key, rank, delay, digest, body = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
-  local answer
+  local result
   for _, name in ipairs({'live', 'trash'}) do
     local order, states = shelf(name)
     if call('ZSCORE', order, key) then
       local p, score = find(key, name)
       if not p or p.digest ~= digest then
-        answer = {'EXISTS'}
+        result = {'EXISTS'}
       else
         if leased(p) and over(p) then
           expire(key, p, score)
         end
-        answer = {'OK', score, call('HGET', states, key)}
+        result = {'OK', score, call('HGET', states, key)}
       end
       break
     end
   end
-  if not answer then
+  if not result then
     local fence, known = consumed(key)
-    if fence then answer = {known == digest and 'GONE' or 'EXISTS'} end
+    if fence then result = {known == digest and 'GONE' or 'EXISTS'} end
   end
-  -- What stands in a hash without a place on the shelf is not ours to overwrite.
-  if not answer and (call('HSTRLEN', LIVE_STATE, key) > 0
+  -- What stands in a hash without a place on the shelf was put there by another program.
+  if not result and (call('HSTRLEN', LIVE_STATE, key) > 0
     or call('HSETNX', LIVE_BODY, key, body) == 0) then
-    answer = {'EXISTS'}
+    result = {'EXISTS'}
   end
-  if not answer then
+  if not result then
     local score, serial = place(rank)
     local p = {
       size = #body, digest = digest, created = int(now), attempts = 0, deaths = 0,
@@ -47,10 +47,10 @@ for i = 2, #ARGV, 5 do
     local packed = write(LIVE_STATE, key, p)
     call('ZADD', LIVE, score, key)
     offer(key, p, score)
-    tell('posted', key, '')
-    answer = {'OK', int(score), packed}
+    publish('posted', key, '')
+    result = {'OK', int(score), packed}
   end
-  answers[#answers + 1] = answer
+  results[#results + 1] = result
 end
 save()
-return {seq, 'OK', now, answers}
+return {seq, 'OK', now, results}

@@ -9,7 +9,7 @@
 
 local settled = reap()
 local seen = ARGV[2]
-local from, answer = string.match(seen, '^(%d+)-%d+$'), nil
+local from, result = string.match(seen, '^(%d+)-%d+$'), nil
 if from then
   local entries = call('XRANGE', FEED, from .. '-0', '+', 'COUNT', ARGV[3] + 1)
   -- The change last seen must still be there, as it was: else the history was trimmed or is
@@ -30,17 +30,17 @@ if from then
         if wait < 0 or left < wait then wait = left end
       end
     end
-    answer = {'OK', 'GO', entries, settled and wait or 0}
+    result = {'OK', 'GO', entries, settled and wait or 0}
   end
 end
-if not answer then
+if not result then
   local last = call('XREVRANGE', FEED, '+', '-', 'COUNT', 1)
   if not last[1] then
     -- A reader needs an entry to go on from.
-    tell('nudge', '', '')
+    publish('nudge', '', '')
     last = call('XREVRANGE', FEED, '+', '-', 'COUNT', 1)
   end
-  answer = {'OK', 'RESET', last[1][1]}
+  result = {'OK', 'RESET', last[1][1]}
 end
-table.insert(answer, 1, seq)
-return answer
+table.insert(result, 1, seq)
+return result

@@ -1,7 +1,7 @@
 -- Licensed under the Apache License, Version 2.0; see the file LICENSE.
 -- flags: allow-oom
--- End the caller's session. What lived by it is over at once, and what this call does not reap
--- readers do: the first change wakes them.
+-- End the caller's session. What lived by it is over at once, and readers reap what this call does
+-- not: the first change wakes them.
 --
 -- ARGV     2 session
 -- Replies  {'OK'}

@@ -5,8 +5,8 @@
 -- Replies  {'OK', now, {{'OK', score, state}, ...}}, or {'SESSION'} where the session has ended
 
 reap()
-if not attend(ARGV[2], ARGV[3], ARGV[4]) then return {seq, 'SESSION'} end
-local answers = {}
+if not ensure_session(ARGV[2], ARGV[3], ARGV[4]) then return {seq, 'SESSION'} end
+local results = {}
 for i = 5, #ARGV, 3 do
   local key, rank, body = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local score = place(rank)
@@ -18,7 +18,7 @@ for i = 5, #ARGV, 3 do
   call('HSET', ENTITIES_BODY, key, body)
   call('ZADD', ENTITIES, score, key)
   call('ZADD', PRESENT, ARGV[2], key)
-  answers[#answers + 1] = {'OK', int(score), packed}
+  results[#results + 1] = {'OK', int(score), packed}
 end
 save()
-return {seq, 'OK', now, answers}
+return {seq, 'OK', now, results}

@@ -6,10 +6,10 @@
 -- Replies  {'OK'}, or {'SESSION'} where it has ended
 
 reap()
-local answer = {'SESSION'}
-if attend(ARGV[2], ARGV[3], ARGV[4]) then
+local result = {'SESSION'}
+if ensure_session(ARGV[2], ARGV[3], ARGV[4]) then
   call('ZADD', SESSIONS, now + ARGV[4], ARGV[2])
-  answer = {'OK'}
+  result = {'OK'}
 end
-table.insert(answer, 1, seq)
-return answer
+table.insert(result, 1, seq)
+return result

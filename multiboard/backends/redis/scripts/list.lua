@@ -54,6 +54,10 @@ if looked > 0 then
 end
 
 local foreign = {}
+local function report(name, why)
+  foreign[#foreign + 1] = name
+  foreign[#foreign + 1] = why
+end
 if ARGV[3] == 'after' and ARGV[4] == '' then
   -- More fields than members that have them: some belong to nothing. Members whose fields are
   -- missing would hide that, so those of this page are taken off.
@@ -63,13 +67,11 @@ if ARGV[3] == 'after' and ARGV[4] == '' then
       if not rows[4 * i - 2 + offset] then placed = placed - 1 end
     end
     if fields > placed and fields > 5000 then
-      foreign[#foreign + 1] = hash
-      foreign[#foreign + 1] = 'holds fields that belong to no posting'
+      report(hash, 'holds fields that belong to no posting')
     elseif fields > placed then
       for _, field in ipairs(call('HKEYS', hash)) do
         if not call('ZSCORE', order, field) and #foreign < 200 then
-          foreign[#foreign + 1] = hash .. ' ' .. field
-          foreign[#foreign + 1] = 'belongs to no posting'
+          report(hash .. ' ' .. field, 'belongs to no posting')
         end
       end
     end
@@ -77,8 +79,7 @@ if ARGV[3] == 'after' and ARGV[4] == '' then
   if ARGV[2] == 'live' then
     for _, index in ipairs({TIMED, DELAYED, INDEX, SESSIONS}) do
       for _, name in ipairs(call('ZRANGEBYSCORE', index, '+inf', '+inf', 'LIMIT', 0, 100)) do
-        foreign[#foreign + 1] = index .. ' ' .. name
-        foreign[#foreign + 1] = 'belongs to no posting'
+        report(index .. ' ' .. name, 'belongs to no posting')
       end
     end
   end

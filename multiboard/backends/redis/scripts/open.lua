@@ -1,7 +1,7 @@
 -- Licensed under the Apache License, Version 2.0; see the file LICENSE.
--- Find the board, or make it, and tell what server this is. Only the check of the rights that all
+-- Find the board, or make it, and reply which server this is. Only the check of the rights that all
 -- scripts together need stands before it, and it names all keys, for the server to check. It runs
--- on every server old enough to have scripts: which one it is is not known before.
+-- on every server that has scripts at all: the version is not known before.
 --
 -- keys: meta feed gone consumed sessions present timed index delayed claims
 -- keys: live live:state live:body trash trash:state trash:body
@@ -33,7 +33,7 @@ if not found[1] or not may then
   local writes = {
     {'HSETNX', META, 'incarnation', found[1] or ARGV[1]}, {'HSET', META, 'format', ARGV[2]},
   }
-  -- So that a backup of the board as it is now is known for one. What a stranger left stays.
+  -- So that a backup of the board as it is now is recognized as one. A value that is there stays.
   if not found[1] then writes[3] = {'HSETNX', META, 'seq', '0'} end
   for _, write in ipairs(writes) do
     local reply = redis.pcall(unpack(write))

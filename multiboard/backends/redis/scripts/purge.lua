@@ -7,7 +7,7 @@
 
 reap()
 local order, states, bodies = shelf(ARGV[2])
-local answers = {}
+local results = {}
 for i = 3, #ARGV do
   local key = ARGV[i]
   local p = read(states, key)
@@ -23,6 +23,6 @@ for i = 3, #ARGV do
       note_consumed(key, '0', p.digest, call('HLEN', CONSUMED))
     end
   end
-  answers[#answers + 1] = found
+  results[#results + 1] = found
 end
-return {seq, 'OK', answers}
+return {seq, 'OK', results}

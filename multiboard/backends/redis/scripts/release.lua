@@ -10,14 +10,14 @@ reap()
 local key, fence = ARGV[2], ARGV[3]
 local mark = 'released ' .. fence .. ' ' .. key
 local p, score = find(key)
-local answer = {'OK'}
+local result = {'OK'}
 if not (p and current(p, fence)) then
-  if not remembered(mark) then answer = {p and 'LEASE' or 'GONE'} end
+  if not remembered(mark) then result = {p and 'LEASE' or 'GONE'} end
 else
   remember(mark)
   p.modified, p.due = int(now), int(now + ARGV[4])
   give_back(key, p, score)
-  tell('released', key, fence)
+  publish('released', key, fence)
 end
-table.insert(answer, 1, seq)
-return answer
+table.insert(result, 1, seq)
+return result

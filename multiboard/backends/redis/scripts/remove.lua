@@ -1,10 +1,10 @@
 -- Licensed under the Apache License, Version 2.0; see the file LICENSE.
 -- flags: allow-oom
--- Remove leased postings, each in one step, in order. It is what frees memory: it must run while
--- there is none left.
+-- A removal of leased postings, each in one step, in order. It frees memory, so it must run while
+-- there is none left. remove_fast.lua does the most frequent case.
 --
 -- ARGV     2 'removed' or 'trashed', then for each lease: key, token
--- Replies  {'OK', {answer, ...}} with, for each lease, 'OK' where it removed the posting, now or
+-- Replies  {'OK', {result, ...}} with, for each lease, 'OK' where it removed the posting, now or
 --          before, 'LOST' where it is not current, 'GONE' where there is no such posting
 
 local kind = ARGV[2]
@@ -18,12 +18,12 @@ if kind == 'trashed' then
   call('HLEN', TRASH_BODY)
 end
 local count = call('HLEN', CONSUMED)
-local answers = {}
+local results = {}
 
 for i = 3, #ARGV, 2 do
   local key, fence = ARGV[i], ARGV[i + 1]
   local p, score = find(key)
-  local answer = 'OK'
+  local result = 'OK'
   if p and current(p, fence) then
     local set, claim = unlease(p)
     if kind == 'trashed' then
@@ -40,12 +40,12 @@ for i = 3, #ARGV, 2 do
     call('ZREM', LIVE, key)
     call('HDEL', LIVE_STATE, key)
     call('HDEL', LIVE_BODY, key)
-    tell(kind, key, fence)
+    publish(kind, key, fence)
   elseif kind == 'trashed' then
-    if not remembered('trashed ' .. fence .. ' ' .. key) then answer = p and 'LOST' or 'GONE' end
+    if not remembered('trashed ' .. fence .. ' ' .. key) then result = p and 'LOST' or 'GONE' end
   elseif p or consumed(key) ~= fence then
-    answer = p and 'LOST' or 'GONE'
+    result = p and 'LOST' or 'GONE'
   end
-  answers[#answers + 1] = answer
+  results[#results + 1] = result
 end
-return {seq, 'OK', answers}
+return {seq, 'OK', results}

@@ -9,24 +9,24 @@
 reap()
 local key = ARGV[2]
 local p = find(key)
-local answer
+local result
 if not p then
-  answer = {'GONE'}
+  result = {'GONE'}
 elseif not current(p, ARGV[3]) then
-  answer = {'LEASE'}
+  result = {'LEASE'}
 else
   if p.session == '0' then
     local before = tonumber(p.ends)
     p.ends = int(now + ARGV[4])
     local shorter = tonumber(p.ends) < before
-    -- What is reaped too early is looked at again; too late it would be nobody's until then.
+    -- What is reaped too early is checked again; too late, no worker could have it until then.
     if shorter then call('ZADD', TIMED, p.ends, key) end
     write(LIVE_STATE, key, p)
     if not shorter then call('ZADD', TIMED, p.ends, key) end
-    -- Whoever waits for the end that was first now has an earlier one to wait for.
-    if shorter then tell('nudge', '', '') end
+    -- A reader that waits for the end that was the first now has an earlier one to wait for.
+    if shorter then publish('nudge', '', '') end
   end
-  answer = {'OK', now, p.ends}
+  result = {'OK', now, p.ends}
 end
-table.insert(answer, 1, seq)
-return answer
+table.insert(result, 1, seq)
+return result

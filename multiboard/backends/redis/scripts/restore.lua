@@ -23,7 +23,7 @@ if not p then
   call('ZREM', TRASH, key)
   call('HDEL', TRASH_STATE, key)
   call('HDEL', TRASH_BODY, key)
-  tell('restored', key, '')
+  publish('restored', key, '')
   score = int(score)
 elseif leased(p) and over(p) then
   expire(key, p, score)

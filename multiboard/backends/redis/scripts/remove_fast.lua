@@ -1,9 +1,9 @@
 -- Licensed under the Apache License, Version 2.0; see the file LICENSE.
 -- flags: allow-oom
 -- keys: meta feed consumed sessions index claims live live:state live:body
--- The plain case of remove.lua, which says what both take and reply: one posting, consumed under
--- the session lease that is current. See acquire_plain.lua for {'OTHER'}, and for the order of the
--- writes.
+-- A removal in its most frequent case: one posting, consumed under the session lease that is
+-- current. remove.lua describes what both take and reply; see acquire_fast.lua for {'OTHER'}, and
+-- for the order of the writes.
 
 local key, fence = ARGV[3], ARGV[4]
 local size, digest, token, session, width, rest = string.match(
@@ -18,9 +18,9 @@ if token == fence and session ~= '0'
   and call('HLEN', CONSUMED) % 64 ~= 63 then
   local indexed = call('HLEN', CLAIMS) > 0
   local number = int(seq + 1)
-  local told = redis.pcall('XADD', FEED, 'MAXLEN', '~', HISTORY, number .. '-' .. stamp,
+  local id = redis.pcall('XADD', FEED, 'MAXLEN', '~', HISTORY, number .. '-' .. stamp,
     'k', 'removed', 'j', key, 't', fence)
-  if type(told) == 'string' then
+  if type(id) == 'string' then
     call('HSET', META, 'seq', number)
     call('HSET', CONSUMED, key, fence .. ' ' .. digest .. ' ' .. stamp)
     call('ZREM', INDEX, key)

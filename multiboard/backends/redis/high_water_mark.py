@@ -1,12 +1,12 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""How far a board had come, so that a server to which a backup was put back is found out."""
+"""How far a board had come: a server on which a backup was restored shows less than that."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-class Mark:
+class HighWaterMark:
     """The highest number of a change that the server of the board has shown. Thread-safe.
 
     It belongs to that one server. Where another one took over, what its replica missed is lost by
@@ -18,7 +18,7 @@ class Mark:
         self._known: tuple[Any, int] = (None, 0)
 
     def of(self, server: Any) -> int:
-        """Return the number of the last change that is known of a server."""
+        """Return the number of the last change that a server has shown; 0 for another server."""
         known, number = self._known
         return number if known == server else 0
 
@@ -28,5 +28,5 @@ class Mark:
 
     @property
     def position(self) -> int:
-        """The number of the last change that is known."""
+        """The number of the last change that was shown."""
         return self._known[1]

@@ -1,9 +1,9 @@
 -- Licensed under the Apache License, Version 2.0; see the file LICENSE.
 -- flags: allow-oom
 -- keys: meta feed sessions index live:state live:body
--- The plain case of acquire.lua, which says what both take and reply: a session that has time,
--- and a posting that stands in INDEX with its place, so that it is due and unleased. Most calls
--- are of it, and a script pays for the functions and the keys that other cases need.
+-- A claim in its most frequent case: a session that has time, and a posting that stands in INDEX
+-- with its place, so that it is due and unleased. acquire.lua describes what both take and reply,
+-- and does all cases; but a script pays for the functions and the keys that other cases need.
 --
 -- Replies  also {'OTHER'} where the case is another one, and nothing was changed
 --
@@ -19,9 +19,9 @@ if deadline - now >= ARGV[4] / 2 and score >= 0 and score < 100 * SERIALS then
     '^((%d+) %x+ %d+) (%d+) (%d+) %d+ (%d+) (%d+) 0 0 0 $')
   if head and tonumber(token) < now and call('HSTRLEN', LIVE_BODY, key) == tonumber(size) then
     local number = int(seq + 1)
-    local told = redis.pcall('XADD', FEED, 'MAXLEN', '~', HISTORY, number .. '-' .. stamp,
+    local id = redis.pcall('XADD', FEED, 'MAXLEN', '~', HISTORY, number .. '-' .. stamp,
       'k', 'claimed', 'j', key, 't', stamp)
-    if type(told) == 'string' then
+    if type(id) == 'string' then
       call('HSET', META, 'seq', number)
       call('ZADD', INDEX, '-' .. session, key)
       call('HSET', LIVE_STATE, key, head .. ' ' .. int(attempts + 1) .. ' ' .. deaths .. ' '

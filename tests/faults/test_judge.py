@@ -10,7 +10,7 @@ from multiboard_conformance.machinery.history import History, Operation, outcome
 
 from multiboard import errors
 from multiboard.primitives import Lease, NewPosting, Page, Posting, Shelf
-from tests.faults.fault_judge import Findings, Read, findings, read_of
+from tests.faults.judge import Findings, Read, findings, read_of
 
 
 def _posting(key: str) -> Posting:

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Worker processes for what several processes do: started once, told what to do through pipes.
+"""Worker processes for what several processes do: started once, given their tasks through pipes.
 
 It knows no board. What is done must be a function of a module, and what it answers picklable.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-#: Seconds within which whoever was told something has answered.
+#: Seconds within which a worker that was sent a task has answered.
 PATIENCE = 300.0
 
 
@@ -27,12 +27,12 @@ class Worker:
         self._process.start()
         theirs.close()
 
-    def tell(self, task: Callable[..., Any], *arguments: Any) -> None:
+    def send(self, task: Callable[..., Any], *arguments: Any) -> None:
         """Tell it what to do; :meth:`answer` waits for the result."""
         self._pipe.send((task, arguments))
 
     def answer(self) -> Any:
-        """Return the result of what it was told first.
+        """Return the result of the task that it was sent first.
 
         Raises: ``RuntimeError`` with its traceback where that failed; ``TimeoutError``.
         """
@@ -45,7 +45,7 @@ class Worker:
 
     def ask(self, task: Callable[..., Any], *arguments: Any) -> Any:
         """Tell it what to do and return the result."""
-        self.tell(task, *arguments)
+        self.send(task, *arguments)
         return self.answer()
 
     def dismiss(self) -> None:
@@ -57,13 +57,13 @@ class Worker:
             self._process.join()
 
 
-class Crew:
+class WorkerProcesses:
     """Workers, started when they are first needed."""
 
     def __init__(self) -> None:
         self._workers: list[Worker] = []
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerProcesses:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,7 +80,7 @@ class Crew:
 def together(workers: Sequence[Worker], task: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Let workers do the same thing at once; return their answers."""
     for worker in workers:
-        worker.tell(task, *arguments)
+        worker.send(task, *arguments)
     return [worker.answer() for worker in workers]
 
 

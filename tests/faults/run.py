@@ -22,10 +22,11 @@ from servers.clusters import Cluster
 from multiboard import errors
 from multiboard.config import loading
 from multiboard.primitives import Shelf, boottime
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 from tests.faults.board_record import BoardFindings, BoardRecord
-from tests.faults.fault_crew import BoardWorker, Record, Worker
-from tests.faults.fault_judge import Findings, findings
+from tests.faults.judge import Findings, findings
+from tests.faults.putting_back import PutBack, put_back
+from tests.faults.workers import BoardWorker, Record, Worker
 
 #: What is asked of the store; a short session, so that deaths and freezes matter.
 SETTINGS = {"session_timeout": 3.0, "connect_timeout": 3.0, "operation_timeout": 6.0}
@@ -61,6 +62,8 @@ class Result:
     findings: Findings = field(default_factory=Findings)
     #: What the workers on a whole jobboard came to.
     board: BoardFindings = field(default_factory=BoardFindings)
+    #: What boards said of a store that was put back; None where that was not done.
+    put_back: PutBack | None = None
     #: The last operations, where something is wrong.
     table: str = ""
     #: Why what the store acknowledged may be lost; empty where it may not.
@@ -86,7 +89,8 @@ class Result:
         board = self.board
         ours = [] if self.may_lose else [*board.lost, *board.double]
         late = [] if self.may_end_early or self.may_lose else board.late
-        return [*sure, *found.other, *ours, *late, *board.kept]
+        deceived = [] if self.put_back is None else self.put_back.deceived
+        return [*sure, *found.other, *ours, *late, *board.kept, *deceived]
 
 
 class Run:
@@ -195,7 +199,8 @@ class Run:
             return fault
 
         faults = {
-            name: done_to_the_store(strike) for name, strike in self._cluster.faults().items()
+            name: done_to_the_store(strike)
+            for name, strike in {**self._cluster.faults(), **self._cluster.disturbances()}.items()
         }
         faults |= {"worker killed": self._kill_worker, "worker frozen": self._freeze_worker}
         if self._board_workers:
@@ -310,7 +315,7 @@ class Run:
         for worker in self._workers:
             worker.ask("quiet")
         quiet = boottime()
-        backend = Guard(loading.load(self._cluster.url, **self._settings))
+        backend = RetryingGuard(loading.load(self._cluster.url, **self._settings))
         backend.open()
         try:
             blind = self._blind(backend)
@@ -332,6 +337,9 @@ class Run:
         result.findings = findings(record.history, record.reads, live, trash, self._killed)
         result.findings.other += [*blind, *left]
         result.board = self._judge_board()
+        if self._cluster.can_be_put_back:
+            namespace = f"{self._settings['namespace']}-end"
+            result.put_back = put_back(self._cluster, {**self._settings, "namespace": namespace})
         if result.failures:
             named = {word for said in result.failures for word in said.split()}
             result.table = "\n".join([*result.failures, record.history.table(40, about=named)])
@@ -339,7 +347,7 @@ class Run:
     def _judge_board(self) -> BoardFindings:
         kept = {worker.who: worker.ask("quiet") for worker in self._board_workers}
         settings = {**self._settings, "namespace": f"{self._settings['namespace']}-jobs"}
-        backend = Guard(loading.load(self._cluster.url, **settings))
+        backend = RetryingGuard(loading.load(self._cluster.url, **settings))
         backend.open()
         try:
             there = [posting.key for posting in backend.list().postings]
@@ -347,7 +355,7 @@ class Run:
             backend.close()
         return self._board_record.findings(there, kept)
 
-    def _blind(self, backend: Guard) -> list[str]:
+    def _blind(self, backend: RetryingGuard) -> list[str]:
         """Return the watchers whose view is not what is listed, though nothing happens any more."""
         give_up = boottime() + SEEN_WITHIN
         while True:
@@ -368,7 +376,7 @@ class Run:
                 ]
             time.sleep(0.1)
 
-    def _left(self, backend: Guard) -> list[str]:
+    def _left(self, backend: RetryingGuard) -> list[str]:
         """Return the postings that nobody could take when all workers had gone."""
         give_up = boottime() + SEEN_WITHIN
         while True:

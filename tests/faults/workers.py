@@ -20,7 +20,7 @@ from multiboard_conformance.machinery.history import History, Operation
 
 from multiboard import errors
 from tests.faults.board_record import BoardRecord
-from tests.faults.fault_judge import Read, read_of
+from tests.faults.judge import Read, read_of
 
 #: Seconds after which a worker that does not answer a command is taken for hung.
 PATIENCE = 90.0
@@ -148,7 +148,7 @@ class Worker(WorkerProcess):
         self._record = record
         self._open: dict[int, Operation] = {}
         first = {"seed": seed, "target": target, "settings": dict(settings)}
-        super().__init__("fault_worker.py", who, first)
+        super().__init__("worker.py", who, first)
 
     def _note(self, said: dict[str, Any]) -> None:
         if said["note"] == "invoke":

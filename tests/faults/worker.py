@@ -27,7 +27,7 @@ from multiboard_conformance.machinery.recording import Recorded
 from multiboard import errors
 from multiboard.config import loading
 from multiboard.primitives import Lease, NewPosting, Shelf
-from multiboard.runtime.guard import Guard
+from multiboard.runtime.retry import RetryingGuard
 from multiboard.runtime.view import View
 
 #: Postings on the board from which on nobody posts more.
@@ -43,7 +43,7 @@ PACE = 0.008
 class Work:
     """What a worker does by itself, until it is told to be quiet."""
 
-    def __init__(self, backend: Guard, view: View, who: str, seed: str) -> None:
+    def __init__(self, backend: RetryingGuard, view: View, who: str, seed: str) -> None:
         self._backend = backend
         self._view = view
         self._who = who
@@ -179,15 +179,15 @@ class Process:
         first = serialization.loads(sys.stdin.readline())
         bare = loading.load(first["target"], **first["settings"])
         who = first["who"]
-        recorded = Recorded(bare, who, History(self._tell))
-        guard = Guard(recorded)
+        recorded = Recorded(bare, who, History(self._on_change))
+        guard = RetryingGuard(recorded)
         while True:
             try:
-                Guard(bare).open()
+                RetryingGuard(bare).open()
                 break
             except errors.BackendError:
                 time.sleep(0.1)  # it begins while its store is away
-        view = View(Guard(bare), lambda posting: posting.key, lambda _kind, _item: None)
+        view = View(RetryingGuard(bare), lambda posting: posting.key, lambda _kind, _item: None)
         view.start()
         work = Work(guard, view, who, first["seed"])
         threads = [
@@ -230,7 +230,7 @@ class Process:
                 pause = 0.1
             time.sleep(pause)
 
-    def _tell(self, what: str, op: Operation) -> None:
+    def _on_change(self, what: str, op: Operation) -> None:
         self._say(op.note(what))
 
     def _say(self, value: Any) -> None:
