@@ -74,13 +74,13 @@ class EtcdBackend(primitives.Backend):
         self._session.open()
         self._start_over()
 
+    def keepalive(self, within: float | None = None) -> float:
+        return self._session.keepalive(within)
+
     def close(self) -> None:
         self._session.close()
         self._feed.close()
         self._timer.close()
-
-    def keepalive(self, within: float | None = None) -> float:
-        return self._session.keepalive(within)
 
     def boards(self) -> Sequence[str]:
         return creation.namespaces(self.settings, self.settings.connect_timeout)
