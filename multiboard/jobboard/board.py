@@ -33,7 +33,6 @@ from multiboard.primitives import (
     ChangeKind,
     Lease,
     Posting,
-    Settings,
     Shelf,
     arguments,
     boottime,
@@ -41,8 +40,7 @@ from multiboard.primitives import (
 )
 from multiboard.runtime import codec
 from multiboard.runtime.claims import Claim
-from multiboard.runtime.guard import Guard
-from multiboard.runtime.open_board import OpenBoard
+from multiboard.runtime.open_board import OpenBoard, open_backend
 
 LOG = logging.getLogger(__name__)
 
@@ -73,7 +71,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         super().__init__(name, conf)
         self._persistence = persistence
         self._make_backend = loading.backend_maker(conf, client)
-        self.settings: Settings = self._make_backend().settings
+        self.settings = self._make_backend().settings
         self.notifier = BoardNotifier(self._on_register)
         self._lock = threading.RLock()
         self._open: OpenBoard | None = None
@@ -99,10 +97,8 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         with self._lock:
             if self._open is None:
                 backend = self._make_backend()
-                Guard(backend).open()
-                connection = self._connect(backend)
-                connection.warn()
-                self._open = connection
+                open_backend(backend)
+                self._open = self._connect(backend)
 
     def close(self) -> None:
         """End the connection and every claim that was made without an expiry.
@@ -441,12 +437,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         with raising_taskflow_errors("restore", job):
             here = self._here
             self._check_job(job)
-            with here.view.asking() as asked_at:
-                posting = here.guard.restore(job.key)
-                restored = self._job(posting)
-                if here.view.started:
-                    here.view.note_present([posting], asked_at, [restored])
-            return restored
+            return here.restore(job.key, self._job)
 
     def purge(self, jobs: Sequence[Job]) -> list[bool]:
         """Delete trashed jobs for good; the answers tell which of them were there.

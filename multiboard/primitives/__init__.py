@@ -5,6 +5,7 @@
 here by name, so that ``multiboard.primitives`` is the one import.
 """
 
+from multiboard.primitives.arguments import is_key
 from multiboard.primitives.clock import boottime
 from multiboard.primitives.failures import FailureLog
 from multiboard.primitives.interface import Backend, ChangeFeed, LeaseLock, PostingDirectory
@@ -55,6 +56,7 @@ __all__ = [
     "Url",
     "boottime",
     "format_address",
+    "is_key",
     "parse_address",
     "setting",
     "wait_for",

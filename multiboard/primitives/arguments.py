@@ -91,9 +91,14 @@ def list_of(name: str, value: Any, right: str) -> list[Any]:
     return list(value)
 
 
+def is_key(value: Any) -> bool:
+    """Return whether a value can be a posting's key; a store may hold names that are none."""
+    return isinstance(value, str) and _KEY.fullmatch(value) is not None
+
+
 def check_key(value: Any) -> None:
     """Refuse what is not a posting's key."""
-    if not isinstance(value, str) or not _KEY.fullmatch(value):
+    if not is_key(value):
         raise errors.InvalidArgument(
             f"{shown(value)} is not a key: 1 to 128 characters of A-Z a-z 0-9 . _ - are, the first"
             " one a letter or a digit"

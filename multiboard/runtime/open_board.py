@@ -38,6 +38,24 @@ _looked_at: set[str] = set()
 T = TypeVar("T")
 
 
+def open_backend(backend: Backend) -> None:
+    """Open a backend, once, and log what endangers the board in its store's settings.
+
+    That is logged once a board and a process.
+
+    Raises: as :meth:`multiboard.primitives.Backend.open`.
+    """
+    guard = Guard(backend)
+    guard.open()
+    if guard.incarnation in _looked_at:
+        return
+    _looked_at.add(guard.incarnation)
+    with contextlib.suppress(errors.MultiboardError):
+        for name, text in guard.server_info().items():
+            if name.startswith("warning"):
+                LOG.warning("%s", text)
+
+
 class OpenBoard:
     """A board that is connected to its store.
 
@@ -71,16 +89,6 @@ class OpenBoard:
 
     def _lost(self, lease: Lease, why: str) -> None:
         self.claims.lost(lease, why)
-
-    def warn(self) -> None:
-        """Log what endangers the board in its store's settings: once a board and a process."""
-        if self.incarnation in _looked_at:
-            return
-        _looked_at.add(self.incarnation)
-        with contextlib.suppress(errors.MultiboardError):
-            for name, text in self.guard.server_info().items():
-                if name.startswith("warning"):
-                    LOG.warning("%s", text)
 
     @property
     def reached(self) -> int:
@@ -135,6 +143,18 @@ class OpenBoard:
         self.guard.close()
         self.keeper.close()
         self.view.close()
+
+    def restore(self, key: str, interpret: Callable[[Posting], T]) -> T:
+        """Put a trashed posting back, and return what it means.
+
+        Raises: as :meth:`multiboard.primitives.PostingDirectory.restore`.
+        """
+        with self.view.asking() as asked_at:
+            posting = self.guard.restore(key)
+            restored = interpret(posting)
+            if self.view.started:
+                self.view.note_present([posting], asked_at, [restored])
+        return restored
 
     def read(self, page: Page, interpret: Callable[[Posting], T]) -> list[T]:
         """Return what the postings of a page mean; what can't be read is reported."""

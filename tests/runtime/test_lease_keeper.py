@@ -379,8 +379,9 @@ def test_an_attempt_in_hand_is_not_looked_for(kept: Kept) -> None:
 
 
 def test_an_errand_that_is_refused_does_not_keep_the_others_from_being_done(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    kept = Kept(session_timeout=60.0)  # nothing ends by itself meanwhile
     lease, read = kept.claim("given up"), kept.store.get
     refused = threading.Event()
 
@@ -389,7 +390,10 @@ def test_an_errand_that_is_refused_does_not_keep_the_others_from_being_done(
         raise errors.AccessDenied("no right to read")
 
     monkeypatch.setattr(kept.store, "get", refuse)
-    kept.claim("looked at", expires_in=0.5)
+    kept.claim("looked at")
+    kept.keeper.interrupted()
     assert refused.wait(10.0)
     kept.keeper.give_back(lease)
-    eventually(lambda: read(["given up"])[0].lease is None)  # type: ignore[union-attr]
+    eventually(lambda: read(["given up"])[0].lease is None, 10.0)  # type: ignore[union-attr]
+    kept.keeper.close()
+    kept.store.close()
