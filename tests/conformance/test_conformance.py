@@ -168,7 +168,8 @@ def test_failure_tells_id_sentence_and_operations(tmp_path: pathlib.Path) -> Non
 def test_waived_failure_is_partial(tmp_path: pathlib.Path) -> None:
     status, told, printed = report(
         tmp_path,
-        "tests.mutants.memory_mutants:ConsumedComesBack", "--quick", "--only", "DIR-2", "--waive", "DIR-2=broken",
+        "tests.mutants.memory_mutants:ConsumedComesBack", "--quick", "--only", "DIR-2",
+        "--waive", "DIR-2=broken",
     )  # fmt: skip
     assert (status, told["result"]) == (0, "partial"), printed
     assert told["guarantees"]["DIR-2"]["verdict"] == "waived"
@@ -192,7 +193,8 @@ def test_needless_waiver_fails(tmp_path: pathlib.Path) -> None:
 
 def test_waiver_covers_no_other_guarantee(tmp_path: pathlib.Path) -> None:
     status, told, _ = report(
-        tmp_path, "tests.mutants.memory_mutants:RankAsText", "--quick", "--only", "DIR-3", "--only", "DIR-2",
+        tmp_path,
+        "tests.mutants.memory_mutants:RankAsText", "--quick", "--only", "DIR-3", "--only", "DIR-2",
         "--waive", "DIR-2=another matter",
     )  # fmt: skip
     assert (status, told["guarantees"]["DIR-3"]["verdict"]) == (1, "failed")
@@ -257,7 +259,7 @@ REPORTS = sorted((ROOT / "conformance" / "reports").glob("*.json"))
 @pytest.fixture(scope="module")
 def known() -> dict[str, list[str]]:
     """The checks of the suite and their ids; its markers are not those of this pytest."""
-    say = "import json; from multiboard_conformance import catalogue;"
+    say = "import json; from multiboard_conformance.backend import catalogue;"
     say += "print(json.dumps({name: ids for name, _, ids in catalogue.checks()}))"
     done = subprocess.run(
         [sys.executable, "-c", say],

@@ -31,7 +31,7 @@ def test_a_reader_waits_for_what_is_done_beside_it_however_long_that_takes() -> 
     backend = _memory("feeds")
     reader = Reader(backend).start()
     reader.call = 0.05
-    with beside(lambda over: reader.until(lambda: reader.heard, 0.3, over)) as ([waiting], over):
+    with beside(lambda over: reader.until(lambda: reader.received, 0.3, over)) as ([waiting], over):
         time.sleep(0.6)
         assert not waiting.done()
         backend.add([NewPosting("k", b"")])

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 from tests.mutants import (
     memory_mutants,  # noqa: F401 - each fills the list
     memory_mutants_feed,  # noqa: F401
@@ -24,6 +22,7 @@ from tests.mutants import (
 )
 from tests.mutants.mutants import MUTANTS
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATHS = os.pathsep.join([str(ROOT), str(ROOT / "conformance")])
 
 

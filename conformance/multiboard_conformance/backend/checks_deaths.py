@@ -17,22 +17,11 @@ from typing import Any
 import pytest
 
 from multiboard.primitives import Change, ChangeKind, Lease, NewPosting, Shelf, boottime
+from multiboard_conformance.backend.answers import answer_of, eventually, name_of, persist, raised
 from multiboard_conformance.backend.feeds import BUSY, Reader
-from multiboard_conformance.backend.fixtures import (
-    SHORT_SESSION,
-    Board,
-    Store,
-    eventually,
-    heard,
-    listed,
-    look,
-    name_of,
-    persist,
-    post,
-    raised,
-    take,
-)
+from multiboard_conformance.backend.fixtures import SHORT_SESSION, Board, Store, post, take
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import listed, look
 from multiboard_conformance.machinery.plugin import Effort, show
 from multiboard_conformance.machinery.recording import Recorded
 
@@ -119,7 +108,7 @@ def _watch(board: Board) -> Deaths:
         listening.result()
     _thaw(frozen, seen)
     seen.living_end = {
-        "keepalive": heard(living.keepalive),
+        "keepalive": answer_of(living.keepalive),
         "remove": [name_of(answer) for answer in living.remove([living_lease])],
         "entities": listed(watcher, Shelf.ENTITIES),
     }
@@ -128,10 +117,10 @@ def _watch(board: Board) -> Deaths:
 
 def _listen(reader: Reader, seen: Deaths, stop: Event) -> None:
     while not stop.is_set():
-        known = len(reader.heard)
+        known = len(reader.received)
         reader.read(0.5)
         now = boottime()
-        seen.told += [(now, change) for change in reader.heard[known:]]
+        seen.told += [(now, change) for change in reader.received[known:]]
 
 
 def _look_on(watcher: Recorded, rival: Recorded, seen: Deaths, living: Lease) -> None:
@@ -170,7 +159,7 @@ def _thaw(frozen: Any, seen: Deaths) -> None:
     lease = seen.frozen_lease
 
     def of(call: Callable[[], Any]) -> Any:
-        return heard(lambda: persist(call))
+        return answer_of(lambda: persist(call))
 
     seen.thawed["remove"] = of(lambda: name_of(frozen.remove([lease])[0]))
     seen.thawed["release"] = of(lambda: frozen.release(lease))
@@ -323,8 +312,8 @@ def check_close_ends_session_leases_at_once(board: Board) -> None:
     free, _ = eventually(lambda: all(p.lease is None for p in other.list().postings), BUSY)
     assert free
     assert (listed(other), listed(other, Shelf.ENTITIES)) == (["a", "b"], [])
-    assert reader.hears(ChangeKind.EXPIRED, "a")
-    assert reader.hears(ChangeKind.EXPIRED, "b")
+    assert reader.receives(ChangeKind.EXPIRED, "a")
+    assert reader.receives(ChangeKind.EXPIRED, "b")
 
 
 @guarantee("LEASE-4")

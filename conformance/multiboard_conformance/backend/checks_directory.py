@@ -14,21 +14,11 @@ import pytest
 from multiboard.errors import PostingTooLarge
 from multiboard.primitives import ChangeKind, NewPosting, Posting, Shelf
 from multiboard.runtime.guard import Guard
+from multiboard_conformance.backend.answers import answer_of, name_of
 from multiboard_conformance.backend.feeds import Reader
-from multiboard_conformance.backend.fixtures import (
-    Board,
-    added,
-    heard,
-    keys,
-    listed,
-    look,
-    name_of,
-    post,
-    snapshot,
-    take,
-    together,
-)
+from multiboard_conformance.backend.fixtures import Board, added, post, take, together
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import keys, listed, look, snapshot
 from multiboard_conformance.machinery.plugin import Effort
 
 # -- DIR-1 -----------------------------------------------------------------------------------
@@ -209,9 +199,10 @@ def check_restore_of_what_is_not_there(board: Board) -> None:
     backend = board.open()
     post(backend, "k")
     backend.remove([take(backend, "k")])
-    assert [heard(lambda: backend.restore("k")), heard(lambda: backend.restore("never"))] == [
-        "PostingNotFound"
-    ] * 2
+    assert [
+        answer_of(lambda: backend.restore("k")),
+        answer_of(lambda: backend.restore("never")),
+    ] == ["PostingNotFound"] * 2
     assert backend.count() == 0
 
 
@@ -236,7 +227,7 @@ def check_adding_again_tells_nothing(board: Board) -> None:
     post(backend, "k")
     post(backend, "k")
     post(backend, "last")
-    assert reader.hears(ChangeKind.POSTED, "last")
+    assert reader.receives(ChangeKind.POSTED, "last")
     assert reader.story("k") == [ChangeKind.POSTED]
 
 

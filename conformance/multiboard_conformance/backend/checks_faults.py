@@ -16,20 +16,11 @@ import pytest
 
 from multiboard import errors
 from multiboard.primitives import Backend, ChangeKind, Lease, NewPosting, Posting, Shelf, boottime
+from multiboard_conformance.backend.answers import answer_of, has_cause, name_of, persist, raised
 from multiboard_conformance.backend.feeds import Limit, Reader, beside
-from multiboard_conformance.backend.fixtures import (
-    Board,
-    has_cause,
-    heard,
-    listed,
-    look,
-    name_of,
-    persist,
-    post,
-    raised,
-    take,
-)
+from multiboard_conformance.backend.fixtures import Board, post, take
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import listed, look
 from multiboard_conformance.harness import Harness
 from multiboard_conformance.machinery.plugin import Effort, need, not_exercised
 from multiboard_conformance.machinery.programs import claim_id
@@ -142,7 +133,7 @@ def check_lost_reply_costs_nothing(
     posting = direct.get(["k"])[0]
     assert case.applied(posting)
     post(direct, "last")
-    assert reader.hears(K.POSTED, "last")
+    assert reader.receives(K.POSTED, "last")
     assert reader.story("k") == case.told
     if posting is not None:
         assert posting.attempts == (0 if verb == "add" else 1)
@@ -194,7 +185,7 @@ def check_server_that_falls_silent(board: Board, faulty: Board, proxy: Proxy) ->
     post(backend, "k")
     proxy.set(Mode.BLACK_HOLE)
     began = boottime()
-    answer = heard(lambda: backend.add([NewPosting("new", b"")]))
+    answer = answer_of(lambda: backend.add([NewPosting("new", b"")]))
     took = boottime() - began
     assert answer in ("Unavailable", "Indeterminate")
     assert took < 2.0 + 1.0 + 3.0
@@ -236,7 +227,7 @@ def check_reader_hears_after_an_outage(
     direct, backend = board.open(), faulty.open(**QUICK_FAILING)
     reader = Reader(backend).start()
     post(direct, "before")
-    assert reader.hears(K.POSTED, "before")
+    assert reader.receives(K.POSTED, "before")
     with beside(lambda over: _read_on(reader, "during", 30.0, over)) as ([waiting], over):
         time.sleep(0.2)
         _outage(proxy, mode)

@@ -7,17 +7,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from multiboard.primitives import Shelf, boottime
+from multiboard_conformance.backend.answers import eventually
 from multiboard_conformance.backend.feeds import BUSY
-from multiboard_conformance.backend.fixtures import (
-    Board,
-    eventually,
-    look,
-    post,
-    race,
-    take,
-    together,
-)
+from multiboard_conformance.backend.fixtures import Board, post, race, take, together
 from multiboard_conformance.backend.guarantees import BOTH_KINDS, guarantee
+from multiboard_conformance.backend.reading import look
 from multiboard_conformance.machinery.plugin import Effort
 from multiboard_conformance.machinery.programs import claim_id, drain
 

@@ -21,12 +21,12 @@ def check_trimmed_history_is_a_reset(board: Board, harness: Harness) -> None:
     backend = board.open()
     slow, quick = Reader(backend).start(), Reader(backend).start()
     post(backend, *[f"k{n}" for n in range(20)])
-    assert quick.hears(K.POSTED, "k19")
+    assert quick.receives(K.POSTED, "k19")
     harness.trim(backend.settings)
     slow.read(MOMENTS)
-    assert slow.resets == 1, f"a gap without a reset: {slow.heard}"
+    assert slow.resets == 1, f"a gap without a reset: {slow.received}"
     post(backend, "last")
-    assert slow.hears(K.POSTED, "last")
+    assert slow.receives(K.POSTED, "last")
     # Its place is the last one that is left, or gone as well.
     assert quick.until(lambda: quick.resets or K.POSTED in quick.story("last"))
 
@@ -46,10 +46,10 @@ def check_reader_that_is_far_too_slow(board: Board, effort: Effort) -> None:
     give_up = boottime() + 30.0
     while not reader.resets and len(told) < len(made) and boottime() < give_up:
         reader.read(MOMENTS)
-        told = [(change.kind, change.key) for change in reader.heard]
+        told = [(change.kind, change.key) for change in reader.received]
     assert reader.resets or told == made
     post(backend, "last")
-    assert reader.hears(K.POSTED, "last")
+    assert reader.receives(K.POSTED, "last")
 
 
 def _churn(backend: Backend, most: int, seconds: float) -> list[tuple[ChangeKind, str]]:

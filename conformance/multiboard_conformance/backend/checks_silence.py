@@ -17,21 +17,11 @@ from typing import Any, TypeVar
 
 from multiboard import errors
 from multiboard.primitives import Backend, ChangeKind, Lease, NewPosting, Posting, Shelf, boottime
+from multiboard_conformance.backend.answers import name_of, persist, raised
 from multiboard_conformance.backend.feeds import Limit, Reader, beside
-from multiboard_conformance.backend.fixtures import (
-    SHORT_SESSION,
-    Board,
-    listed,
-    look,
-    name_of,
-    persist,
-    post,
-    raised,
-    snapshot,
-    take,
-    together,
-)
+from multiboard_conformance.backend.fixtures import SHORT_SESSION, Board, post, take, together
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import listed, look, snapshot
 from multiboard_conformance.machinery.plugin import Effort, not_exercised
 from multiboard_conformance.machinery.programs import claim_id
 from multiboard_conformance.machinery.proxy import Mode, Proxy
@@ -71,7 +61,7 @@ def check_reader_whose_connection_died(board: Board, faulty: Board, proxy: Proxy
     direct, backend = board.open(), _opened(faulty.open)
     reader = Reader(backend).start()
     post(direct, "before")
-    assert reader.hears(K.POSTED, "before")
+    assert reader.receives(K.POSTED, "before")
     with beside(lambda posted: _hears_or_resets(reader, "during", since=posted)) as (
         [waiting],
         posted,
@@ -287,8 +277,8 @@ def _late_is_void(direct: Backend, faulty: Board, proxy: Proxy, turn: str) -> bo
     time.sleep(0.3)
     assert snapshot(direct) == before
     post(direct, "last")
-    assert reader.hears(K.POSTED, "last")
-    assert [(change.kind, change.key) for change in reader.heard] == [(K.POSTED, "last")]
+    assert reader.receives(K.POSTED, "last")
+    assert [(change.kind, change.key) for change in reader.received] == [(K.POSTED, "last")]
     return True
 
 

@@ -8,20 +8,11 @@ import time
 import pytest
 
 from multiboard.primitives import Backend, ChangeKind, Lease, boottime
+from multiboard_conformance.backend.answers import answer_of, eventually, raised
 from multiboard_conformance.backend.feeds import BUSY, MOMENTS, Reader, beside
-from multiboard_conformance.backend.fixtures import (
-    Board,
-    eventually,
-    heard,
-    is_free,
-    look,
-    post,
-    race,
-    raised,
-    take,
-    together,
-)
+from multiboard_conformance.backend.fixtures import Board, post, race, take, together
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import is_free, look
 from multiboard_conformance.machinery.plugin import Effort
 
 
@@ -166,7 +157,7 @@ def check_wrong_clock_takes_nothing(board: Board, skew: float) -> None:
     post(backend, "leased", "due")
     post(backend, "later", delay=600.0)
     lease = take(backend, "leased", 600.0)
-    assert heard(lambda: take(odd, "leased", 5.0)) == "LeaseHeld"
+    assert answer_of(lambda: take(odd, "leased", 5.0)) == "LeaseHeld"
     won = odd.acquire_next("odd", ["c1", "c2", "c3"], 600.0)
     assert [posting.key for posting, _ in won] == ["due"]
     assert look(backend, "leased").lease == lease
@@ -209,7 +200,7 @@ def check_end_is_noticed_by_a_reader_alone(board: Board) -> None:
     reader = Reader(waiting).start()
     due = max(ends, boottime())
     reader.call = 60.0
-    assert reader.hears(ChangeKind.EXPIRED, "k", 20.0)
+    assert reader.receives(ChangeKind.EXPIRED, "k", 20.0)
     assert boottime() - due <= MOMENTS
 
 
@@ -221,7 +212,7 @@ def check_waiting_reader_hears_of_a_lease_made_shorter(board: Board) -> None:
     lease = take(backend, "k", 600.0)
     reader = Reader(waiting).start()
     reader.call = 60.0
-    with beside(lambda shorter: reader.hears(ChangeKind.EXPIRED, "k", 20.0, shorter)) as (
+    with beside(lambda shorter: reader.receives(ChangeKind.EXPIRED, "k", 20.0, shorter)) as (
         [hearing],
         shorter,
     ):

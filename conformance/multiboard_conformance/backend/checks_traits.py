@@ -12,14 +12,10 @@ from __future__ import annotations
 import pytest
 
 from multiboard.primitives import Backend, LeaseLock, NewPosting
-from multiboard_conformance.backend.fixtures import (
-    Board,
-    listed,
-    persist,
-    post,
-    take,
-)
+from multiboard_conformance.backend.answers import persist
+from multiboard_conformance.backend.fixtures import Board, post, take
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import listed
 from multiboard_conformance.harness import Harness
 from multiboard_conformance.machinery.peers import RemotePeer
 from multiboard_conformance.machinery.plugin import need

@@ -14,12 +14,12 @@ from typing import Any
 from taskflow import exceptions as excp
 from taskflow import states
 
-from multiboard_conformance.jobboard.promises import promise
+from multiboard_conformance.jobboard.guarantees import promise
 from multiboard_conformance.jobboard.scene import (
     Scene,
+    answer_of,
     eventually,
     found,
-    heard,
     holds,
     names,
     same,
@@ -47,7 +47,7 @@ def _go_on_beside(scene: Scene, harm: Callable[[Any, Any], Callable[[], object]]
     after = board.post("after")
     for other in (board, scene.board(), listener):
         for _ in range(2):
-            listed = heard(_fresh, other)
+            listed = answer_of(_fresh, other)
             holds(not isinstance(listed, Exception), f"iterjobs() raised {listed!r}")
             same([], [n for n in ("before", "after") if n not in listed], "jobs that are not seen")
     same(written, read(), "the damaged records")
@@ -139,7 +139,7 @@ def check_board_goes_on_after_an_outage(scene: Scene) -> None:
     seen: list[Any] = []
 
     def sees() -> bool:
-        seen[:] = [heard(lambda: set(names(board.iterjobs())))]
+        seen[:] = [answer_of(lambda: set(names(board.iterjobs())))]
         return bool(seen == [wanted])
 
     try:
@@ -160,7 +160,7 @@ def check_post_whose_answer_was_lost_is_there_once(scene: Scene) -> None:
     for number in range(4):
         board = scene.alone()
         scene.lose_reply(number)
-        answer = heard(board.post, f"job-{number}")
+        answer = answer_of(board.post, f"job-{number}")
         scene.proxy.heal()
         count = names(other.iterjobs(ensure_fresh=True)).count(f"job-{number}")
         if isinstance(answer, Exception):
@@ -181,13 +181,13 @@ def check_consume_whose_answer_was_lost(scene: Scene) -> None:
         its = found(other, job)
         board.claim(job, "me")
         scene.lose_reply(number)
-        answer = heard(board.consume, job, "me")
+        answer = answer_of(board.consume, job, "me")
         scene.proxy.heal()
         if answer is not None:
             same(excp.JobFailure, type(answer), f"what consume() raised ({answer})")
 
         def done(board: Any = board, job: Any = job, its: Any = its) -> bool:
-            heard(lambda: board.consume(job, "me"))
+            answer_of(lambda: board.consume(job, "me"))
             return bool(its.state == states.COMPLETE)
 
         eventually(done, "the job was consumed", 15.0)

@@ -17,12 +17,12 @@ from taskflow import exceptions as excp
 from taskflow import states
 from taskflow.jobs import base
 
-from multiboard_conformance.jobboard.promises import promise
+from multiboard_conformance.jobboard.guarantees import promise
 from multiboard_conformance.jobboard.scene import (
     Scene,
+    answer_of,
     eventually,
     found,
-    heard,
     holds,
     names,
     need,
@@ -90,7 +90,7 @@ def check_waiting_ends_with_a_job_or_in_time(scene: Scene) -> None:
         posted = time.monotonic()
         same(["a"], waiting.result(), "what wait() lists")
         took = time.monotonic() - posted
-        holds(took < 2.0, f"wait() heard of a job after {took:.1f} s")
+        holds(took < 2.0, f"wait() returned {took:.1f} s after the post")
 
 
 @promise("BOARD-12")
@@ -103,10 +103,10 @@ def check_posted_is_told_once_in_order(scene: Scene) -> None:
         lambda: all(set(posted) <= set(each) for each in told), "both boards told of all jobs"
     )
     time.sleep(1.0)
-    for board, heard_names in zip(("poster's", "other"), told, strict=True):
-        twice = {name: count for name, count in Counter(heard_names).items() if count > 1}
+    for board, received in zip(("poster's", "other"), told, strict=True):
+        twice = {name: count for name, count in Counter(received).items() if count > 1}
         same({}, twice, f"what the {board} board told more than once")
-        same(posted, heard_names, f"the order on the {board} board")
+        same(posted, received, f"the order on the {board} board")
 
 
 @promise("BOARD-13")
@@ -149,7 +149,7 @@ def check_waiting_for_a_job_ends_with_it(scene: Scene) -> None:
         consumed = time.monotonic()
         same([True, True], [wait.result() for wait in waits], "what wait() answered")
         took = time.monotonic() - consumed
-        holds(took < 2.0, f"wait() heard of the end after {took:.1f} s")
+        holds(took < 2.0, f"wait() returned {took:.1f} s after the end")
 
 
 @promise("BOARD-21")
@@ -177,11 +177,11 @@ def check_owner_of_what_nobody_claims_is_none(scene: Scene) -> None:
     """find_owner() answers None for a job that is unclaimed, and for one that is complete."""
     board = scene.board()
     job = board.post("a")
-    same(None, heard(board.find_owner, job), "the owner of an unclaimed job")
+    same(None, answer_of(board.find_owner, job), "the owner of an unclaimed job")
     board.claim(job, "me")
     same("me", board.find_owner(job), "the owner of a claimed job")
     board.consume(job, "me")
-    same(None, heard(board.find_owner, job), "the owner of a consumed job")
+    same(None, answer_of(board.find_owner, job), "the owner of a consumed job")
 
 
 @promise("BOARD-21")
@@ -229,11 +229,11 @@ def check_reading_deletes_no_job(scene: Scene) -> None:
     """A job that post() took is there after others have listed, whatever its details are."""
     board, other = scene.board(), scene.board()
     posted = [
-        heard(board.post, "a", details=details)
+        answer_of(board.post, "a", details=details)
         for details in ({7: "seven"}, {"a": {7: "seven"}}, {"when": datetime.datetime(2026, 1, 2)})
     ]
     for _ in range(4):
-        heard(lambda: list(other.iterjobs(ensure_fresh=True)))
+        answer_of(lambda: list(other.iterjobs(ensure_fresh=True)))
     for job in posted:
         if not isinstance(job, Exception):
             same(states.UNCLAIMED, job.state, f"the state of a job with the details {job.details}")
@@ -260,7 +260,7 @@ def check_details_keep_their_types(scene: Scene) -> None:
     """Keys that are numbers stay numbers, and a date stays a date; or the post is refused."""
     board, other = scene.board(), scene.board()
     for details in ({7: "seven"}, {"when": datetime.datetime(2026, 1, 2, 3, 4, 5)}):
-        if not isinstance(job := heard(board.post, "a", details=details), Exception):
+        if not isinstance(job := answer_of(board.post, "a", details=details), Exception):
             same(details, found(other, job).details, "the details")
 
 
@@ -269,7 +269,7 @@ def check_details_that_can_not_be_encoded_are_refused(scene: Scene) -> None:
     """A lock, or an object, can't be sent to anybody: post() says so."""
     board, other = scene.board(), scene.board()
     for value in (object(), threading.Lock()):
-        answer = heard(board.post, "a", details={"value": value})
+        answer = answer_of(board.post, "a", details={"value": value})
         listed = [job.details for job in other.iterjobs(ensure_fresh=True)]
         holds(isinstance(answer, Exception), f"{value!r} was posted; what came of it is {listed!r}")
         same([], listed, "the details of what is on the board")
@@ -280,7 +280,7 @@ def check_created_on_is_the_same_everywhere(scene: Scene) -> None:
     """The poster and others know when a job was posted."""
     _, _, job, its = seen_by_two(scene)
     for seen in (job, its):
-        created = heard(getattr, seen, "created_on")
+        created = answer_of(getattr, seen, "created_on")
         holds(isinstance(created, datetime.datetime), f"created_on is {created!r}")
     same(job.created_on, its.created_on, "created_on")
 
@@ -290,11 +290,11 @@ def check_last_modified_rises(scene: Scene) -> None:
     """A claim and an abandonment are changes of a job."""
     board = scene.board()
     job = board.post("a")
-    times = [heard(lambda: job.last_modified)]
+    times = [answer_of(lambda: job.last_modified)]
     for act in (board.claim, board.abandon):
         time.sleep(0.05)
         act(job, "me")
-        times.append(heard(lambda: job.last_modified))
+        times.append(answer_of(lambda: job.last_modified))
     holds(
         all(isinstance(each, datetime.datetime) for each in times[1:])
         and times[1] < times[2]

@@ -15,7 +15,7 @@ from taskflow import exceptions as excp
 from taskflow import states
 from taskflow.types import entity
 
-from multiboard_conformance.jobboard.promises import promise
+from multiboard_conformance.jobboard.guarantees import promise
 from multiboard_conformance.jobboard.scene import (
     Scene,
     eventually,

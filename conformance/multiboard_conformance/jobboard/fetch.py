@@ -21,7 +21,7 @@ from taskflow.jobs import backends
 from multiboard.config import loading
 from multiboard.primitives import NewPosting, Shelf
 from multiboard_conformance.backend.fixtures import Store, address_settings
-from multiboard_conformance.jobboard.promises import NotSupported
+from multiboard_conformance.results import NotSupported
 
 #: What is written where a record should be.
 RUBBISH = b"\xff\x00 rubbish"

@@ -102,18 +102,10 @@ class Peer(Delegate):
 class LocalPeer(Peer):
     """A peer in this process: its death is that nobody keeps its session."""
 
-    def __init__(
-        self,
-        target: str,
-        settings: Mapping[str, Any],
-        who: str,
-        history: History,
-        traits: primitives.Traits,
-        at: float | None = None,
-    ) -> None:
-        self._actor = Actor(target, settings, who, history, at)
-        super().__init__(who, self._actor.bare.settings, traits)
-        self._incarnation = self._actor.bare.incarnation
+    def __init__(self, actor: Actor, who: str, traits: primitives.Traits) -> None:
+        super().__init__(who, actor.bare.settings, traits)
+        self._actor = actor
+        self._incarnation = actor.bare.incarnation
         self._dead = False
 
     def ask(self, do: str, **command: Any) -> Any:
@@ -232,7 +224,7 @@ class WorkerPool:
         self._idle: list[Worker] = []
         self._lock = threading.Lock()
 
-    def take(self) -> Worker:
+    def checkout(self) -> Worker:
         """Return a worker that nobody uses."""
         with self._lock:
             while self._idle:
@@ -241,8 +233,8 @@ class WorkerPool:
                     return worker
         return Worker()
 
-    def give_back(self, worker: Worker) -> None:
-        """Take a worker back, or end it where it is of no more use."""
+    def checkin(self, worker: Worker) -> None:
+        """Keep a worker for the next peer, or end it where it is of no more use."""
         try:
             if worker.usable:
                 worker.ask("reset")
@@ -277,7 +269,7 @@ class RemotePeer(Peer):
     ) -> None:
         super().__init__(who, *own)
         self._pool = pool
-        self._worker = pool.take()
+        self._worker = pool.checkout()
         self._worker.history = history
         try:
             if skew:
@@ -305,4 +297,4 @@ class RemotePeer(Peer):
         if self._worker.usable:
             with contextlib.suppress(ProcessLookupError):
                 self.resume()
-        self._pool.give_back(self._worker)
+        self._pool.checkin(self._worker)

@@ -2,42 +2,21 @@
 """What a TaskFlow jobboard owes its users: id, sentence, and why anyone should care.
 
 These are promises of the jobboard, whatever is under it; those of a multiboard backend are in
-:mod:`multiboard_conformance.backend.guarantees`. Imports the standard library only.
+:mod:`multiboard_conformance.backend.guarantees`. Imports what a promise is only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from multiboard_conformance.promises import Promise, by_id, require_known
 
 #: Seconds that a check may take before it is killed and its promise is broken.
 DEADLINE = 40.0
 
 
-@dataclass(frozen=True)
-class Promise:
-    """One promise of a jobboard."""
-
-    id: str
-    sentence: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check, and the promises that it judges."""
-
-    name: str
-    ids: tuple[str, ...]
-    judge: Callable[[Any], None]
-    deadline: float
-
-    @property
-    def sentence(self) -> str:
-        """What the check's docstring promises."""
-        return " ".join((self.judge.__doc__ or "").split())
-
+Judge = Callable[[Any], None]
 
 _ALL = (
     Promise(
@@ -204,36 +183,15 @@ _ALL = (
 )
 
 #: Every promise by its id.
-PROMISES: dict[str, Promise] = {promise.id: promise for promise in _ALL}
-
-#: Every check, in the order of its promises once :func:`in_order` was asked.
-_CHECKS: list[Check] = []
+PROMISES: dict[str, Promise] = by_id(_ALL)
 
 
-def promise(
-    *ids: str, deadline: float = DEADLINE
-) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-    """Enter a check that judges these promises."""
-    unknown = [name for name in ids if name not in PROMISES]
-    if unknown or not ids:
-        raise ValueError(f"no such promise: {unknown}")
+def promise(*ids: str, deadline: float = DEADLINE) -> Callable[[Judge], Judge]:
+    """Mark a check with the promises that it judges, and with its deadline."""
+    require_known(ids, PROMISES)
 
-    def enter(judge: Callable[[Any], None]) -> Callable[[Any], None]:
-        _CHECKS.append(Check(judge.__name__, ids, judge, deadline))
+    def mark(judge: Judge) -> Judge:
+        vars(judge).update(ids=ids, deadline=deadline)
         return judge
 
-    return enter
-
-
-def checks() -> list[Check]:
-    """Return every check, those of the first promise first."""
-    order = list(PROMISES)
-    return sorted(_CHECKS, key=lambda check: order.index(check.ids[0]))
-
-
-class NotSupported(Exception):
-    """The board does not have what the check needs."""
-
-
-class NotExercised(Exception):
-    """The check can't be run on this store."""
+    return mark
