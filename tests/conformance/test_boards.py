@@ -57,27 +57,27 @@ def verdicts(report: dict[str, Any]) -> dict[str, str]:
 def test_our_board_keeps_every_promise(store_url: str, tmp_path: pathlib.Path) -> None:
     store = store_url.partition(":")[0]
     url = store_url.partition("?")[0]
-    status, told, printed = judge(tmp_path, "multiboard", "--conf", f"url={url}")
+    status, judged, printed = judge(tmp_path, "multiboard", "--conf", f"url={url}")
     away = NOT_EXERCISED.get(store, set())
     expected = {name: "not exercised" if name in away else "passed" for name in PROMISES}
-    assert (status, verdicts(told)) == (0, expected), printed
-    assert told["result"] == ("partial" if away else "conformant")
-    assert told["facts"]["board"] == "multiboard"
+    assert (status, verdicts(judged)) == (0, expected), printed
+    assert judged["result"] == ("partial" if away else "conformant")
+    assert judged["facts"]["board"] == "multiboard"
 
 
 def test_known_bugs_of_taskflows_board_are_found(redis_url: str, tmp_path: pathlib.Path) -> None:
     broken = ("BOARD-1", "BOARD-4", "BOARD-6", "BOARD-7", "BOARD-22")
     only = [f"--only={name}" for name in (*broken, "BOARD-3", "BOARD-13")]
-    status, told, printed = judge(tmp_path, "redis", "--conf", f"url={redis_url}", *only)
-    assert (status, told["result"]) == (1, "failed"), printed
-    found = verdicts(told)
+    status, judged, printed = judge(tmp_path, "redis", "--conf", f"url={redis_url}", *only)
+    assert (status, judged["result"]) == (1, "failed"), printed
+    found = verdicts(judged)
     assert {found[name] for name in broken} == {"failed"}, printed
     assert (found["BOARD-3"], found["BOARD-13"], found["BOARD-2"]) == (
         "passed",
         "not supported",
         "not run",
     )
-    assert told["why"]["check_removal_is_told_on_every_board"] == "no notifier on a RedisJobBoard"
+    assert judged["why"]["check_removal_is_told_on_every_board"] == "no notifier on a RedisJobBoard"
     assert "BOARD-6: An owner that lost its claim can not consume" in printed
 
 
@@ -171,8 +171,8 @@ def _committed() -> dict[str, dict[str, Any]]:
 
 
 def test_every_promise_has_a_check() -> None:
-    judged = {name for check in checks() for name in check.ids}
-    assert judged == set(PROMISES)
+    covered = {name for check in checks() for name in check.ids}
+    assert covered == set(PROMISES)
     names = [check.name for check in checks()]
     assert len(names) == len(set(names))
     assert all(check.sentence for check in checks())
@@ -186,8 +186,8 @@ def test_committed_reports_know_every_promise_and_check() -> None:
     ours = {f"multiboard-{store}" for store in stores}
     assert set(made) == ours | {"taskflow-redis", "taskflow-zookeeper", "taskflow-etcd"}
     for report in made.values():
-        told = {name: set(entry["checks"]) for name, entry in report["promises"].items()}
-        assert told == current
+        judged = {name: set(entry["checks"]) for name, entry in report["promises"].items()}
+        assert judged == current
     assert {verdict for name in ours for verdict in verdicts(made[name]).values()} <= {
         "passed",
         "not exercised",

@@ -35,7 +35,7 @@ def check_purged_posting_does_not_come_back(board: Board) -> None:
     """A posting that was purged does not come back when its poster repeats the add.
 
     It is as finished as one that was consumed: the answer is the posting as it was added, or that
-    there is none, nobody can lease it, and the feed tells nothing.
+    there is none, nobody can lease it, and the feed reports nothing.
     """
     poster, operator = board.open(), board.open()
     (first,) = post(poster, "k")
@@ -83,8 +83,8 @@ def check_tokens_rise_where_a_purged_key_is_used_again(board: Board) -> None:
 def check_claim_id_is_good_for_one_lease(board: Board, end: str, expires_in: float | None) -> None:
     """A claim id whose lease was given back, or used up, leases nothing more.
 
-    A repeat that comes so late is of an attempt that had its answer: nobody would know of the
-    lease, and it would keep others away for as long as the process lives.
+    A repeat that comes so late is of an attempt that had its answer: nobody would hold the token of
+    the lease, and it would keep others away for as long as the process lives.
     """
     backend, other = board.open(), board.open()
     post(backend, "k", "free")

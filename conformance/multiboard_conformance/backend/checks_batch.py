@@ -79,7 +79,7 @@ def check_remove_answers_item_by_item(board: Board) -> None:
 
 @guarantee("BATCH-1")
 def check_large_removal(board: Board, effort: Effort) -> None:
-    """A large batch of removals, for good or to the trash, has every effect and tells of each."""
+    """A large batch of removals, for good or to the trash, has every effect and reports each."""
     backend = board.open()
     number = effort.rounds(120, 400)
     names = [f"k{n}" for n in range(number)]

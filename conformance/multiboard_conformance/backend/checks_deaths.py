@@ -41,21 +41,23 @@ class Deaths:
     #: When each key was seen unleased.
     freed: dict[str, float] = field(default_factory=dict)
     entity_gone: float | None = None
-    told: list[tuple[float, Change]] = field(default_factory=list)
+    reported: list[tuple[float, Change]] = field(default_factory=list)
     #: Of the frozen holder: before its last renewal, what was granted, its lease, its successor.
     renewed: tuple[float, float] = (0.0, 0.0)
     frozen_lease: Lease | None = None
     successor: tuple[float, Lease] | None = None
-    #: What the frozen holder heard when it was thawed.
+    #: What the frozen holder got back when it was thawed.
     thawed: dict[str, Any] = field(default_factory=dict)
     #: Whether the living holder's lease was held at every look, and at the end.
     living_held: list[bool] = field(default_factory=list)
     living_end: dict[str, Any] = field(default_factory=dict)
 
     def expired(self, key: str) -> list[float]:
-        """Return when the feed told of the end of a key's lease."""
+        """Return when the feed reported the end of a key's lease."""
         return [
-            at for at, change in self.told if (change.kind, change.key) == (ChangeKind.EXPIRED, key)
+            at
+            for at, change in self.reported
+            if (change.kind, change.key) == (ChangeKind.EXPIRED, key)
         ]
 
 
@@ -120,7 +122,7 @@ def _listen(reader: Reader, seen: Deaths, stop: Event) -> None:
         known = len(reader.received)
         reader.read(0.5)
         now = boottime()
-        seen.told += [(now, change) for change in reader.received[known:]]
+        seen.reported += [(now, change) for change in reader.received[known:]]
 
 
 def _look_on(watcher: Recorded, rival: Recorded, seen: Deaths, living: Lease) -> None:
@@ -202,7 +204,7 @@ def check_lease_slack_is_what_the_store_needs(deaths: Deaths) -> None:
 
 @guarantee("LEASE-4", "FEED-3")
 def check_feed_tells_of_the_killed(deaths: Deaths) -> None:
-    """The feed says EXPIRED of every lease of a killed process, to a reader that only waits."""
+    """The feed reports EXPIRED for every lease of a killed process, to a reader that only waits."""
     late = deaths.killed_at + deaths.granted + deaths.slack + BUSY
     assert [len(deaths.expired(key)) for key in KILLED] == [1, 1, 1]
     assert [key for key in KILLED if deaths.expired(key)[0] > late] == []
@@ -258,7 +260,7 @@ def check_nobody_gets_it_before_the_deadline(deaths: Deaths) -> None:
 
 @guarantee("LEASE-7")
 def check_keepalive_is_no_mere_hope(deaths: Deaths) -> None:
-    """A session lasts as long as keepalive said, counted from before it was asked."""
+    """A session lasts as long as keepalive answered, counted from before it was asked."""
     assert deaths.successor is not None
     before, granted = deaths.renewed
     assert granted > 0
@@ -290,10 +292,10 @@ def check_successor_has_a_higher_token(deaths: Deaths) -> None:
 @guarantee("LEASE-7", "LEASE-4")
 def check_thawed_holder_hears_session_lost_once(deaths: Deaths) -> None:
     """The next call that needs the session raises SessionLost; after it a new session begins."""
-    told = [deaths.thawed[name] for name in ("acquire", "keepalive", "acquire again")]
-    assert told[0] == "SessionLost"
-    assert isinstance(told[1], float)
-    assert isinstance(told[2], Lease)
+    answers = [deaths.thawed[name] for name in ("acquire", "keepalive", "acquire again")]
+    assert answers[0] == "SessionLost"
+    assert isinstance(answers[1], float)
+    assert isinstance(answers[2], Lease)
 
 
 # -- leaving ---------------------------------------------------------------------------------
@@ -301,7 +303,7 @@ def check_thawed_holder_hears_session_lost_once(deaths: Deaths) -> None:
 
 @guarantee("LEASE-4")
 def check_close_ends_session_leases_at_once(board: Board) -> None:
-    """Close ends the session leases and entities of its backend at once, and the feed says so."""
+    """Close ends the session leases and entities of its backend at once; the feed reports it."""
     backend, other = board.open(), board.open()
     post(backend, "a", "b")
     take(backend, "a")

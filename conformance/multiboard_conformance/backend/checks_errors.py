@@ -88,9 +88,9 @@ def check_close_may_be_repeated(board: Board) -> None:
 
 @guarantee("ERR-1")
 def check_making_a_backend_does_nothing(board: Board) -> None:
-    """A backend that is made and not opened tells its traits, and needs no close.
+    """A backend that is made and not opened declares its traits, and needs no close.
 
-    Only whether what it keeps is durable may be the server's to say.
+    Only whether what it keeps is durable may depend on the server.
     """
     traits = board.make().traits
     assert dataclasses.replace(traits, durable=board.traits.durable) == board.traits
@@ -100,7 +100,7 @@ def check_making_a_backend_does_nothing(board: Board) -> None:
 
 @guarantee("ERR-1")
 def check_facts_name_the_store(board: Board) -> None:
-    """Facts tells the store's name, as strings."""
+    """Facts reports the store's name, as strings."""
     facts = board.open().facts()
     assert "store" in facts
     assert {type(value) for value in facts.values()} == {str}
@@ -145,7 +145,7 @@ def check_unreachable_store(board: Board, store: Store) -> None:
 
 @guarantee("ERR-1")
 def check_silent_store(board: Board, store: Store) -> None:
-    """Open of a server that accepts and says nothing raises Unavailable within connect_timeout."""
+    """Open of a server that accepts and never replies raises Unavailable within connect_timeout."""
     if store.address() is None:
         not_exercised("the store has no single server that could be silent")
     with socket.create_server(("127.0.0.1", 0)) as mute:
@@ -205,7 +205,7 @@ def check_board_that_was_put_back(board: Board, harness: Harness) -> None:
     """When a backup was put back every verb of a backend that knew of more raises BoardLost.
 
     That holds for who made the last changes, for who only saw them, for a reader that waits, and
-    also when the store has come as far again by other changes. What is opened anew knows nothing
+    also when the store has come as far again by other changes. What is opened anew recalls nothing
     of it, and works with what is there.
     """
     need(harness, "put_back")
@@ -254,14 +254,14 @@ def check_board_that_was_put_back(board: Board, harness: Harness) -> None:
 
 @guarantee("ERR-2", "ERR-1")
 def check_what_failed_changed_nothing(board: Board) -> None:
-    """After every refusal the board is as it was and the feed has nothing to tell."""
+    """After every refusal the board is as it was and the feed has nothing to report."""
     backend, other = board.open(), board.open()
     post(backend, "held", "free")
     held = take(backend, "held", 60.0)
     lost = dataclasses.replace(held, token=held.token + 5)
     reader = Reader(other).start()
     before = snapshot(backend)
-    told = [
+    reported = [
         answer_of(lambda: take(other, "held")),
         answer_of(lambda: take(other, "none")),
         answer_of(lambda: other.renew(lost, 30.0)),
@@ -272,7 +272,7 @@ def check_what_failed_changed_nothing(board: Board) -> None:
         name_of(other.add([NewPosting("free", b"other")])[0]),
         other.purge(["free"])[0],
     ]
-    assert told == [
+    assert reported == [
         "LeaseHeld", "PostingNotFound", "LeaseLost", "LeaseLost", "LeaseLost", "PostingNotFound",
         "PostingNotFound", "PostingExists", False,
     ]  # fmt: skip
@@ -288,7 +288,7 @@ def check_what_failed_changed_nothing(board: Board) -> None:
 @guarantee("ERR-2")
 @pytest.mark.parametrize("to", [None, Shelf.TRASH], ids=["remove", "trash"])
 def check_repeated_removal(board: Board, to: Shelf | None) -> None:
-    """A removal that is repeated answers None again, and is told once."""
+    """A removal that is repeated answers None again, and is reported once."""
     backend = board.open()
     post(backend, "k")
     reader = Reader(backend).start()
@@ -302,7 +302,7 @@ def check_repeated_removal(board: Board, to: Shelf | None) -> None:
 
 @guarantee("ERR-2")
 def check_repeated_release(board: Board) -> None:
-    """A release that is repeated does nothing: no error, no second delay, told once."""
+    """A release that is repeated does nothing: no error, no second delay, reported once."""
     backend = board.open()
     post(backend, "k")
     reader = Reader(backend).start()

@@ -33,14 +33,14 @@ AWAY = (errors.Unavailable, errors.Indeterminate)
 
 @dataclass
 class Case:
-    """A verb whose reply is lost: what it does, how its effect shows, and what is told."""
+    """A verb whose reply is lost: what it does, how its effect shows, and what is reported."""
 
     #: Makes the call from the lease on the posting "k" and a fresh claim id.
     call: Callable[[Backend, Lease | None, str], Any]
     #: Tells from a posting (None: gone) whether the effect is there.
     applied: Callable[[Posting | None], bool]
     right: Callable[[Any], bool]
-    told: list[ChangeKind]
+    reported: list[ChangeKind]
     held: bool = True
     posted: bool = True
 
@@ -134,7 +134,7 @@ def check_lost_reply_costs_nothing(
     assert case.applied(posting)
     post(direct, "last")
     assert reader.receives(K.POSTED, "last")
-    assert reader.story("k") == case.told
+    assert reader.story("k") == case.reported
     if posting is not None:
         assert posting.attempts == (0 if verb == "add" else 1)
 
@@ -223,7 +223,7 @@ def _outage(proxy: Proxy, mode: Mode | None) -> None:
 def check_reader_hears_after_an_outage(
     board: Board, faulty: Board, proxy: Proxy, mode: Mode | None
 ) -> None:
-    """A reader that waits through an outage hears what happened in it, or reset; then goes on."""
+    """A reader that waits through an outage gets what happened in it, or a reset; then goes on."""
     direct, backend = board.open(), faulty.open(**QUICK_FAILING)
     reader = Reader(backend).start()
     post(direct, "before")
@@ -245,7 +245,7 @@ def check_reader_hears_after_an_outage(
 
 
 def _read_on(reader: Reader, key: str, within: float, since: threading.Event | None = None) -> bool:
-    """Read until a posting was told or reset was said, through errors that may be repeated."""
+    """Read until a posting or a reset was reported, through errors that may be repeated."""
     limit = Limit(within, since)
     known = reader.resets
     while limit.left() > 0:
@@ -271,7 +271,7 @@ def check_cut_feed_loses_nothing(board: Board, faulty: Board, proxy: Proxy, effo
         post(direct, key)
         if not n % 2:
             proxy.cut()
-        assert _read_on(reader, key, 20.0), f"{key} was neither told nor covered by a reset"
+        assert _read_on(reader, key, 20.0), f"{key} was neither reported nor covered by a reset"
         if reader.resets == known:
             assert reader.story(key) == [K.POSTED]
 
@@ -282,7 +282,7 @@ def check_cut_feed_loses_nothing(board: Board, faulty: Board, proxy: Proxy, effo
 @pytest.mark.alone
 @guarantee("FEED-4")
 def check_reader_hears_after_a_restart(board: Board, harness: Harness) -> None:
-    """A reader that waits while the store restarts hears reset, or goes on; never silence."""
+    """A reader that waits while the store restarts receives a reset, or goes on; never silence."""
     need(harness, "restart")
     if not board.traits.durable:
         not_exercised("the store does not declare that it is durable")

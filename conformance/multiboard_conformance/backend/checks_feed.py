@@ -35,7 +35,7 @@ def check_first_call_is_a_reset_at_once(board: Board) -> None:
 
 @guarantee("FEED-1")
 def check_feed_tells_a_postings_life(board: Board) -> None:
-    """Posted, claimed, released, claimed, removed: each is told, in order, on any connection."""
+    """Posted, claimed, released, claimed, removed: all are reported, in order, everywhere."""
     backend, other = board.open(), board.open()
     own, others = Reader(backend).start(), Reader(other).start()
     post(backend, "k")
@@ -53,7 +53,7 @@ def check_feed_tells_a_postings_life(board: Board) -> None:
 
 @guarantee("FEED-1")
 def check_feed_tells_of_the_trash(board: Board) -> None:
-    """Trashed and restored are told, with everything in between them."""
+    """Trashed and restored are reported, with everything in between them."""
     backend = board.open()
     reader = Reader(board.open()).start()
     post(backend, "k")
@@ -65,7 +65,7 @@ def check_feed_tells_of_the_trash(board: Board) -> None:
 
 @guarantee("FEED-1", "LEASE-4")
 def check_end_is_told_before_the_next_claim(board: Board) -> None:
-    """A lease that ended unnoticed is told as EXPIRED before the CLAIMED that follows it."""
+    """A lease that ended unnoticed is reported as EXPIRED before the CLAIMED that follows it."""
     backend = board.open()
     reader = Reader(backend).start()
     post(backend, "k")
@@ -79,7 +79,7 @@ def check_end_is_told_before_the_next_claim(board: Board) -> None:
 
 @guarantee("FEED-1")
 def check_feed_is_silent_about_what_changed_nothing(board: Board) -> None:
-    """Entities, renewals, refused and repeated operations, purges and reads are not told."""
+    """Entities, renewals, refused and repeated operations, purges and reads are not reported."""
     backend, other = board.open(), board.open()
     post(backend, "k")
     lease = take(backend, "k", 30.0)
@@ -117,22 +117,22 @@ def check_order_of_the_feed_is_the_order_of_events(board: Board, effort: Effort)
 
 @guarantee("FEED-1", "FEED-4")
 def check_slow_reader_is_told_all_or_reset(board: Board, effort: Effort) -> None:
-    """A reader that slept through many changes hears all of them in order, or reset."""
+    """A reader that slept through many changes receives all of them in order, or a reset."""
     backend, other = board.open(), board.open()
     reader = Reader(other).start()
     names = [f"k{n}" for n in range(effort.rounds(120, 3000))]
     for start in range(0, len(names), 100):
         post(backend, *names[start : start + 100])
     reader.until(lambda: reader.resets or len(reader.received) >= len(names), 20.0)
-    told = [c.key for c in reader.received]
-    assert reader.resets or told == names
+    reported = [c.key for c in reader.received]
+    assert reader.resets or reported == names
     post(backend, "last")
     assert reader.receives(K.POSTED, "last")
 
 
 @guarantee("FEED-1")
 def check_readers_have_cursors_of_their_own(board: Board) -> None:
-    """Each reader of one backend hears everything, and a cursor used twice tells it twice."""
+    """Each reader of one backend receives everything, and a cursor used twice gives it twice."""
     backend = board.open()
     one, two = Reader(backend).start(), Reader(backend).start()
     before = one.cursor
@@ -149,7 +149,7 @@ def check_readers_have_cursors_of_their_own(board: Board) -> None:
 
 @guarantee("FEED-1")
 def check_nothing_falls_between_cursor_and_list(board: Board, effort: Effort) -> None:
-    """What is listed after the first call and what is told later leave nothing out."""
+    """What is listed after the first call and what is reported later leave nothing out."""
     backend, poster = board.open(), board.peer()
     for n in range(effort.rounds(3, 12)):
         names = [f"k{n}.{m}" for m in range(40)]
@@ -166,7 +166,7 @@ def check_nothing_falls_between_cursor_and_list(board: Board, effort: Effort) ->
 
 @guarantee("FEED-1", "RUN-1")
 def check_feed_of_many_processes_is_complete(board: Board, effort: Effort) -> None:
-    """What many processes do at once is told to every reader, each posting's story in order."""
+    """What many processes do at once is reported to every reader, each posting's story in order."""
     backend, peers = board.open(), board.peers(3)
     reader = Reader(backend).start()
     number = effort.rounds(25, 200)
@@ -195,7 +195,7 @@ def check_feed_of_many_processes_is_complete(board: Board, effort: Effort) -> No
 @guarantee("FEED-2")
 @pytest.mark.parametrize("look_by", ["list", "get"])
 def check_told_posting_can_be_seen(board: Board, effort: Effort, look_by: str) -> None:
-    """When POSTED is told, the listing and the get of that instant show the posting."""
+    """When POSTED is reported, the listing and the get of that instant show the posting."""
     backend, poster = board.open(), board.peer()
     reader = Reader(backend).start()
     names = [f"k{n}" for n in range(effort.rounds(30, 150))]
@@ -205,21 +205,21 @@ def check_told_posting_can_be_seen(board: Board, effort: Effort, look_by: str) -
         while len(reader.received) < len(names) and not reader.resets:
             known = len(reader.received)
             reader.read(MOMENTS)
-            told = [change.key for change in reader.received[known:]]
-            assert told or reader.resets, "the feed fell silent"
+            reported = [change.key for change in reader.received[known:]]
+            assert reported or reader.resets, "the feed fell silent"
             there = (
                 listed(backend)
                 if look_by == "list"
-                else [p.key for p in backend.get(told) if p is not None]
+                else [p.key for p in backend.get(reported) if p is not None]
             )
-            unseen += [key for key in told if key not in there]
+            unseen += [key for key in reported if key not in there]
         posting.result()
     assert unseen == []
 
 
 @guarantee("FEED-2")
 def check_told_lease_can_be_seen(board: Board, effort: Effort) -> None:
-    """When CLAIMED, RELEASED or REMOVED is told, a look of that instant agrees."""
+    """When CLAIMED, RELEASED or REMOVED is reported, a look of that instant agrees."""
     backend, other = board.open(), board.open()
     reader = Reader(other).start()
     for n in range(effort.rounds(6, 40)):
@@ -241,7 +241,7 @@ def check_told_lease_can_be_seen(board: Board, effort: Effort) -> None:
 
 @guarantee("FEED-3")
 def check_waiting_reader_is_woken(board: Board, effort: Effort) -> None:
-    """A reader that waits for long hears of a change within moments."""
+    """A reader that waits for long receives a change within moments."""
     backend, poster = board.open(), board.open()
     reader = Reader(backend).start()
     delays = []
@@ -379,7 +379,7 @@ def check_cursor_moves_to_another_connection(board: Board) -> None:
 
 @guarantee("FEED-4")
 def check_frozen_reader_continues_or_resets(board: Board) -> None:
-    """A reader whose process was frozen while much happened hears it, or reset."""
+    """A reader whose process was frozen while much happened receives it, or a reset."""
     backend, peer = board.open(), board.peer()
     cursor = peer.changes(None, 0.0).cursor
     peer.pause()

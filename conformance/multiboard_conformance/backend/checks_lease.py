@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Checks of the lease: one holder, by its token, told apart from all before and after it."""
+"""Checks of the lease: one holder, by its token, distinguished from all before and after it."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def check_acquire_by_key_may_be_early(board: Board) -> None:
 @guarantee("LEASE-1", "RUN-1")
 @BOTH_KINDS
 def check_one_of_many_racers_wins(board: Board, effort: Effort, expires_in: float | None) -> None:
-    """Of processes that acquire in the same instant one wins and the others hear LeaseHeld."""
+    """Of processes that acquire in the same instant one wins and the others get LeaseHeld."""
     backend, peers = board.open(), board.peers(4)
     for key in fresh_keys(backend, effort.rounds(6, 40)):
         answers = race(peers, lambda peer: take(peer, key, expires_in, peer.who))  # noqa: B023
@@ -387,7 +387,7 @@ def check_timed_lease_is_found_by_another_connection(board: Board) -> None:
 
 @guarantee("LEASE-6")
 def check_session_lease_belongs_to_its_session(board: Board) -> None:
-    """A session lease is found again within its session only; others hear LeaseHeld."""
+    """A session lease is found again within its session only; others get LeaseHeld."""
     backend, other = board.open(), board.open()
     post(backend, "k")
     backend.acquire("k", "me", "one")

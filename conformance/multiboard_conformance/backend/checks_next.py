@@ -173,7 +173,7 @@ def check_threads_drain_a_board(board: Board, effort: Effort) -> None:
 
 @guarantee("NEXT-2")
 def check_delayed_posting_is_listed_and_held_back(board: Board) -> None:
-    """A delayed posting is listed, tells when it is due, and is not handed out before."""
+    """A delayed posting is listed, shows when it is due, and is not handed out before."""
     backend = board.open()
     sent = boottime()
     (posting,) = post(backend, "k", delay=60.0)

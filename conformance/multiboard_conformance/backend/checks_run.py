@@ -65,8 +65,8 @@ def check_forked_child_uses_what_it_inherited(board: Board) -> None:
         assert seen == {"child": "fine", "posted": "True", "lease": "True", "removed": "None"}
         assert backend.get(["leased"])[0].lease is None  # type: ignore[union-attr]
     else:
-        said = seen.pop("child")
-        assert said.startswith("refused") or said == "nothing"
+        child = seen.pop("child")
+        assert child.startswith("refused") or child == "nothing"
         assert seen == {"posted": "False", "lease": "True", "removed": "None"}
 
 
@@ -106,8 +106,8 @@ def _judged(board: Board, backend: Backend, reader: Reader, names: list[str]) ->
     live, trash = listed(backend), listed(backend, Shelf.TRASH)
     post(backend, "the-end")
     assert reader.until(lambda: reader.resets or reader.story("the-end"), 15.0)
-    told = None if reader.resets else reader.received
-    return judge(board.history, posted=names, live=live, trash=trash, told=told)
+    feed = None if reader.resets else reader.received
+    return judge(board.history, posted=names, live=live, trash=trash, feed=feed)
 
 
 @guarantee("RUN-1", "DIR-1")

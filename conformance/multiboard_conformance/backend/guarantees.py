@@ -20,12 +20,12 @@ _ALL = (
     Promise(
         "DIR-1",
         "An acknowledged posting is in every later list, from any connection, until it is removed.",
-        "A job that its poster believes in and no worker can see is a job lost without a trace.",
+        "An acknowledged job that no worker can see is a job lost without a trace.",
     ),
     Promise(
         "DIR-2",
         "Adding the same key again is the same posting, not a second one.",
-        "A poster whose answer was lost must post again; the job must not run twice for that.",
+        "A poster that lost the reply must post again; the job must not run twice for that.",
     ),
     Promise(
         "DIR-3",
@@ -73,19 +73,19 @@ _ALL = (
     Promise(
         "LEASE-4",
         "The leases of a dead session end within the session's time-out plus lease_slack, and the "
-        "feed says so.",
+        "feed reports it.",
         "The work of a dead worker waits for exactly this.",
     ),
     Promise(
         "LEASE-5",
         "A timed lease outlives its process and ends when due, by the store's clock, whatever the "
-        "client's clock says.",
+        "client's clock shows.",
         "A machine with a wrong clock must not steal jobs, nor hold them for ever.",
     ),
     Promise(
         "LEASE-6",
         "Acquiring again with the same claim id is the same lease (a lost reply costs nothing).",
-        "Else a claim whose answer was lost is held by nobody who knows of it.",
+        "Else a claim whose reply was lost is held by nobody who has its token.",
     ),
     Promise(
         "LEASE-7",
@@ -96,7 +96,7 @@ _ALL = (
     Promise(
         "LEASE-8",
         "attempts counts the acquisitions of a posting, deaths apart from abandons.",
-        "A job that kills its workers must be told from one that was given back.",
+        "A job that kills its workers must be distinguished from one that was given back.",
     ),
     Promise(
         "NEXT-1",
@@ -117,31 +117,31 @@ _ALL = (
     ),
     Promise(
         "FEED-1",
-        "Every change is told at least once, in order, or the feed says reset.",
-        "The local picture of a board is built from this alone.",
+        "Every change is reported at least once, in order, or the feed reports a reset.",
+        "The local view of a board is built from this alone.",
     ),
     Promise(
         "FEED-2",
-        "A change is never told before the listing can show it.",
-        "Who hears of a job and looks must find it, or it sleeps until the next one.",
+        "A change is never reported before the listing can show it.",
+        "Who receives the event of a job and looks must find it, or it sleeps until the next one.",
     ),
     Promise(
         "FEED-3",
-        "A waiting reader hears of a change without polling (SQLite: a poll that a person would "
+        "A waiting reader receives a change without polling (SQLite: a poll that a person would "
         "not notice).",
         "A worker that sleeps through a posting adds its whole nap to the latency of the job.",
     ),
     Promise(
         "FEED-4",
         "After a reconnect, a restart, a trimmed or compacted history the reader continues or "
-        "hears reset; never silence.",
+        "receives a reset; never silence.",
         "A feed that died quietly looks exactly like a board on which nothing happens.",
     ),
     Promise(
         "ERR-1",
-        "No native error escapes; not-applied and unknown are told apart.",
+        "No native error escapes; not-applied and unknown are distinguished.",
         "The caller repeats what was surely not applied and resolves what is unknown; an error of "
-        "the client library tells it neither.",
+        "the client library allows neither.",
     ),
     Promise(
         "ERR-2",

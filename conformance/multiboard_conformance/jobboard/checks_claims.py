@@ -162,7 +162,7 @@ def check_expires_in_always_answers_a_number(scene: Scene) -> None:
 
 @promise("BOARD-10")
 def check_extending_uses_its_argument(scene: Scene) -> None:
-    """Both the owner and a board that knows its name extend by what they say."""
+    """Both the owner and a board that has its name extend by their argument."""
     board, _, job, its = seen_by_two(scene)
     need_expiry(board)
     need(job, "extend_expiry")
@@ -178,7 +178,7 @@ def check_extending_uses_its_argument(scene: Scene) -> None:
 
 @promise("BOARD-11")
 def check_second_consume_is_not_found(scene: Scene) -> None:
-    """A second consume, or a claim of what was consumed, is told as NotFound."""
+    """A second consume, or a claim of what was consumed, raises NotFound."""
     board, other, job, its = seen_by_two(scene)
     board.claim(job, "me")
     board.consume(job, "me")
@@ -264,8 +264,8 @@ def _try_to_hold(board: Any, other: Any, job: Any) -> None:
     except AssertionError as error:
         owner = answer_of(lambda: other.find_owner(its))
         raise AssertionError(
-            f"after a lost answer the job is {owner!r}'s, and nobody can claim it: its claimer "
-            f"hears {answers[0]!r}"
+            f"after a lost reply the job is {owner!r}'s, and nobody can claim it: its claimer "
+            f"gets {answers[0]!r}"
         ) from error
 
 
@@ -285,7 +285,7 @@ def _claim_with_lost_replies(scene: Scene, **claim: Any) -> None:
 
 @promise("BOARD-5", deadline=90.0)
 def check_claim_whose_answer_was_lost_is_not_lost(scene: Scene) -> None:
-    """Whichever of a claim's answers is lost, the job is not held by nobody."""
+    """Whichever of a claim's replies is lost, the job is not held by nobody."""
     _claim_with_lost_replies(scene)
 
 
@@ -310,7 +310,7 @@ class _Unanswered:
     def _attempt(self, claim: Callable[[], Any]) -> Any:
         self.attempts += 1
         if self.attempts == 1:
-            raise errors.Indeterminate("the answer was lost")
+            raise errors.Indeterminate("the reply was lost")
         if self.attempts == 2:
             raise errors.SessionLost("the session ended")
         answer = claim()

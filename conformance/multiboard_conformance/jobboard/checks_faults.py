@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""A jobboard in trouble: the store goes away, answers are lost, records are damaged.
+"""A jobboard in trouble: the store goes away, replies are lost, records are damaged.
 
 Imports TaskFlow and the suite's own modules.
 """
@@ -68,7 +68,7 @@ def check_damaged_records_are_left_alone(scene: Scene) -> None:
 
 @promise("BOARD-7")
 def check_unknown_priority_is_left_alone(scene: Scene) -> None:
-    """A whole record with a priority that this version does not know is not lost."""
+    """A whole record with a priority that this version can't read is not lost."""
     _go_on_beside(scene, scene.maker.misprioritize)
 
 
@@ -105,7 +105,7 @@ def check_silence_is_a_job_failure(scene: Scene) -> None:
 
 @promise("BOARD-18", deadline=60.0)
 def check_connecting_to_nobody_is_a_job_failure(scene: Scene) -> None:
-    """A server that is not there is told by connect()."""
+    """A server that is not there is reported by connect()."""
     board = scene.make(proxied=True)
     scene.proxy.set(Mode.REFUSE)
     _fails(board.connect, "connect()")
@@ -150,12 +150,12 @@ def check_board_goes_on_after_an_outage(scene: Scene) -> None:
     board.consume(job, "me")
 
 
-# -- lost answers ------------------------------------------------------------------------------
+# -- lost replies ------------------------------------------------------------------------------
 
 
 @promise("BOARD-28", deadline=90.0)
 def check_post_whose_answer_was_lost_is_there_once(scene: Scene) -> None:
-    """Whichever of a post's answers is lost, there is no second job."""
+    """Whichever of a post's replies is lost, there is no second job."""
     other = scene.board()
     for number in range(4):
         board = scene.alone()
@@ -173,7 +173,7 @@ def check_post_whose_answer_was_lost_is_there_once(scene: Scene) -> None:
 
 @promise("BOARD-29", deadline=90.0)
 def check_consume_whose_answer_was_lost(scene: Scene) -> None:
-    """Whichever of its answers is lost, it ends well, or raises JobFailure and can be repeated."""
+    """Whichever of its replies is lost, it ends well, or raises JobFailure and can be repeated."""
     other = scene.board()
     for number in range(3):
         board = scene.alone()

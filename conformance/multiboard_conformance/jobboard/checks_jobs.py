@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Jobs of a jobboard: how they are listed, waited for, described and told of.
+"""Jobs of a jobboard: how they are listed, waited for, described and reported.
 
 Imports TaskFlow and the suite's own modules.
 """
@@ -97,50 +97,56 @@ def check_waiting_ends_with_a_job_or_in_time(scene: Scene) -> None:
 def check_posted_is_told_once_in_order(scene: Scene) -> None:
     """A hundred postings are a hundred events on the poster's board and on another."""
     boards = [scene.board(), scene.board()]
-    told = _listen(boards, base.POSTED)
+    events = _listen(boards, base.POSTED)
     posted = [boards[0].post(str(number)).name for number in range(100)]
     eventually(
-        lambda: all(set(posted) <= set(each) for each in told), "both boards told of all jobs"
+        lambda: all(set(posted) <= set(each) for each in events), "both boards reported all jobs"
     )
     time.sleep(1.0)
-    for board, received in zip(("poster's", "other"), told, strict=True):
+    for board, received in zip(("poster's", "other"), events, strict=True):
         twice = {name: count for name, count in Counter(received).items() if count > 1}
-        same({}, twice, f"what the {board} board told more than once")
+        same({}, twice, f"what the {board} board reported more than once")
         same(posted, received, f"the order on the {board} board")
 
 
 @promise("BOARD-13")
 def check_removal_is_told_on_every_board(scene: Scene) -> None:
-    """A consumed and a trashed job are told once each, on both boards."""
+    """A consumed and a trashed job are reported once each, on both boards."""
     boards = [scene.board(), scene.board()]
-    told = _listen(boards, base.REMOVAL)
+    events = _listen(boards, base.REMOVAL)
     jobs = [boards[0].post(name) for name in ("consumed", "trashed")]
     for job in jobs:
         found(boards[1], job)
         boards[0].claim(job, "me")
     boards[0].consume(jobs[0], "me")
     boards[0].trash(jobs[1], "me")
-    eventually(lambda: all(len(names_) >= 2 for names_ in told), "both boards told both removals")
+    eventually(
+        lambda: all(len(names_) >= 2 for names_ in events), "both boards reported both removals"
+    )
     time.sleep(1.0)
-    same([["consumed", "trashed"]] * 2, [sorted(names_) for names_ in told], "the removals told")
+    same(
+        [["consumed", "trashed"]] * 2,
+        [sorted(names_) for names_ in events],
+        "the removals reported",
+    )
 
 
 def _listen(boards: list[Any], event: str) -> list[list[str]]:
-    told: list[list[str]] = [[] for _ in boards]
-    for board, names_ in zip(boards, told, strict=True):
+    events: list[list[str]] = [[] for _ in boards]
+    for board, names_ in zip(boards, events, strict=True):
         need(board, "notifier")
         board.notifier.register(
             event, lambda _event, details, names_=names_: names_.append(details["job"].name)
         )
         list(board.iterjobs(ensure_fresh=True))
-    return told
+    return events
 
 
 @promise("BOARD-14")
 def check_waiting_for_a_job_ends_with_it(scene: Scene) -> None:
-    """Who has waited for six seconds still hears at once that the job is complete."""
+    """Who has waited for six seconds is still notified at once that the job is complete."""
     board, _, job, its = seen_by_two(scene)
-    holds(not its.wait(0.05), "wait(0.05) said that an unclaimed job is complete")
+    holds(not its.wait(0.05), "wait(0.05) answered that an unclaimed job is complete")
     with ThreadPoolExecutor(2) as threads:
         waits = [threads.submit(job.wait, 30.0), threads.submit(its.wait, 30.0)]
         time.sleep(6.0)
@@ -186,7 +192,7 @@ def check_owner_of_what_nobody_claims_is_none(scene: Scene) -> None:
 
 @promise("BOARD-21")
 def check_state_after_closing_is_a_failure(scene: Scene) -> None:
-    """A closed board can't know, and says so."""
+    """A closed board has no state to give, and raises."""
     board = scene.board()
     job = board.post("a")
     board.close()
@@ -266,7 +272,7 @@ def check_details_keep_their_types(scene: Scene) -> None:
 
 @promise("BOARD-23")
 def check_details_that_can_not_be_encoded_are_refused(scene: Scene) -> None:
-    """A lock, or an object, can't be sent to anybody: post() says so."""
+    """A lock, or an object, can't be sent to anybody: post() raises."""
     board, other = scene.board(), scene.board()
     for value in (object(), threading.Lock()):
         answer = answer_of(board.post, "a", details={"value": value})
@@ -277,7 +283,7 @@ def check_details_that_can_not_be_encoded_are_refused(scene: Scene) -> None:
 
 @promise("BOARD-24")
 def check_created_on_is_the_same_everywhere(scene: Scene) -> None:
-    """The poster and others know when a job was posted."""
+    """The poster and others see when a job was posted."""
     _, _, job, its = seen_by_two(scene)
     for seen in (job, its):
         created = answer_of(getattr, seen, "created_on")

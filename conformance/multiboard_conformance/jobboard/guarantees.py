@@ -33,7 +33,7 @@ _ALL = (
     ),
     Promise(
         "BOARD-3",
-        "Of any number of claimers one wins; all others hear UnclaimableJob, also those who use "
+        "Of any number of claimers one wins; all others get UnclaimableJob, also those who use "
         "the winner's name.",
         "Two winners run one job twice; names come back when a conductor is restarted.",
     ),
@@ -44,7 +44,7 @@ _ALL = (
     ),
     Promise(
         "BOARD-5",
-        "A claim whose answer was lost is not held by nobody for ever: repeating it succeeds, or "
+        "A claim whose reply was lost is not held by nobody for ever: repeating it succeeds, or "
         "another can claim the job.",
         "One lost packet would take a job out of service, with nothing in any log.",
     ),
@@ -74,26 +74,25 @@ _ALL = (
     ),
     Promise(
         "BOARD-10",
-        "extend_expiry() uses its argument, and works for a board that knows the owner's name "
-        "only.",
+        "extend_expiry() uses its argument, and works for a board that has the owner's name only.",
         "Octavia extends from another board of the process; a claim that is extended by the old "
         "value ends in the middle of the work.",
     ),
     Promise(
         "BOARD-11",
-        "What is refused is told by the right error: NotFound, exactly, for what is gone or "
+        "What is refused raises the right error: NotFound, exactly, for what is gone or "
         "unclaimed; JobFailure for what is another's; and nothing changes.",
         "A conductor survives these and no others.",
     ),
     Promise(
         "BOARD-12",
-        "POSTED is told once for each job, in order, on every board.",
+        "POSTED is reported once for each job, in order, on every board.",
         "A worker that waits for the event misses a job, or starts it twice.",
     ),
     Promise(
         "BOARD-13",
-        "REMOVAL is told once for each job, on the board that consumed it and on every other.",
-        "Whoever keeps a picture of the board keeps ghosts.",
+        "REMOVAL is reported once for each job, on the board that consumed it and on every other.",
+        "Whoever keeps a view of the board keeps ghosts.",
     ),
     Promise(
         "BOARD-14",
@@ -140,7 +139,7 @@ _ALL = (
     Promise(
         "BOARD-22",
         "A fresh iteration sees every job that was acknowledged before, and none that is gone.",
-        "A job that its poster believes in and no worker can see is lost without a trace.",
+        "An acknowledged job that no worker can see is lost without a trace.",
     ),
     Promise(
         "BOARD-23",
@@ -171,14 +170,14 @@ _ALL = (
     ),
     Promise(
         "BOARD-28",
-        "A post whose answer was lost is on the board at most once.",
+        "A post whose reply was lost is on the board at most once.",
         "The client library's own repetition would run the job twice.",
     ),
     Promise(
         "BOARD-29",
-        "A consume whose answer was lost ends well or is unknown (JobFailure); it is not told as "
-        "another's (NotFound), and repeated it ends.",
-        "A worker that is told that its finished job was gone reports work as lost that was done.",
+        "A consume whose reply was lost ends well or is unknown (JobFailure); it is not "
+        "reported as another's (NotFound), and repeated it ends.",
+        "A worker that gets NotFound for its finished job reports work as lost that was done.",
     ),
 )
 

@@ -2,7 +2,7 @@
 """Run the checks of a jobboard, each in a process of its own that is killed at its deadline.
 
 ``multiboard-conformance --taskflow-board redis --conf host=... --report out.json``. What a board
-breaks is a result, told by the table and the exit status. Imports the suite's own modules.
+breaks is a result, shown by the table and the exit status. Imports the suite's own modules.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Suite:
             config.hook.pytest_deselected(items=[i for i in items if not only & set(ids_of(i))])
             items[:] = [item for item in items if only & set(ids_of(item))]
         shard, _, shards = config.getoption("--shard").partition("/")
-        # Without a harness they only say that they can't be run, and may do so in any shard.
+        # Without a harness they only report that they can't be run, and may do so in any shard.
         disturbing = config.getoption("--harness") is not None
         alone = [i for i in items if disturbing and i.get_closest_marker("alone") is not None]
         if shard == "alone":
@@ -105,7 +105,7 @@ class Suite:
     def pytest_runtest_makereport(
         self, item: pytest.Function, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Turn what pytest says of a check into an outcome with ids, sentence and operations."""
+        """Turn what pytest reports of a check into an outcome with ids, sentence and operations."""
         report = yield
         if report.when == "setup" and report.passed:
             item.stash[_PREPARED] = report.duration
