@@ -46,7 +46,7 @@ bool believes[WORKERS * CLAIMS + 1];    /* the holder by this claim id has reaso
 bool known[WORKERS * CLAIMS + 1];       /* the board has registered the answer */
 bool in_doubt[WORKERS * CLAIMS + 1];    /* an attempt was not answered, and was reported */
 bool frozen[WORKERS + 1];               /* the process stands still: it can learn nothing */
-bool gave_up[WORKERS * CLAIMS + 1];     /* the caller was told that the outcome is not known */
+bool gave_up[WORKERS * CLAIMS + 1];     /* the caller received an unknown outcome */
 byte token_of[WORKERS * CLAIMS + 1];
 
 byte works = 0;                         /* jobs that were acknowledged as done */
@@ -68,7 +68,7 @@ inline apply(verb, claim, proof, answer, got) {
         :: !present -> answer = GONE
         :: present && leased && by == claim ->
 #ifdef NO_CLAIM_ID
-            assert(false);              /* held by oneself, and told that it is another's */
+            assert(false);              /* held by oneself, and reported as another's */
             answer = HELD
 #else
             answer = OK; got = token

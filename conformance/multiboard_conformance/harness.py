@@ -89,7 +89,7 @@ class Harness:
         raise NotImplementedError
 
     def address(self) -> tuple[str, int]:
-        """Return the server's host and port, where the target does not say them."""
+        """Return the server's host and port, where the target does not name them."""
         raise NotImplementedError
 
     def close(self) -> None:

@@ -51,7 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--harness", metavar="MODULE:CLASS", help="what the suite can't guess")
     parser.add_argument("--seed", type=int, help="repeat the random schedules of a run")
     parser.add_argument("--list", action="store_true", help="print the guarantees and stop")
-    parser.add_argument("--lanes", type=int, default=4, help="processes that run checks")
+    # The second name is what it was called before.
+    parser.add_argument(
+        "--shards", "--lanes", type=int, default=4, metavar="N", help="processes that run checks"
+    )
     parser.add_argument(
         "--taskflow-board",
         choices=("redis", "zookeeper", "etcd", "multiboard"),
@@ -73,8 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return runner.run(options)
     if options.list:
-        for promise in GUARANTEES.values():
-            print(f"{promise.id:<8} {promise.sentence}")
+        print(v.listed(GUARANTEES.values()))
         return 0
     if options.backend is None:
         parser.error("which backend? Give a URL, a name, or module:Class")
@@ -107,13 +109,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _nothing_run(error: Exception) -> int:
-    print(f"multiboard-conformance: {type(error).__name__}: {error}", file=sys.stderr)
-    print("Nothing was run.", file=sys.stderr)
-    return 2
+    return v.nothing_run(f"{type(error).__name__}: {error}")
 
 
 def _unusable(store: Store) -> int | None:
-    """Tell why nothing can be judged here; a backend that is merely broken is judged."""
+    """Print why nothing can be judged here; a backend that is merely broken is judged."""
     try:
         backend = store.load(namespace="conformance")
         backend.open()
@@ -130,15 +130,14 @@ def _run(options: argparse.Namespace, argv: Sequence[str], store: Store) -> int:
     began = time.monotonic()
     seed = int.from_bytes(os.urandom(4), "big") if options.seed is None else options.seed
     facts = store.server_info()
-    said = ", ".join(f"{name} {value}" for name, value in facts.items())
-    print(f"multiboard conformance: {said}; seed {seed}", flush=True)
+    print(f"multiboard conformance: {v.spelled(facts)}; seed {seed}", flush=True)
 
     waivers = dict(text.partition("=")[::2] for text in options.waive)
-    verdicts = v.Verdicts(waivers)
-    progress = _Progress(options.verbose)
+    results = v.Results(GUARANTEES, waivers)
+    progress = v.Progress(options.verbose)
 
-    def told(outcome: v.Outcome) -> None:
-        verdicts.note(outcome)
+    def receive(outcome: v.Outcome) -> None:
+        results.add(outcome)
         progress.show(outcome)
 
     arguments = ["--board", options.backend, "--seed", str(seed)]
@@ -147,52 +146,26 @@ def _run(options: argparse.Namespace, argv: Sequence[str], store: Store) -> int:
     arguments += [f"--only={name}" for name in options.only]
     arguments += ["-k", options.k] if options.k is not None else []
     alone = ("beside" if options.spare else "after") if options.harness else None
-    wrong = shards.run(options.lanes, arguments, told, alone=alone)
+    broken_off = shards.run(options.shards, arguments, receive, alone=alone)
     progress.end()
 
-    for outcome in verdicts.all(v.FAILED):
-        name = outcome.check.partition("[")[0]
-        print(f"\n{'-' * 100}\nFAILED {outcome.check}   (alone: -k {name} --seed {seed})")
-        print(f"\n{outcome.text}")
-    for text in wrong:
-        print(f"\n{'-' * 100}\n{text}")
-    print("\n" + "\n".join(verdicts.table()))
-    result = v.FAILED if wrong and verdicts.ran() else verdicts.result()
+    def alone_by(outcome: v.Outcome) -> str:
+        return f"   (alone: -k {outcome.check.partition('[')[0]} --seed {seed})"
+
+    for text in [*results.failures(alone_by), *(f"\n{'-' * 100}\n{text}" for text in broken_off)]:
+        print(text)
+    print("\n" + "\n".join(results.table()))
+    result = v.FAILED if broken_off and results.ran() else results.result()
     seconds = round(time.monotonic() - began, 1)
     effort = "quick" if options.quick else "full"
-    print(f"\n{result}: {verdicts.summary()} in {seconds} s ({effort}, seed {seed})")
-    told_all = report.build(
-        verdicts, store, result=result, facts=facts, argv=argv, effort=effort, seed=seed,
+    print(f"\n{result}: {results.summary()} in {seconds} s ({effort}, seed {seed})")
+    made = report.of_backend(
+        results, store, result=result, facts=facts, argv=argv, effort=effort, seed=seed,
         seconds=seconds,
     )  # fmt: skip
     for path in options.report:
-        report.write(path, told_all)
-    return {"nothing run": 2, v.FAILED: 1}.get(result, 0)
-
-
-class _Progress:
-    """A sign for each check as it ends; with ``-v`` a line."""
-
-    def __init__(self, verbose: bool) -> None:
-        self._verbose = verbose
-        self._seen: set[str] = set()
-
-    def show(self, outcome: v.Outcome) -> None:
-        """Show an outcome; a check has several phases and is shown once, but for its failure."""
-        known = outcome.check in self._seen
-        self._seen.add(outcome.check)
-        if outcome.verdict == v.PASSED and (known or not self._verbose):
-            if not known:
-                print(".", end="", flush=True)
-        elif self._verbose:
-            print(f"{outcome.verdict:<14} {outcome.check} ({', '.join(outcome.ids)})", flush=True)
-        else:
-            print({v.FAILED: "F", v.WAIVED: "w"}.get(outcome.verdict, "-"), end="", flush=True)
-
-    def end(self) -> None:
-        """End the line."""
-        if not self._verbose:
-            print()
+        report.write(path, made, results)
+    return v.exit_status(result)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The report of a run: what was judged, where, and how it came out, as JSON and as Markdown.
 
-``conformance/README.md`` describes the schema. A report names no machine: hosts and paths are
-placeholders, in the command that reproduces it too. Imports the errors, the loader and the suite's
-verdicts only.
+``conformance/README.md`` describes the two schemas, of a backend and of a jobboard. A report names
+no machine: hosts and paths are placeholders, in the command that reproduces it too. Imports the
+loader, the store under test and the suite's results only.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import Any
 from multiboard.config import loading
 from multiboard_conformance import results as v
 from multiboard_conformance.backend.fixtures import Store
-from multiboard_conformance.backend.guarantees import GUARANTEES
 
-#: The name and the version of the schema; the number rises when a reader would misread a report.
+#: The name and the version of a schema; the number rises when a reader would misread a report.
 SCHEMA = "multiboard-conformance/1"
+BOARD_SCHEMA = "multiboard-board-conformance/1"
 
 #: Options of the command that are no part of what was judged.
 _LOCAL_OPTIONS = ("--report", "--seed")
 _COUNTED = (v.PASSED, v.FAILED, v.WAIVED, v.NOT_EXERCISED)
 
 
-def build(
-    verdicts: v.Verdicts,
+def of_backend(
+    results: v.Results,
     store: Store,
     *,
     result: str,
@@ -41,12 +41,15 @@ def build(
     seed: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """Return the report of a run, to be written as JSON."""
+    """Return the report of a run on a backend, to be written as JSON."""
     cls = loading.spec_class(store.target)
     return {
         "schema": SCHEMA,
         "result": result,
-        "suite": {"version": _version("multiboard_conformance"), "guarantees": len(GUARANTEES)},
+        "suite": {
+            "version": _version("multiboard_conformance"),
+            "guarantees": len(results.promises),
+        },
         "backend": {
             "target": anonymous(store.target, store),
             "class": f"{cls.__module__}:{cls.__qualname__}",
@@ -59,29 +62,50 @@ def build(
         "seed": seed,
         "seconds": seconds,
         "reproduce": reproduce(argv, store, seed),
-        "counts": _counts(verdicts.outcomes.values()),
-        "guarantees": {name: _guarantee(verdicts, name) for name in GUARANTEES},
-        "checks": _checks(verdicts.outcomes.values()),
-        "failures": {o.check: o.why for o in verdicts.all(v.FAILED)},
-        "waived": {o.check: o.why for o in verdicts.all(v.WAIVED)},
-        "not_exercised": _reasons(verdicts.all(v.NOT_EXERCISED)),
-        "needless_waivers": verdicts.needless_waivers(),
+        "counts": _counts(results.outcomes.values()),
+        "guarantees": {name: _guarantee(results, name) for name in results.promises},
+        "checks": _checks(results.outcomes.values()),
+        "failures": {o.check: o.why for o in results.all(v.FAILED)},
+        "waived": {o.check: o.why for o in results.all(v.WAIVED)},
+        "not_exercised": _reasons(results.all(v.NOT_EXERCISED)),
+        "needless_waivers": results.needless_waivers(),
     }
 
 
-def _guarantee(verdicts: v.Verdicts, name: str) -> dict[str, Any]:
-    outcomes = [o for o in verdicts.outcomes.values() if name in o.ids]
+def of_board(
+    results: v.Results, *, facts: Mapping[str, str], seconds: float, reproduce: str
+) -> dict[str, Any]:
+    """Return the report of a run on a jobboard, to be written as JSON."""
     return {
-        "verdict": verdicts.of(name),
+        "schema": BOARD_SCHEMA,
+        "result": results.result(),
+        "facts": dict(facts),
+        "seconds": seconds,
+        "reproduce": reproduce,
+        "promises": {
+            name: {
+                "verdict": results.of(name),
+                "checks": {o.check: o.verdict for o in results.on(name)},
+            }
+            for name in results.promises
+        },
+        "why": {o.check: o.why for o in results.outcomes.values() if o.verdict != v.PASSED},
+    }
+
+
+def _guarantee(results: v.Results, name: str) -> dict[str, Any]:
+    outcomes = results.on(name)
+    return {
+        "verdict": results.of(name),
         **_counts(outcomes),
         "seconds": round(sum(o.seconds for o in outcomes), 2),
-        "sentence": GUARANTEES[name].sentence,
+        "sentence": results.promises[name].sentence,
     }
 
 
 def _counts(outcomes: Iterable[v.Outcome]) -> dict[str, int]:
-    said = [o.verdict for o in outcomes]
-    return {verdict.replace(" ", "_"): said.count(verdict) for verdict in _COUNTED}
+    verdicts = [o.verdict for o in outcomes]
+    return {verdict.replace(" ", "_"): verdicts.count(verdict) for verdict in _COUNTED}
 
 
 def _checks(outcomes: Iterable[v.Outcome]) -> dict[str, dict[str, Any]]:
@@ -155,18 +179,18 @@ def _version(package: str) -> str:
 # -- writing ---------------------------------------------------------------------------------
 
 
-def write(path: str, report: Mapping[str, Any]) -> None:
+def write(path: str, report: Mapping[str, Any], results: v.Results) -> None:
     """Write a report: as Markdown where the name ends in ``.md``, else as JSON."""
-    text = markdown(report) if path.endswith(".md") else as_json(report)
+    text = markdown(report, results) if path.endswith(".md") else as_json(report)
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
 
 
 def as_json(report: Mapping[str, Any]) -> str:
-    """Return the JSON of a report, one line for each guarantee and check, to be compared well."""
+    """Return the JSON of a report, one line for each promise and check, to be compared well."""
     parts = []
     for name, value in report.items():
-        if name in ("guarantees", "checks") and value:
+        if name in ("guarantees", "promises", "checks") and value:
             lines = [f"    {json.dumps(key)}: {json.dumps(item)}" for key, item in value.items()]
             parts.append(f"  {json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n  }")
         else:
@@ -175,13 +199,19 @@ def as_json(report: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def markdown(report: Mapping[str, Any]) -> str:
+def markdown(report: Mapping[str, Any], results: v.Results) -> str:
     """Return a report for people to read."""
+    of_a_board = report["schema"] == BOARD_SCHEMA
+    lines = _of_board(report, results) if of_a_board else _of_backend(report)
+    return "\n".join(lines) + "\n"
+
+
+def _of_backend(report: Mapping[str, Any]) -> list[str]:
     backend, store = report["backend"], report["store"]
     lines = [
         f"# Conformance of {backend['class']}",
         "",
-        f"**{report['result']}**: " + _said(report["counts"]) + f", in {report['seconds']} s.",
+        f"**{report['result']}**: " + _spelled(report["counts"]) + f", in {report['seconds']} s.",
         "",
         "| | |",
         "|---|---|",
@@ -211,16 +241,27 @@ def markdown(report: Mapping[str, Any]) -> str:
         if report[title]:
             lines += ["", f"## {title.replace('_', ' ').capitalize()}", ""]
             lines += [f"- `{name}`: {_cell(why)}" for name, why in report[title].items()]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-def _said(counts: Mapping[str, int]) -> str:
-    said = [f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count]
-    return ", ".join(said) or "no check was run"
+def _of_board(report: Mapping[str, Any], results: v.Results) -> list[str]:
+    lines = [f"# Conformance of a jobboard: {report['result']}", "", v.spelled(report["facts"]), ""]
+    lines += [f"    {report['reproduce']}", "", "| id | verdict | promise |", "|---|---|---|"]
+    for name, entry in report["promises"].items():
+        lines.append(f"| {name} | {entry['verdict']} | {results.promises[name].sentence} |")
+    if report["why"]:
+        lines += ["", "| check | what was seen |", "|---|---|"]
+        lines += [f"| `{check}` | {_cell(why)} |" for check, why in report["why"].items()]
+    return lines
+
+
+def _spelled(counts: Mapping[str, int]) -> str:
+    counted = [f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count]
+    return ", ".join(counted) or "no check was run"
 
 
 def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    text = " ".join(str(value).split()).replace("|", "\\|")
+    text = " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
     return text if len(text) < 300 else f"{text[:300]}..."

@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """What the suite can't guess about our own stores: garbage, damage, restarts, the loss of a board.
 
-It writes past the backends, with the stores' own clients. It knows how they lay out a board; that
+It writes past the backends, with the stores' own clients. It encodes how they lay out a board; that
 is what a harness is for. Servers are killed that nobody else uses: each harness starts a spare one.
 """
 
@@ -146,7 +146,7 @@ class RedisHarness(ServerHarness, RedisRecords):
             self.server.start()
 
 
-#: A process that is killed in the middle of a write; its lines say when to do that.
+#: A process that is killed in the middle of a write; its lines are the cue.
 _WRITER = """
 import sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], timeout=10.0, isolation_level=None)
@@ -188,8 +188,8 @@ class SQLiteHarness(Harness):
             text=True,
         )
         assert writer.stdout is not None
-        with writer.stdout as said:
-            line = said.readline()
+        with writer.stdout as output:
+            line = output.readline()
         writer.kill()
         writer.wait()
         assert line == "written\n", "the process died before it wrote"

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from multiboard_conformance.backend.guarantees import GUARANTEES
-from multiboard_conformance.jobboard import promises
+from multiboard_conformance.jobboard.guarantees import PROMISES
+from multiboard_conformance.jobboard.runner import checks
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 REPORTS = ROOT / "conformance" / "reports" / "boards"
@@ -56,27 +57,27 @@ def verdicts(report: dict[str, Any]) -> dict[str, str]:
 def test_our_board_keeps_every_promise(store_url: str, tmp_path: pathlib.Path) -> None:
     store = store_url.partition(":")[0]
     url = store_url.partition("?")[0]
-    status, told, printed = judge(tmp_path, "multiboard", "--conf", f"url={url}")
+    status, judged, printed = judge(tmp_path, "multiboard", "--conf", f"url={url}")
     away = NOT_EXERCISED.get(store, set())
-    expected = {name: "not exercised" if name in away else "passed" for name in promises.PROMISES}
-    assert (status, verdicts(told)) == (0, expected), printed
-    assert told["result"] == ("partial" if away else "conformant")
-    assert told["facts"]["board"] == "multiboard"
+    expected = {name: "not exercised" if name in away else "passed" for name in PROMISES}
+    assert (status, verdicts(judged)) == (0, expected), printed
+    assert judged["result"] == ("partial" if away else "conformant")
+    assert judged["facts"]["board"] == "multiboard"
 
 
 def test_known_bugs_of_taskflows_board_are_found(redis_url: str, tmp_path: pathlib.Path) -> None:
     broken = ("BOARD-1", "BOARD-4", "BOARD-6", "BOARD-7", "BOARD-22")
     only = [f"--only={name}" for name in (*broken, "BOARD-3", "BOARD-13")]
-    status, told, printed = judge(tmp_path, "redis", "--conf", f"url={redis_url}", *only)
-    assert (status, told["result"]) == (1, "failed"), printed
-    found = verdicts(told)
+    status, judged, printed = judge(tmp_path, "redis", "--conf", f"url={redis_url}", *only)
+    assert (status, judged["result"]) == (1, "failed"), printed
+    found = verdicts(judged)
     assert {found[name] for name in broken} == {"failed"}, printed
     assert (found["BOARD-3"], found["BOARD-13"], found["BOARD-2"]) == (
         "passed",
         "not supported",
         "not run",
     )
-    assert told["why"]["check_removal_is_told_on_every_board"] == "no notifier on a RedisJobBoard"
+    assert judged["why"]["check_removal_is_told_on_every_board"] == "no notifier on a RedisJobBoard"
     assert "BOARD-6: An owner that lost its claim can not consume" in printed
 
 
@@ -99,14 +100,14 @@ def test_what_can_not_be_judged_is_2(tmp_path: pathlib.Path, arguments: list[str
 
 def test_promises_are_listed(tmp_path: pathlib.Path) -> None:
     printed = run(tmp_path, "--taskflow-board", "redis", "--list").stdout
-    assert [line.split()[0] for line in printed.splitlines()] == list(promises.PROMISES)
+    assert [line.split()[0] for line in printed.splitlines()] == list(PROMISES)
 
 
 def test_check_that_hangs_or_dies_is_a_failure() -> None:
     program = """
 import os, threading, time
-from multiboard_conformance import board_fetch, board_run
-from multiboard_conformance.jobboard.promises import Check
+from multiboard_conformance.jobboard import fetch, runner
+from multiboard_conformance.jobboard.runner import Check
 
 def hang(_scene):
     threading.Thread(target=time.sleep, args=(60,)).start()
@@ -115,9 +116,9 @@ def hang(_scene):
 checks = [Check("hangs", ("BOARD-1",), hang, 2.0)]
 checks.append(Check("dies", ("BOARD-1",), lambda _scene: os._exit(3), 30.0))
 checks.append(Check("raises", ("BOARD-1",), lambda _scene: {}["x"], 30.0))
-maker = board_fetch.make("multiboard", {"url": "memory://"})
-for outcome in board_run.run_checks(checks, maker, 3):
-    print(outcome.check.name, outcome.verdict, outcome.why)
+maker = fetch.make("multiboard", {"url": "memory://"})
+for outcome in runner.run_checks(checks, maker, 3):
+    print(outcome.check, outcome.verdict, outcome.why)
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -138,13 +139,14 @@ def test_board_that_looks_for_attempts_in_hand_is_found() -> None:
     """A mutant of our board: it gives back what a claim that is under way has leased."""
     program = """
 from multiboard.runtime import unconfirmed
-from multiboard_conformance import board_fetch, board_promises, board_run
+from multiboard_conformance.jobboard import fetch, runner
 
-unconfirmed.UnconfirmedClaims.begin = lambda *_: None
-checks = [each for each in promises.checks() if each.name.endswith("_is_not_given_back")]
-maker = board_fetch.make("multiboard", {"url": "memory://"})
-for outcome in board_run.run_checks(checks, maker, 2):
-    print(outcome.check.name, outcome.verdict, outcome.why)
+(claims,) = [each for each in vars(unconfirmed).values() if hasattr(each, "begin")]
+claims.begin = lambda *_: None
+checks = [each for each in runner.checks() if each.name.endswith("_is_not_given_back")]
+maker = fetch.make("multiboard", {"url": "memory://"})
+for outcome in runner.run_checks(checks, maker, 2):
+    print(outcome.check, outcome.verdict, outcome.why)
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -169,26 +171,23 @@ def _committed() -> dict[str, dict[str, Any]]:
 
 
 def test_every_promise_has_a_check() -> None:
-    judged = {name for check in promises.checks() for name in check.ids}
-    assert judged == set(promises.PROMISES)
-    names = [check.name for check in promises.checks()]
+    covered = {name for check in checks() for name in check.ids}
+    assert covered == set(PROMISES)
+    names = [check.name for check in checks()]
     assert len(names) == len(set(names))
-    assert all(check.sentence for check in promises.checks())
+    assert all(check.sentence for check in checks())
 
 
 def test_committed_reports_know_every_promise_and_check() -> None:
     """Where this fails, the side-by-side page is stale: ``tools/side-by-side``."""
-    current = {
-        name: {check.name for check in promises.checks() if name in check.ids}
-        for name in promises.PROMISES
-    }
+    current = {name: {check.name for check in checks() if name in check.ids} for name in PROMISES}
     made = _committed()
     stores = ("memory", "sqlite", "redis", "zookeeper", "etcd")
     ours = {f"multiboard-{store}" for store in stores}
     assert set(made) == ours | {"taskflow-redis", "taskflow-zookeeper", "taskflow-etcd"}
     for report in made.values():
-        told = {name: set(entry["checks"]) for name, entry in report["promises"].items()}
-        assert told == current
+        judged = {name: set(entry["checks"]) for name, entry in report["promises"].items()}
+        assert judged == current
     assert {verdict for name in ours for verdict in verdicts(made[name]).values()} <= {
         "passed",
         "not exercised",
@@ -198,10 +197,10 @@ def test_committed_reports_know_every_promise_and_check() -> None:
 
 
 def _checks_of_the_suite() -> dict[str, list[str]]:
-    """Ask in another process: this pytest does not know the suite's markers."""
+    """Ask in another process: this pytest does not have the suite's markers."""
     program = """
 import json
-from multiboard_conformance import catalogue
+from multiboard_conformance.backend import catalogue
 print(json.dumps({name: ids for name, _, ids in catalogue.checks()}))
 """
     done = subprocess.run(
@@ -213,13 +212,13 @@ print(json.dumps({name: ids for name, _, ids in catalogue.checks()}))
 
 def test_track_record_names_checks_that_exist() -> None:
     known = _checks_of_the_suite()
-    known.update({check.name: list(check.ids) for check in promises.checks()})
+    known.update({check.name: list(check.ids) for check in checks()})
     named = re.findall(r"\b([A-Z]+-\d+) `(check_\w+)`", RECORD)
     assert len(named) > 60
     assert [(name, check) for name, check in named if name not in known.get(check, [])] == []
     assert set(re.findall(r"`(check_\w+)`", RECORD)) <= set(known)
     ids = {name for name, _ in named}
-    assert ids <= set(GUARANTEES) | set(promises.PROMISES)
+    assert ids <= set(GUARANTEES) | set(PROMISES)
 
 
 def test_bugs_of_taskflows_boards_in_the_track_record_were_seen() -> None:

@@ -60,23 +60,23 @@ def test_every_store_conforms(store_url: str, tmp_path: pathlib.Path) -> None:
     url = store_url.partition("?")[0]
     harness = HARNESSES.get(url.partition(":")[0])
     extra = [] if harness is None else ["--harness", harness]
-    status, told, printed = report(tmp_path, url, "--quick", *extra)
-    assert (status, told["result"]) == (0, "conformant"), printed
-    assert {entry["verdict"] for entry in told["guarantees"].values()} == {"passed"}
+    status, judged, printed = report(tmp_path, url, "--quick", *extra)
+    assert (status, judged["result"]) == (0, "conformant"), printed
+    assert {entry["verdict"] for entry in judged["guarantees"].values()} == {"passed"}
 
 
 @pytest.mark.full
 @pytest.mark.timeout(300)
 def test_an_ensemble_conforms(tmp_path: pathlib.Path) -> None:
     with clusters.running(clusters.cluster("zookeeper")) as ensemble:
-        status, told, printed = report(
+        status, judged, printed = report(
             tmp_path,
             ensemble.url,
             "--quick",
             "--harness",
             "tests.conformance.harnesses:EnsembleHarness",
         )
-    assert (status, told["result"]) == (0, "conformant"), printed
+    assert (status, judged["result"]) == (0, "conformant"), printed
 
 
 @pytest.mark.full
@@ -88,11 +88,11 @@ def test_redis_among_several_servers_conforms(
 ) -> None:
     with clusters.running(clusters.cluster(form)) as cluster:
         url = f"{cluster.url}?durability={durability}"
-        status, told, printed = report(
+        status, judged, printed = report(
             tmp_path, url, "--quick", "--harness", "tests.conformance.harnesses:RedisRecords"
         )
-    assert (status, told["result"]) == (0, "conformant"), printed
-    assert {entry["verdict"] for entry in told["guarantees"].values()} == {"passed"}
+    assert (status, judged["result"]) == (0, "conformant"), printed
+    assert {entry["verdict"] for entry in judged["guarantees"].values()} == {"passed"}
 
 
 def test_bare_file_store_gets_a_temporary_file(tmp_path: pathlib.Path) -> None:
@@ -155,10 +155,10 @@ def test_surroundings_change_nothing(tmp_path: pathlib.Path) -> None:
 
 
 def test_failure_tells_id_sentence_and_operations(tmp_path: pathlib.Path) -> None:
-    status, told, printed = report(
+    status, judged, printed = report(
         tmp_path, "tests.mutants.memory_mutants:ConsumedComesBack", "--quick", "--only", "DIR-2"
     )
-    assert (status, told["result"]) == (1, "failed")
+    assert (status, judged["result"]) == (1, "failed")
     assert "DIR-2: Adding the same key again is the same posting, not a second one." in printed
     assert "It asks: A posting that was consumed does not come back" in printed
     assert "(alone: -k check_consumed_posting_does_not_come_back --seed " in printed
@@ -166,44 +166,46 @@ def test_failure_tells_id_sentence_and_operations(tmp_path: pathlib.Path) -> Non
 
 
 def test_waived_failure_is_partial(tmp_path: pathlib.Path) -> None:
-    status, told, printed = report(
+    status, judged, printed = report(
         tmp_path,
-        "tests.mutants.memory_mutants:ConsumedComesBack", "--quick", "--only", "DIR-2", "--waive", "DIR-2=broken",
+        "tests.mutants.memory_mutants:ConsumedComesBack", "--quick", "--only", "DIR-2",
+        "--waive", "DIR-2=broken",
     )  # fmt: skip
-    assert (status, told["result"]) == (0, "partial"), printed
-    assert told["guarantees"]["DIR-2"]["verdict"] == "waived"
-    assert told["waived"] == {"check_consumed_posting_does_not_come_back": "broken"}
+    assert (status, judged["result"]) == (0, "partial"), printed
+    assert judged["guarantees"]["DIR-2"]["verdict"] == "waived"
+    assert judged["waived"] == {"check_consumed_posting_does_not_come_back": "broken"}
 
 
 def test_waived_check_by_name(tmp_path: pathlib.Path) -> None:
-    status, told, printed = report(
+    status, judged, printed = report(
         tmp_path, "tests.mutants.memory_mutants:ConsumedComesBack", "--quick", "--only", "DIR-2",
         "--waive", "check_consumed_posting_does_not_come_back=broken",
     )  # fmt: skip
-    assert (status, told["result"]) == (0, "partial"), printed
+    assert (status, judged["result"]) == (0, "partial"), printed
 
 
 def test_needless_waiver_fails(tmp_path: pathlib.Path) -> None:
-    status, told, _ = report(
+    status, judged, _ = report(
         tmp_path, "memory://", "--quick", "--only", "DIR-3", "--waive", "DIR-3=I thought so"
     )
-    assert (status, told["result"], told["needless_waivers"]) == (1, "failed", ["DIR-3"])
+    assert (status, judged["result"], judged["needless_waivers"]) == (1, "failed", ["DIR-3"])
 
 
 def test_waiver_covers_no_other_guarantee(tmp_path: pathlib.Path) -> None:
-    status, told, _ = report(
-        tmp_path, "tests.mutants.memory_mutants:RankAsText", "--quick", "--only", "DIR-3", "--only", "DIR-2",
+    status, judged, _ = report(
+        tmp_path,
+        "tests.mutants.memory_mutants:RankAsText", "--quick", "--only", "DIR-3", "--only", "DIR-2",
         "--waive", "DIR-2=another matter",
     )  # fmt: skip
-    assert (status, told["guarantees"]["DIR-3"]["verdict"]) == (1, "failed")
+    assert (status, judged["guarantees"]["DIR-3"]["verdict"]) == (1, "failed")
 
 
 def test_report_tells_how_to_reproduce_it(tmp_path: pathlib.Path) -> None:
-    _, told, _ = report(tmp_path, "memory://", "--quick", "--only", "DIR-3", "--seed", "7")
-    assert told["schema"] == "multiboard-conformance/1"
-    assert (told["seed"], told["effort"], told["store"]["store"]) == (7, "quick", "memory")
-    assert told["traits"]["cross_process"] is False
-    assert told["reproduce"].startswith("multiboard-conformance memory:// --quick --only DIR-3")
+    _, judged, _ = report(tmp_path, "memory://", "--quick", "--only", "DIR-3", "--seed", "7")
+    assert judged["schema"] == "multiboard-conformance/1"
+    assert (judged["seed"], judged["effort"], judged["store"]["store"]) == (7, "quick", "memory")
+    assert judged["traits"]["cross_process"] is False
+    assert judged["reproduce"].startswith("multiboard-conformance memory:// --quick --only DIR-3")
 
 
 def test_guarantees_page_is_current() -> None:
@@ -226,8 +228,8 @@ def test_table_of_operations_has_one_row_for_each() -> None:
     history.conclude(history.invoke("a", "acquire", {"claim_id": "0123456789abcdef" * 2}), None)
     heading, first, second = history.table().splitlines()
     assert heading.split() == ["when", "took", "who", "what", "outcome"]
-    said = "failed: Unavailable: the client says: line one line two (from ValueError)"
-    assert first.endswith(said)
+    shown_error = "failed: Unavailable: the client says: line one line two (from ValueError)"
+    assert first.endswith(shown_error)
     assert "acquire(claim_id=01234567..)" in second
 
 
@@ -257,17 +259,17 @@ REPORTS = sorted((ROOT / "conformance" / "reports").glob("*.json"))
 @pytest.fixture(scope="module")
 def known() -> dict[str, list[str]]:
     """The checks of the suite and their ids; its markers are not those of this pytest."""
-    say = "import json; from multiboard_conformance import catalogue;"
-    say += "print(json.dumps({name: ids for name, _, ids in catalogue.checks()}))"
+    program = "import json; from multiboard_conformance.backend import catalogue;"
+    program += "print(json.dumps({name: ids for name, _, ids in catalogue.checks()}))"
     done = subprocess.run(
-        [sys.executable, "-c", say],
+        [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, PATHS))},
         capture_output=True,
         text=True,
         check=True,
     )
-    told: dict[str, list[str]] = json.loads(done.stdout)
-    return told
+    judged: dict[str, list[str]] = json.loads(done.stdout)
+    return judged
 
 
 def test_every_store_has_a_report() -> None:
@@ -278,11 +280,13 @@ def test_every_store_has_a_report() -> None:
 def test_committed_report_knows_the_ids_of_the_suite(
     path: pathlib.Path, known: dict[str, list[str]]
 ) -> None:
-    told = json.loads(path.read_text())
-    assert set(told["guarantees"]) == set(GUARANTEES), "run: make reports"
-    assert {name: one["ids"] for name, one in told["checks"].items()} == known, "run: make reports"
-    assert (told["schema"], told["result"], told["effort"]) == (SCHEMA, "conformant", "full")
-    assert (told["waived"], told["failures"]) == ({}, {})
+    judged = json.loads(path.read_text())
+    assert set(judged["guarantees"]) == set(GUARANTEES), "run: make reports"
+    assert {name: one["ids"] for name, one in judged["checks"].items()} == known, (
+        "run: make reports"
+    )
+    assert (judged["schema"], judged["result"], judged["effort"]) == (SCHEMA, "conformant", "full")
+    assert (judged["waived"], judged["failures"]) == ({}, {})
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
@@ -298,11 +302,13 @@ def test_servers_leave_nothing_out() -> None:
 
 def test_report_as_markdown(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "report.md"
-    _, told, _ = report(tmp_path, "memory://", "--quick", "--only", "DIR-3", "--report", str(path))
+    _, judged, _ = report(
+        tmp_path, "memory://", "--quick", "--only", "DIR-3", "--report", str(path)
+    )
     text = path.read_text()
     assert text.startswith("# Conformance of multiboard.backends.memory:MemoryBackend\n")
-    assert f"| DIR-3 | passed | {told['guarantees']['DIR-3']['passed']}/" in text
-    assert told["reproduce"] in text
+    assert f"| DIR-3 | passed | {judged['guarantees']['DIR-3']['passed']}/" in text
+    assert judged["reproduce"] in text
 
 
 @pytest.mark.parametrize(

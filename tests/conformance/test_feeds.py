@@ -31,7 +31,7 @@ def test_a_reader_waits_for_what_is_done_beside_it_however_long_that_takes() -> 
     backend = _memory("feeds")
     reader = Reader(backend).start()
     reader.call = 0.05
-    with beside(lambda over: reader.until(lambda: reader.heard, 0.3, over)) as ([waiting], over):
+    with beside(lambda over: reader.until(lambda: reader.received, 0.3, over)) as ([waiting], over):
         time.sleep(0.6)
         assert not waiting.done()
         backend.add([NewPosting("k", b"")])
@@ -63,9 +63,9 @@ def _memory(namespace: str) -> MemoryBackend:
 
 @pytest.mark.full
 def test_a_store_may_take_its_time_to_be_wiped(tmp_path: pathlib.Path) -> None:
-    status, told, printed = report(
+    status, judged, printed = report(
         tmp_path, f"sqlite://{tmp_path / 'board.db'}", "--quick", "-k", "wiped",
         "--harness", "tests.conformance.harnesses:UnhurriedHarness",
     )  # fmt: skip
-    assert (status, told["result"]) == (0, "partial"), printed
-    assert told["guarantees"]["FEED-4"]["verdict"] == "passed"
+    assert (status, judged["result"]) == (0, "partial"), printed
+    assert judged["guarantees"]["FEED-4"]["verdict"] == "passed"

@@ -50,18 +50,18 @@ class Story:
     def remove(self, token: int, to: Shelf | None = None, at: float | None = None) -> Story:
         return self.op("remove", {"leases": [lease(token)], "to": to}, [None], at)
 
-    def judge(self, live: str = "", trash: str = "", told: Any = None) -> list[str]:
-        return judge(self.history, posted=["k"], live=live, trash=trash, told=told)
+    def judge(self, live: str = "", trash: str = "", feed: Any = None) -> list[str]:
+        return judge(self.history, posted=["k"], live=live, trash=trash, feed=feed)
 
 
-def changes(*said: tuple[ChangeKind, int | None]) -> list[Change]:
-    return [Change(kind, "k", token) for kind, token in said]
+def changes(*events: tuple[ChangeKind, int | None]) -> list[Change]:
+    return [Change(kind, "k", token) for kind, token in events]
 
 
 def test_right_history_has_no_violation() -> None:
     story = Story().acquire(1).release(1).release(1).acquire(2).remove(2).remove(2)
-    told = changes((K.POSTED, None), (K.CLAIMED, 1), (K.RELEASED, 1), (K.CLAIMED, 2))
-    assert story.judge(told=[*told, *changes((K.REMOVED, 2))]) == []
+    feed = changes((K.POSTED, None), (K.CLAIMED, 1), (K.RELEASED, 1), (K.CLAIMED, 2))
+    assert story.judge(feed=[*feed, *changes((K.REMOVED, 2))]) == []
 
 
 @pytest.mark.parametrize(
@@ -91,18 +91,18 @@ def test_unknown_removal_may_have_happened_or_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("feed", "words"),
     [
         ([(K.CLAIMED, 1), (K.CLAIMED, 2)], "CLAIMED of k, which was held"),
         ([(K.RELEASED, 1), (K.CLAIMED, 1)], "RELEASED of k, which was free"),
-        ([(K.POSTED, None)], "never told of token 1"),
+        ([(K.POSTED, None)], "never reported token 1"),
         ([(K.CLAIMED, 1), (K.REMOVED, 1)], "was removed, and it is there"),
     ],
 )
 def test_feed_that_contradicts_is_found(
-    told: list[tuple[ChangeKind, int | None]], words: str
+    feed: list[tuple[ChangeKind, int | None]], words: str
 ) -> None:
-    assert words in " ".join(Story().acquire(1).judge("k", told=changes(*told)))
+    assert words in " ".join(Story().acquire(1).judge("k", feed=changes(*feed)))
 
 
 @pytest.mark.parametrize(

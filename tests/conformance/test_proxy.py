@@ -16,13 +16,13 @@ from tests.waiting import eventually
 
 
 class Echo(socketserver.ThreadingTCPServer):
-    """A server that says every line again, and remembers it."""
+    """A server that echoes every line, and records it."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), EchoLines)
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
 
 
 class EchoLines(socketserver.StreamRequestHandler):
@@ -32,7 +32,7 @@ class EchoLines(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         for line in self.rfile:
-            self.server.heard.append(line)
+            self.server.received.append(line)
             with contextlib.suppress(OSError):
                 self.wfile.write(line)
 
@@ -62,7 +62,7 @@ def connect(proxy: Proxy) -> socket.socket:
     return client
 
 
-def hears_nothing(client: socket.socket) -> bool:
+def receives_nothing(client: socket.socket) -> bool:
     with pytest.raises(TimeoutError):
         client.recv(100)
     return True
@@ -72,38 +72,38 @@ def test_lost_connection_is_silent_and_new_ones_are_served(echo: Echo, proxy: Pr
     with connect(proxy) as client:
         proxy.lose()
         client.sendall(b"lost\n")
-        assert hears_nothing(client)
+        assert receives_nothing(client)
         with connect(proxy):
-            assert echo.heard == [b"hello\n", b"hello\n"]
+            assert echo.received == [b"hello\n", b"hello\n"]
 
 
 def test_lost_request_is_delivered_late_and_answered_to_nobody(echo: Echo, proxy: Proxy) -> None:
     with connect(proxy) as client, connect(proxy):
         proxy.set(Mode.BLACK_HOLE)
         client.sendall(b"late\n")
-        assert hears_nothing(client)
+        assert receives_nothing(client)
         proxy.lose()
         assert proxy.deliver() == 1
-        eventually(lambda: b"late\n" in echo.heard)
-        assert hears_nothing(client)
+        eventually(lambda: b"late\n" in echo.received)
+        assert receives_nothing(client)
 
 
 def test_late_request_arrives_though_its_client_has_gone(echo: Echo, proxy: Proxy) -> None:
     with connect(proxy) as client:
         proxy.set(Mode.BLACK_HOLE)
         client.sendall(b"late\n")
-        assert hears_nothing(client)
+        assert receives_nothing(client)
     proxy.lose()
     assert proxy.deliver() == 1
-    eventually(lambda: b"late\n" in echo.heard)
+    eventually(lambda: b"late\n" in echo.received)
 
 
 def test_replies_are_held_and_then_passed(echo: Echo, proxy: Proxy) -> None:
     with connect(proxy) as client:
         proxy.set(Mode.HOLD_REPLIES)
         client.sendall(b"asked\n")
-        eventually(lambda: b"asked\n" in echo.heard)
-        assert hears_nothing(client)
+        eventually(lambda: b"asked\n" in echo.received)
+        assert receives_nothing(client)
         proxy.heal()
         client.settimeout(5.0)
         assert client.recv(100) == b"asked\n"
@@ -121,7 +121,7 @@ def test_connection_is_cut_before_or_after_the_request(
         client.settimeout(5.0)
         with contextlib.suppress(ConnectionError):
             assert client.recv(100) == b""
-        assert (proxy.struck, b"struck\n" in echo.heard) == (1, arrives)
+        assert (proxy.struck, b"struck\n" in echo.received) == (1, arrives)
     with connect(proxy):
         pass
 
@@ -133,7 +133,7 @@ def test_connection_that_is_being_made_is_refused_too() -> None:
         proxy = stack.enter_context(Proxy(*full.getsockname()))
         client = stack.enter_context(socket.create_connection(proxy.address, timeout=5.0))
         client.settimeout(0.2)
-        assert hears_nothing(client)  # the proxy has it, and waits for the server
+        assert receives_nothing(client)  # the proxy has it, and waits for the server
         proxy.set(Mode.REFUSE)
         stack.enter_context(full.accept()[0])
         client.settimeout(5.0)

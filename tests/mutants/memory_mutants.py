@@ -149,7 +149,7 @@ class DeathsAreNotCounted(memory.MemoryBackend):
 
 @caught_by("ERR-2", also="LEASE-2")
 class ReleaseIsNotRepeatable(memory.MemoryBackend):
-    """Answers LeaseLost to a release whose first answer was lost."""
+    """Answers LeaseLost to a release whose first reply was lost."""
 
     def release(self, lease: Lease, delay: float = 0.0) -> None:
         board = self._opened()
@@ -161,7 +161,7 @@ class ReleaseIsNotRepeatable(memory.MemoryBackend):
 
 @caught_by("ERR-2", also="BATCH-1")
 class RemovalIsNotRepeatable(memory.MemoryBackend):
-    """Answers PostingNotFound to a removal whose first answer was lost."""
+    """Answers PostingNotFound to a removal whose first reply was lost."""
 
     def _remove_one(self, board: Any, lease: Lease, to: Any) -> errors.MultiboardError | None:
         board.ended.pop((lease.key, lease.token), None)
@@ -208,7 +208,7 @@ class EntitiesOutliveTheirSession(memory.MemoryBackend):
 
 @caught_by("LEASE-4", also="FEED-1 FEED-3 LEASE-1 LEASE-2 LEASE-5")
 class EndsInSilence(memory.MemoryBackend):
-    """Frees the leases of the dead and tells nobody."""
+    """Frees the leases of the dead and reports it to nobody."""
 
     def _end_lease(self, board: Any, record: Any, kind: ChangeKind) -> None:
         super()._end_lease(board, record, kind)
@@ -277,7 +277,7 @@ class AnswersInAnotherOrder(memory.MemoryBackend):
 
 @caught_by("DIR-2", also="BATCH-1 ERR-1 ERR-2")
 class RetryPostsTwice(memory.MemoryBackend):
-    """A posting that is added again gets another serial and is told again."""
+    """A posting that is added again gets another serial and is reported again."""
 
     def _add_one(self, board: Any, new: Any) -> Posting | errors.MultiboardError:
         record = board.live.get(new.key)

@@ -139,7 +139,7 @@ class RenewalWakesNobody(memory.MemoryBackend):
 
 @caught_by("FEED-4")
 class SilentAfterReconnect(memory.MemoryBackend):
-    """Takes a cursor that it does not know for one from which nothing was missed."""
+    """Takes a cursor that it can't read for one from which nothing was missed."""
 
     def changes(self, cursor: str | None, timeout: float) -> Changes:
         changes = super().changes(cursor, timeout)

@@ -27,7 +27,7 @@ class NativeInNameOnly(memory.MemoryBackend):
 
 @caught_by("FEED-3")
 class FreshInNameOnly(memory.MemoryBackend):
-    """Declares linearizable_feed and tells nothing to those who do not wait."""
+    """Declares linearizable_feed and reports nothing to those who do not wait."""
 
     def changes(self, cursor: str | None, timeout: float) -> primitives.Changes:
         if cursor is None or timeout:

@@ -16,7 +16,7 @@ HISTORY = ("LEASE-1", "LEASE-2", "LEASE-3", "FEED-1")
 
 
 @dataclass(frozen=True)
-class Fate:
+class Verdict:
     """By which ids a mutant dies."""
 
     #: What it breaks: they must fail on it.
@@ -42,16 +42,16 @@ def _spelled(names: tuple[str, ...]) -> frozenset[str]:
     return frozenset(one for part in parts for one in part)
 
 
-#: ``module:Class`` -> its fate.
-MUTANTS: dict[str, Fate] = {}
+#: ``module:Class`` -> the verdict on it.
+MUTANTS: dict[str, Verdict] = {}
 
 
 def caught_by(*ids: str, also: str = "", perhaps: str = "") -> Callable[[Mutant], Mutant]:
     """Register a mutant with the guarantees that it breaks, and those that lean on them."""
 
     def register(cls: Mutant) -> Mutant:
-        fate = Fate(ids, tuple(also.split()), tuple(perhaps.split()))
-        MUTANTS[f"{cls.__module__}:{cls.__name__}"] = fate
+        verdict = Verdict(ids, tuple(also.split()), tuple(perhaps.split()))
+        MUTANTS[f"{cls.__module__}:{cls.__name__}"] = verdict
         return cls
 
     return register

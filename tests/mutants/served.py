@@ -56,7 +56,7 @@ class ServedBackend(Delegate):
 
     def _begin(self) -> None:
         self.who = uuid.uuid4().hex
-        #: How many answers were lost: what was sent before the last loss is late.
+        #: How many replies were lost: what was sent before the last loss is late.
         self.losses = 0
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -178,12 +178,12 @@ class ServedBackend(Delegate):
                 raise self.unanswered(verb, error) from error
         finally:
             self._give_back(connection, whole=line.endswith(b"\n"))
-        said = serialization.loads(line)
-        if "raised" in said:
-            self.lost = self.lost or str(said["raised"]) == PUT_BACK
-            raise said["raised"]
-        self.known = max(self.known, said["position"])
-        return said["answer"]
+        reply = serialization.loads(line)
+        if "raised" in reply:
+            self.lost = self.lost or str(reply["raised"]) == PUT_BACK
+            raise reply["raised"]
+        self.known = max(self.known, reply["position"])
+        return reply["answer"]
 
     def patience(self, verb: str) -> float:
         """Return for how many seconds an answer is waited for."""

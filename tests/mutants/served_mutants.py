@@ -20,7 +20,7 @@ from tests.mutants.mutants import caught_by
 
 @caught_by("FEED-4")
 class FeedWaitsForEver(served.ServedBackend):
-    """Waits for news as long as it is told to, on a connection that may have died."""
+    """Waits for news as long as it is asked to, on a connection that may have died."""
 
     longest_wait = 1000.0
 
@@ -92,7 +92,7 @@ class ForgetsTheLoss(served.ServedBackend):
 
 @caught_by("ERR-1", also="ERR-2")
 class LostReplyIsUnavailable(served.ServedBackend):
-    """Says that surely nothing was applied where only the answer is missing."""
+    """Reports that surely nothing was applied where only the reply is missing."""
 
     def unanswered(self, verb: str, error: OSError) -> BaseException:
         return errors.Unavailable(f"no answer: {error}")
@@ -108,7 +108,7 @@ class SocketErrorEscapes(served.ServedBackend):
 
 @caught_by("ERR-1", also="ERR-2")
 class CauseIsDropped(served.ServedBackend):
-    """Says what was lost and not why."""
+    """Reports what was lost and not why."""
 
     def ask(self, verb: str, args: Mapping[str, Any], waits: float = 0.0) -> Any:
         try:
@@ -119,7 +119,7 @@ class CauseIsDropped(served.ServedBackend):
 
 @caught_by("ERR-2", also="ERR-1 LEASE-6")
 class RetriesUnderAnotherName(served.ServedBackend):
-    """Repeats a claim whose answer was lost by itself, as a new attempt."""
+    """Repeats a claim whose reply was lost by itself, as a new attempt."""
 
     def acquire(
         self, key: str, holder: str, claim_id: str, expires_in: float | None = None
@@ -132,7 +132,7 @@ class RetriesUnderAnotherName(served.ServedBackend):
 
 @caught_by("DIR-2", "ERR-2", also="BATCH-1 LEASE-2")
 class ClientRemembers(served.ServedBackend):
-    """Knows of its own posts that they were consumed; the store does not."""
+    """Remembers of its own posts that they were consumed; the store does not."""
 
     asks = {"forgets": True}
 
@@ -197,7 +197,7 @@ class SessionOfItsParent(served.ServedBackend):
 
 @caught_by("ERR-2", "LEASE-2", "DIR-2")
 class LateIsInTime(served.ServedBackend):
-    """Does not tell its server which requests it gave up."""
+    """Does not report to its server which requests it gave up."""
 
     def ask(self, verb: str, args: Mapping[str, Any], waits: float = 0.0) -> Any:
         self.losses = 0

@@ -1,8 +1,10 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""A server for boards in memory: ``python -m serving`` prints its port and serves until killed.
+"""A server for boards in memory.
+
+``python -m tests.mutants.serving`` prints its port and serves until killed.
 
 Lines of JSON come in, one request each, and are answered in their order. It keeps a memory backend
-for every client that said its name; the sessions of clients that fall silent end by themselves.
+for every client that gave its name; the sessions of clients that fall silent end by themselves.
 What a mutant of the server does wrong is asked for by its client, request by request.
 """
 
@@ -32,7 +34,7 @@ class Boards:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._clients: dict[tuple[str, str], Any] = {}
-        #: How many answers each client lost, as its latest request says.
+        #: How many replies each client lost, by its latest request.
         self.losses: defaultdict[str, int] = defaultdict(int)
         #: Held by clients of a mutant, from one request to a later one.
         self.held: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -91,17 +93,17 @@ class Conversation(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         with contextlib.suppress(OSError):  # clients are killed, and connections cut
             for line in self.rfile:
-                self._heed(serialization.loads(line))
+                self._handle(serialization.loads(line))
 
-    def _heed(self, request: dict[str, Any]) -> None:
+    def _handle(self, request: dict[str, Any]) -> None:
         if request.get("answers_under_lock"):
             with self.server.boards.held[request["namespace"]]:
-                self._say(self._serve(request))
+                self._send(self._serve(request))
         else:
-            self._say(self._serve(request))
+            self._send(self._serve(request))
 
-    def _say(self, said: dict[str, Any]) -> None:
-        self.wfile.write(serialization.dumps(said).encode() + b"\n")
+    def _send(self, reply: dict[str, Any]) -> None:
+        self.wfile.write(serialization.dumps(reply).encode() + b"\n")
 
     def _serve(self, request: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 from tests.mutants import (
     memory_mutants,  # noqa: F401 - each fills the list
     memory_mutants_feed,  # noqa: F401
@@ -24,6 +22,7 @@ from tests.mutants import (
 )
 from tests.mutants.mutants import MUTANTS
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATHS = os.pathsep.join([str(ROOT), str(ROOT / "conformance")])
 
 
@@ -41,7 +40,7 @@ def port() -> Iterator[int]:
 
 @pytest.fixture
 def target(request: pytest.FixtureRequest, name: str) -> list[str]:
-    """What the command is told of a mutant."""
+    """The arguments of the command for a mutant."""
     if not name.startswith("tests.mutants.served"):
         return [name]
     return [
@@ -58,7 +57,7 @@ def judge(
     path = folder / "report.json"
     done = subprocess.run(
         [sys.executable, "-m", "multiboard_conformance.main", *effort,
-         "--lanes", "2", "--seed", "1", "--report", str(path), *arguments],
+         "--shards", "2", "--seed", "1", "--report", str(path), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": PATHS},
         capture_output=True,
@@ -71,8 +70,8 @@ def judge(
     return done.returncode, json.loads(path.read_text()), printed
 
 
-def _failed(told: dict[str, Any]) -> set[str]:
-    return {one for one, entry in told["guarantees"].items() if entry["verdict"] == "failed"}
+def _failed(judged: dict[str, Any]) -> set[str]:
+    return {one for one, entry in judged["guarantees"].items() if entry["verdict"] == "failed"}
 
 
 @pytest.mark.full
@@ -80,18 +79,18 @@ def _failed(told: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutant_is_caught(tmp_path: pathlib.Path, name: str, target: list[str]) -> None:
     expected = MUTANTS[name].expected
-    status, told, printed = judge(tmp_path, *target, *[f"--only={one}" for one in expected])
-    assert (status, set(expected) - _failed(told)) == (1, set()), printed
+    status, judged, printed = judge(tmp_path, *target, *[f"--only={one}" for one in expected])
+    assert (status, set(expected) - _failed(judged)) == (1, set()), printed
 
 
 @pytest.mark.strict
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutant_dies_by_its_ids_alone(tmp_path: pathlib.Path, name: str, target: list[str]) -> None:
-    fate = MUTANTS[name]
-    status, told, printed = judge(tmp_path, *target)
-    failed = _failed(told)
-    assert (status, fate.all - failed, failed - fate.allowed) == (1, set(), set()), printed
+    verdict = MUTANTS[name]
+    status, judged, printed = judge(tmp_path, *target)
+    failed = _failed(judged)
+    assert (status, verdict.all - failed, failed - verdict.allowed) == (1, set(), set()), printed
 
 
 @pytest.mark.full
@@ -101,15 +100,15 @@ def test_what_the_full_suite_alone_asks_finds_something(
     tmp_path: pathlib.Path, target: list[str]
 ) -> None:
     check = "check_answer_lost_with_its_session"
-    status, told, printed = judge(tmp_path, *target, "-k", check, effort=())
-    assert (status, list(told["failures"])) == (1, [check]), printed
+    status, judged, printed = judge(tmp_path, *target, "-k", check, effort=())
+    assert (status, list(judged["failures"])) == (1, [check]), printed
 
 
 @pytest.mark.timeout(300)
 def test_empty_backend_fails_everything(tmp_path: pathlib.Path) -> None:
-    status, told, printed = judge(tmp_path, "tests.mutants.memory_mutants_feed:Empty")
+    status, judged, printed = judge(tmp_path, "tests.mutants.memory_mutants_feed:Empty")
     assert status == 1
-    verdicts = {one: entry["verdict"] for one, entry in told["guarantees"].items()}
+    verdicts = {one: entry["verdict"] for one, entry in judged["guarantees"].items()}
     assert verdicts == dict.fromkeys(verdicts, "failed"), printed
 
 
@@ -117,8 +116,8 @@ def test_empty_backend_fails_everything(tmp_path: pathlib.Path) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["tests.mutants.served:ServedBackend"])
 def test_what_the_mutants_are_made_of_is_right(tmp_path: pathlib.Path, target: list[str]) -> None:
-    status, told, printed = judge(tmp_path, *target)
-    assert (status, told["failures"]) == (0, {}), printed
+    status, judged, printed = judge(tmp_path, *target)
+    assert (status, judged["failures"]) == (0, {}), printed
 
 
 def test_list_is_long_enough() -> None:

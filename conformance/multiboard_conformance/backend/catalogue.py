@@ -7,14 +7,13 @@ the two.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 from multiboard_conformance import backend
 from multiboard_conformance.backend.guarantees import GUARANTEES
+from multiboard_conformance.promises import asks, checks_in
 
 _HEAD = """# The guarantees
 
@@ -25,14 +24,9 @@ judges. This page is made from the suite itself:
 
 
 def checks() -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Yield the name, the first line of the docstring and the ids of every check."""
-    for found in pkgutil.iter_modules(backend.__path__):
-        if not found.name.startswith("checks_"):
-            continue
-        module = importlib.import_module(f"{backend.__name__}.{found.name}")
-        for name, check in vars(module).items():
-            if name.startswith("check_"):
-                yield name, " ".join((check.__doc__ or "").split()), _ids(check)
+    """Yield the name, the docstring in one line and the ids of every check."""
+    for name, check in checks_in(backend):
+        yield name, asks(check), _ids(check)
 
 
 def _ids(check: Any) -> tuple[str, ...]:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from multiboard.primitives import Backend, ChangeKind, Lease, NewPosting, Posting, Shelf
+from multiboard_conformance.backend.answers import answer_of, name_of
 from multiboard_conformance.backend.feeds import Reader
-from multiboard_conformance.backend.fixtures import Board, heard, listed, look, name_of, post, take
+from multiboard_conformance.backend.fixtures import Board, post, post_and_trash, take
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import listed, look
 from multiboard_conformance.machinery.plugin import not_exercised
 from multiboard_conformance.machinery.programs import claim_id
 
@@ -33,7 +35,7 @@ def check_purged_posting_does_not_come_back(board: Board) -> None:
     """A posting that was purged does not come back when its poster repeats the add.
 
     It is as finished as one that was consumed: the answer is the posting as it was added, or that
-    there is none, nobody can lease it, and the feed tells nothing.
+    there is none, nobody can lease it, and the feed reports nothing.
     """
     poster, operator = board.open(), board.open()
     (first,) = post(poster, "k")
@@ -43,10 +45,10 @@ def check_purged_posting_does_not_come_back(board: Board) -> None:
     place = again.place if isinstance(again, Posting) else name_of(again)
     assert place in (first.place, "PostingNotFound")
     assert (listed(poster), listed(poster, Shelf.TRASH)) == ([], [])
-    assert heard(lambda: take(poster, "k")) == "PostingNotFound"
-    assert heard(lambda: poster.restore("k")) == "PostingNotFound"
+    assert answer_of(lambda: take(poster, "k")) == "PostingNotFound"
+    assert answer_of(lambda: poster.restore("k")) == "PostingNotFound"
     post(poster, "last")
-    assert reader.hears(ChangeKind.POSTED, "last")
+    assert reader.receives(ChangeKind.POSTED, "last")
     assert reader.story("k") == []
 
 
@@ -54,12 +56,10 @@ def check_purged_posting_does_not_come_back(board: Board) -> None:
 def check_repeat_of_what_was_purged(board: Board) -> None:
     """A lease that trashed a posting which was purged did not remove it, nor can be given back."""
     backend = board.open()
-    post(backend, "k")
-    lease = take(backend, "k")
-    assert list(backend.remove([lease], Shelf.TRASH)) == [None]
+    lease = post_and_trash(backend, "k")
     assert list(backend.purge(["k"])) == [True]
     assert [name_of(answer) for answer in backend.remove([lease])] == ["PostingNotFound"]
-    assert heard(lambda: backend.release(lease)) == "PostingNotFound"
+    assert answer_of(lambda: backend.release(lease)) == "PostingNotFound"
     assert list(backend.remove([lease], Shelf.TRASH)) == [None], "this repeat is one"
 
 
@@ -67,11 +67,7 @@ def check_repeat_of_what_was_purged(board: Board) -> None:
 def check_tokens_rise_where_a_purged_key_is_used_again(board: Board) -> None:
     """A key that was purged, and is added again by another poster, goes on with higher tokens."""
     backend = board.open()
-    post(backend, "k")
-    for _ in range(5):
-        backend.release(take(backend, "k"))
-    old = take(backend, "k")
-    backend.remove([old], Shelf.TRASH)
+    old = post_and_trash(backend, "k", released=5)
     backend.purge(["k"])
     other = board.open()
     other.add([NewPosting("k", b"body")])
@@ -87,8 +83,8 @@ def check_tokens_rise_where_a_purged_key_is_used_again(board: Board) -> None:
 def check_claim_id_is_good_for_one_lease(board: Board, end: str, expires_in: float | None) -> None:
     """A claim id whose lease was given back, or used up, leases nothing more.
 
-    A repeat that comes so late is of an attempt that had its answer: nobody would know of the
-    lease, and it would keep others away for as long as the process lives.
+    A repeat that comes so late is of an attempt that had its answer: nobody would hold the token of
+    the lease, and it would keep others away for as long as the process lives.
     """
     backend, other = board.open(), board.open()
     post(backend, "k", "free")
@@ -97,7 +93,7 @@ def check_claim_id_is_good_for_one_lease(board: Board, end: str, expires_in: flo
     assert lease.key == "k"
     ENDS[end](backend, lease)
     before = look(other, "free")
-    assert heard(lambda: backend.acquire("free", "me", attempt, expires_in)) == "LeaseLost"
+    assert answer_of(lambda: backend.acquire("free", "me", attempt, expires_in)) == "LeaseLost"
     assert list(backend.acquire_next("me", [attempt], expires_in)) == []
     assert look(other, "free") == before
     fresh = claim_id()
@@ -117,7 +113,7 @@ def check_repeat_of_an_attempt_at_one_posting(board: Board, end: str) -> None:
     allowed: Sequence[str] = (
         ("LeaseLost",) if end == "release" else ("LeaseLost", "PostingNotFound")
     )
-    assert heard(lambda: backend.acquire("k", "me", "one", 60.0)) in allowed
+    assert answer_of(lambda: backend.acquire("k", "me", "one", 60.0)) in allowed
     if end == "release":
         assert look(backend, "k").lease is None
         assert backend.acquire("k", "me", "two", 60.0).token > lease.token

@@ -4,18 +4,11 @@
 from __future__ import annotations
 
 from multiboard.primitives import ChangeKind, NewPosting, Posting, Shelf
+from multiboard_conformance.backend.answers import name_of
 from multiboard_conformance.backend.feeds import Reader
-from multiboard_conformance.backend.fixtures import (
-    Board,
-    added,
-    keys,
-    listed,
-    look,
-    name_of,
-    post,
-    take,
-)
+from multiboard_conformance.backend.fixtures import Board, added, post, take
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import keys, listed, look
 from multiboard_conformance.machinery.plugin import Effort
 
 
@@ -86,7 +79,7 @@ def check_remove_answers_item_by_item(board: Board) -> None:
 
 @guarantee("BATCH-1")
 def check_large_removal(board: Board, effort: Effort) -> None:
-    """A large batch of removals, for good or to the trash, has every effect and tells of each."""
+    """A large batch of removals, for good or to the trash, has every effect and reports each."""
     backend = board.open()
     number = effort.rounds(120, 400)
     names = [f"k{n}" for n in range(number)]
@@ -98,10 +91,10 @@ def check_large_removal(board: Board, effort: Effort) -> None:
     answers = [*backend.remove(leases[:half], Shelf.TRASH), *backend.remove(leases[half:])]
     assert answers == [None] * number
     assert (listed(backend), sorted(listed(backend, Shelf.TRASH))) == ([], sorted(names[:half]))
-    reader.until(lambda: reader.resets or len(reader.heard) >= 2 * number, 10.0)
+    reader.until(lambda: reader.resets or len(reader.received) >= 2 * number, 10.0)
     if not reader.resets:
-        trashed = [c.key for c in reader.heard if c.kind is ChangeKind.TRASHED]
-        removed = [c.key for c in reader.heard if c.kind is ChangeKind.REMOVED]
+        trashed = [c.key for c in reader.received if c.kind is ChangeKind.TRASHED]
+        removed = [c.key for c in reader.received if c.kind is ChangeKind.REMOVED]
         assert (trashed, removed) == (names[:half], names[half:])
 
 

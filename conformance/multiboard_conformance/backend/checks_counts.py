@@ -4,18 +4,11 @@
 from __future__ import annotations
 
 from multiboard.primitives import Backend, Lease, Shelf
+from multiboard_conformance.backend.answers import answer_of, eventually
 from multiboard_conformance.backend.feeds import MOMENTS
-from multiboard_conformance.backend.fixtures import (
-    Board,
-    eventually,
-    heard,
-    is_free,
-    look,
-    post,
-    take,
-    try_to_take,
-)
+from multiboard_conformance.backend.fixtures import Board, post, post_and_trash, take, try_to_take
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import is_free, look
 
 
 def _counted(backend: Backend, key: str) -> tuple[int, int]:
@@ -42,7 +35,7 @@ def check_refused_attempts_do_not_count(board: Board) -> None:
     post(backend, "k")
     backend.acquire("k", "me", "one")
     backend.acquire("k", "me", "one")
-    heard(lambda: take(other, "k"))
+    answer_of(lambda: take(other, "k"))
     assert _counted(other, "k") == (1, 0)
 
 
@@ -79,9 +72,7 @@ def check_closing_with_a_lease_is_a_death(board: Board) -> None:
 def check_counts_survive_the_trash(board: Board) -> None:
     """Attempts and deaths go with a posting into the trash and back."""
     backend = board.open()
-    post(backend, "k")
-    backend.release(take(backend, "k"))
-    backend.remove([take(backend, "k")], Shelf.TRASH)
+    post_and_trash(backend, "k", released=1)
     (trashed,) = backend.list(Shelf.TRASH).postings
     backend.restore("k")
     assert ((trashed.attempts, trashed.deaths), _counted(backend, "k")) == ((2, 0), (2, 0))

@@ -17,22 +17,11 @@ from typing import Any
 import pytest
 
 from multiboard.primitives import Change, ChangeKind, Lease, NewPosting, Shelf, boottime
+from multiboard_conformance.backend.answers import answer_of, eventually, name_of, persist, raised
 from multiboard_conformance.backend.feeds import BUSY, Reader
-from multiboard_conformance.backend.fixtures import (
-    SHORT_SESSION,
-    Board,
-    Store,
-    eventually,
-    heard,
-    listed,
-    look,
-    name_of,
-    persist,
-    post,
-    raised,
-    take,
-)
+from multiboard_conformance.backend.fixtures import SHORT_SESSION, Board, Store, post, take
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import listed, look
 from multiboard_conformance.machinery.plugin import Effort, show
 from multiboard_conformance.machinery.recording import Recorded
 
@@ -52,21 +41,23 @@ class Deaths:
     #: When each key was seen unleased.
     freed: dict[str, float] = field(default_factory=dict)
     entity_gone: float | None = None
-    told: list[tuple[float, Change]] = field(default_factory=list)
+    reported: list[tuple[float, Change]] = field(default_factory=list)
     #: Of the frozen holder: before its last renewal, what was granted, its lease, its successor.
     renewed: tuple[float, float] = (0.0, 0.0)
     frozen_lease: Lease | None = None
     successor: tuple[float, Lease] | None = None
-    #: What the frozen holder heard when it was thawed.
+    #: What the frozen holder got back when it was thawed.
     thawed: dict[str, Any] = field(default_factory=dict)
     #: Whether the living holder's lease was held at every look, and at the end.
     living_held: list[bool] = field(default_factory=list)
     living_end: dict[str, Any] = field(default_factory=dict)
 
     def expired(self, key: str) -> list[float]:
-        """Return when the feed told of the end of a key's lease."""
+        """Return when the feed reported the end of a key's lease."""
         return [
-            at for at, change in self.told if (change.kind, change.key) == (ChangeKind.EXPIRED, key)
+            at
+            for at, change in self.reported
+            if (change.kind, change.key) == (ChangeKind.EXPIRED, key)
         ]
 
 
@@ -119,7 +110,7 @@ def _watch(board: Board) -> Deaths:
         listening.result()
     _thaw(frozen, seen)
     seen.living_end = {
-        "keepalive": heard(living.keepalive),
+        "keepalive": answer_of(living.keepalive),
         "remove": [name_of(answer) for answer in living.remove([living_lease])],
         "entities": listed(watcher, Shelf.ENTITIES),
     }
@@ -128,10 +119,10 @@ def _watch(board: Board) -> Deaths:
 
 def _listen(reader: Reader, seen: Deaths, stop: Event) -> None:
     while not stop.is_set():
-        known = len(reader.heard)
+        known = len(reader.received)
         reader.read(0.5)
         now = boottime()
-        seen.told += [(now, change) for change in reader.heard[known:]]
+        seen.reported += [(now, change) for change in reader.received[known:]]
 
 
 def _look_on(watcher: Recorded, rival: Recorded, seen: Deaths, living: Lease) -> None:
@@ -170,7 +161,7 @@ def _thaw(frozen: Any, seen: Deaths) -> None:
     lease = seen.frozen_lease
 
     def of(call: Callable[[], Any]) -> Any:
-        return heard(lambda: persist(call))
+        return answer_of(lambda: persist(call))
 
     seen.thawed["remove"] = of(lambda: name_of(frozen.remove([lease])[0]))
     seen.thawed["release"] = of(lambda: frozen.release(lease))
@@ -213,7 +204,7 @@ def check_lease_slack_is_what_the_store_needs(deaths: Deaths) -> None:
 
 @guarantee("LEASE-4", "FEED-3")
 def check_feed_tells_of_the_killed(deaths: Deaths) -> None:
-    """The feed says EXPIRED of every lease of a killed process, to a reader that only waits."""
+    """The feed reports EXPIRED for every lease of a killed process, to a reader that only waits."""
     late = deaths.killed_at + deaths.granted + deaths.slack + BUSY
     assert [len(deaths.expired(key)) for key in KILLED] == [1, 1, 1]
     assert [key for key in KILLED if deaths.expired(key)[0] > late] == []
@@ -269,7 +260,7 @@ def check_nobody_gets_it_before_the_deadline(deaths: Deaths) -> None:
 
 @guarantee("LEASE-7")
 def check_keepalive_is_no_mere_hope(deaths: Deaths) -> None:
-    """A session lasts as long as keepalive said, counted from before it was asked."""
+    """A session lasts as long as keepalive answered, counted from before it was asked."""
     assert deaths.successor is not None
     before, granted = deaths.renewed
     assert granted > 0
@@ -301,10 +292,10 @@ def check_successor_has_a_higher_token(deaths: Deaths) -> None:
 @guarantee("LEASE-7", "LEASE-4")
 def check_thawed_holder_hears_session_lost_once(deaths: Deaths) -> None:
     """The next call that needs the session raises SessionLost; after it a new session begins."""
-    told = [deaths.thawed[name] for name in ("acquire", "keepalive", "acquire again")]
-    assert told[0] == "SessionLost"
-    assert isinstance(told[1], float)
-    assert isinstance(told[2], Lease)
+    answers = [deaths.thawed[name] for name in ("acquire", "keepalive", "acquire again")]
+    assert answers[0] == "SessionLost"
+    assert isinstance(answers[1], float)
+    assert isinstance(answers[2], Lease)
 
 
 # -- leaving ---------------------------------------------------------------------------------
@@ -312,7 +303,7 @@ def check_thawed_holder_hears_session_lost_once(deaths: Deaths) -> None:
 
 @guarantee("LEASE-4")
 def check_close_ends_session_leases_at_once(board: Board) -> None:
-    """Close ends the session leases and entities of its backend at once, and the feed says so."""
+    """Close ends the session leases and entities of its backend at once; the feed reports it."""
     backend, other = board.open(), board.open()
     post(backend, "a", "b")
     take(backend, "a")
@@ -323,8 +314,8 @@ def check_close_ends_session_leases_at_once(board: Board) -> None:
     free, _ = eventually(lambda: all(p.lease is None for p in other.list().postings), BUSY)
     assert free
     assert (listed(other), listed(other, Shelf.ENTITIES)) == (["a", "b"], [])
-    assert reader.hears(ChangeKind.EXPIRED, "a")
-    assert reader.hears(ChangeKind.EXPIRED, "b")
+    assert reader.receives(ChangeKind.EXPIRED, "a")
+    assert reader.receives(ChangeKind.EXPIRED, "b")
 
 
 @guarantee("LEASE-4")

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -19,23 +20,18 @@ from multiboard.primitives import (
     Shelf,
     boottime,
 )
+from multiboard_conformance.backend.answers import answer_of, has_cause, name_of, persist, raised
 from multiboard_conformance.backend.feeds import MOMENTS, Reader, beside
 from multiboard_conformance.backend.fixtures import (
     Board,
     Store,
     address_settings,
-    has_cause,
-    heard,
-    listed,
-    look,
-    name_of,
-    persist,
     post,
-    raised,
-    snapshot,
+    post_and_trash,
     take,
 )
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import listed, look, snapshot
 from multiboard_conformance.harness import Harness
 from multiboard_conformance.machinery.plugin import need, not_exercised
 
@@ -58,13 +54,15 @@ VERBS: dict[str, Callable[[Backend], object]] = {
 }
 
 
+def _answers(backend: Backend, calls: Mapping[str, Callable[[Backend], object]]) -> dict[str, Any]:
+    return {verb: answer_of(lambda: call(backend)) for verb, call in calls.items()}  # noqa: B023
+
+
 @guarantee("ERR-1")
 def check_backend_that_was_not_opened(board: Board) -> None:
     """Before open every verb raises Closed."""
     backend = board.make()
-    assert {verb: heard(lambda: call(backend)) for verb, call in VERBS.items()} == dict.fromkeys(  # noqa: B023
-        VERBS, "Closed"
-    )
+    assert _answers(backend, VERBS) == dict.fromkeys(VERBS, "Closed")
 
 
 @guarantee("ERR-1")
@@ -72,9 +70,7 @@ def check_backend_that_was_closed(board: Board) -> None:
     """After close every verb raises Closed, and nothing was done."""
     backend, other = board.open(), board.open()
     backend.close()
-    assert {verb: heard(lambda: call(backend)) for verb, call in VERBS.items()} == dict.fromkeys(  # noqa: B023
-        VERBS, "Closed"
-    )
+    assert _answers(backend, VERBS) == dict.fromkeys(VERBS, "Closed")
     assert listed(other) == []
 
 
@@ -87,14 +83,14 @@ def check_close_may_be_repeated(board: Board) -> None:
     backend.keepalive()
     for one in (unopened, backend, backend):
         one.close()
-    assert heard(backend.list) == "Closed"
+    assert answer_of(backend.list) == "Closed"
 
 
 @guarantee("ERR-1")
 def check_making_a_backend_does_nothing(board: Board) -> None:
-    """A backend that is made and not opened tells its traits, and needs no close.
+    """A backend that is made and not opened declares its traits, and needs no close.
 
-    Only whether what it keeps is durable may be the server's to say.
+    Only whether what it keeps is durable may depend on the server.
     """
     traits = board.make().traits
     assert dataclasses.replace(traits, durable=board.traits.durable) == board.traits
@@ -104,7 +100,7 @@ def check_making_a_backend_does_nothing(board: Board) -> None:
 
 @guarantee("ERR-1")
 def check_facts_name_the_store(board: Board) -> None:
-    """Facts tells the store's name, as strings."""
+    """Facts reports the store's name, as strings."""
     facts = board.open().server_info()
     assert "store" in facts
     assert {type(value) for value in facts.values()} == {str}
@@ -149,14 +145,14 @@ def check_unreachable_store(board: Board, store: Store) -> None:
 
 @guarantee("ERR-1")
 def check_silent_store(board: Board, store: Store) -> None:
-    """Open of a server that accepts and says nothing raises Unavailable within connect_timeout."""
+    """Open of a server that accepts and never replies raises Unavailable within connect_timeout."""
     if store.address() is None:
         not_exercised("the store has no single server that could be silent")
     with socket.create_server(("127.0.0.1", 0)) as mute:
         settings = address_settings(board.make(), mute.getsockname())
         backend = board.make(connect_timeout=1.0, **settings)
         began = boottime()
-        answer = heard(backend.open)
+        answer = answer_of(backend.open)
         took = boottime() - began
     assert answer == "Unavailable"
     assert took < 1.0 + 1.5
@@ -177,7 +173,7 @@ def check_board_that_was_wiped(board: Board, harness: Harness, anew: bool) -> No
     backend.remove([take(backend, "t")], Shelf.TRASH)
     reader = Reader(backend).start()
     with beside(
-        lambda wiped: heard(lambda: reader.until(lambda: False, 3 * MOMENTS, since=wiped))
+        lambda wiped: answer_of(lambda: reader.until(lambda: False, 3 * MOMENTS, since=wiped))
     ) as ([waiting], wiped):
         harness.wipe(backend.settings)
         wiped.set()
@@ -185,8 +181,7 @@ def check_board_that_was_wiped(board: Board, harness: Harness, anew: bool) -> No
             other = board.open()
             post(other, "k", "t")
             before = snapshot(other)
-        calls = _calls(lease, reader)
-        answers = {verb: heard(lambda: call(backend)) for verb, call in calls.items()}  # noqa: B023
+        answers = _answers(backend, _calls(lease, reader))
         answers["changes, waiting"] = waiting.result()
     assert answers == dict.fromkeys(answers, "BoardLost")
     assert snapshot(other) == before if anew else listed(board.open()) == []
@@ -210,7 +205,7 @@ def check_board_that_was_put_back(board: Board, harness: Harness) -> None:
     """When a backup was put back every verb of a backend that knew of more raises BoardLost.
 
     That holds for who made the last changes, for who only saw them, for a reader that waits, and
-    also when the store has come as far again by other changes. What is opened anew knows nothing
+    also when the store has come as far again by other changes. What is opened anew recalls nothing
     of it, and works with what is there.
     """
     need(harness, "put_back")
@@ -224,20 +219,20 @@ def check_board_that_was_put_back(board: Board, harness: Harness) -> None:
         persist(lambda: post(writer, "new"), 30.0)
         leases.append(take(writer, "new", 60.0))
         assert list(writer.remove([take(writer, "taken", 60.0)])) == [None]
-        assert reader.hears(ChangeKind.REMOVED, "taken")
+        assert reader.receives(ChangeKind.REMOVED, "taken")
         assert listed(watcher) == ["old", "new"]
 
     def answers(backend: Backend) -> dict[str, str | None]:
         calls = _calls(leases[0], reader)
         return {
-            verb: heard(lambda: persist(lambda: call(backend), 30.0))  # noqa: B023
+            verb: answer_of(lambda: persist(lambda: call(backend), 30.0))  # noqa: B023
             for verb, call in calls.items()
         }
 
     with ThreadPoolExecutor(1) as threads:
         harness.put_back(writer.settings, writes)
         waiting = threads.submit(
-            heard, lambda: persist(lambda: reader.until(lambda: False, 3 * MOMENTS), 30.0)
+            answer_of, lambda: persist(lambda: reader.until(lambda: False, 3 * MOMENTS), 30.0)
         )
         found = [answers(writer), answers(watcher), {"changes, waiting": waiting.result()}]
     fresh = board.make()
@@ -259,32 +254,32 @@ def check_board_that_was_put_back(board: Board, harness: Harness) -> None:
 
 @guarantee("ERR-2", "ERR-1")
 def check_what_failed_changed_nothing(board: Board) -> None:
-    """After every refusal the board is as it was and the feed has nothing to tell."""
+    """After every refusal the board is as it was and the feed has nothing to report."""
     backend, other = board.open(), board.open()
     post(backend, "held", "free")
     held = take(backend, "held", 60.0)
     lost = dataclasses.replace(held, token=held.token + 5)
     reader = Reader(other).start()
     before = snapshot(backend)
-    told = [
-        heard(lambda: take(other, "held")),
-        heard(lambda: take(other, "none")),
-        heard(lambda: other.renew(lost, 30.0)),
-        heard(lambda: other.release(lost)),
+    reported = [
+        answer_of(lambda: take(other, "held")),
+        answer_of(lambda: take(other, "none")),
+        answer_of(lambda: other.renew(lost, 30.0)),
+        answer_of(lambda: other.release(lost)),
         name_of(other.remove([lost])[0]),
         name_of(other.remove([dataclasses.replace(held, key="none")])[0]),
-        heard(lambda: other.restore("none")),
+        answer_of(lambda: other.restore("none")),
         name_of(other.add([NewPosting("free", b"other")])[0]),
         other.purge(["free"])[0],
     ]
-    assert told == [
+    assert reported == [
         "LeaseHeld", "PostingNotFound", "LeaseLost", "LeaseLost", "LeaseLost", "PostingNotFound",
         "PostingNotFound", "PostingExists", False,
     ]  # fmt: skip
     assert snapshot(backend) == before
     post(backend, "last")
-    assert reader.hears(ChangeKind.POSTED, "last")
-    assert [change.key for change in reader.heard] == ["last"]
+    assert reader.receives(ChangeKind.POSTED, "last")
+    assert [change.key for change in reader.received] == ["last"]
 
 
 # -- ERR-2: repeated operations --------------------------------------------------------------
@@ -293,31 +288,31 @@ def check_what_failed_changed_nothing(board: Board) -> None:
 @guarantee("ERR-2")
 @pytest.mark.parametrize("to", [None, Shelf.TRASH], ids=["remove", "trash"])
 def check_repeated_removal(board: Board, to: Shelf | None) -> None:
-    """A removal that is repeated answers None again, and is told once."""
+    """A removal that is repeated answers None again, and is reported once."""
     backend = board.open()
     post(backend, "k")
     reader = Reader(backend).start()
     lease = take(backend, "k")
     assert [list(backend.remove([lease], to)) for _ in range(3)] == [[None]] * 3
     post(backend, "last")
-    assert reader.hears(ChangeKind.POSTED, "last")
+    assert reader.receives(ChangeKind.POSTED, "last")
     end = ChangeKind.REMOVED if to is None else ChangeKind.TRASHED
     assert reader.story("k") == [ChangeKind.CLAIMED, end]
 
 
 @guarantee("ERR-2")
 def check_repeated_release(board: Board) -> None:
-    """A release that is repeated does nothing: no error, no second delay, told once."""
+    """A release that is repeated does nothing: no error, no second delay, reported once."""
     backend = board.open()
     post(backend, "k")
     reader = Reader(backend).start()
     lease = take(backend, "k")
     backend.release(lease, 60.0)
     before = look(backend, "k")
-    assert [heard(lambda: backend.release(lease, 600.0)) for _ in range(2)] == [None, None]
+    assert [answer_of(lambda: backend.release(lease, 600.0)) for _ in range(2)] == [None, None]
     assert (look(backend, "k"), look(backend, "k").due_in <= 60.0) == (before, True)
     post(backend, "last")
-    assert reader.hears(ChangeKind.POSTED, "last")
+    assert reader.receives(ChangeKind.POSTED, "last")
     assert reader.story("k") == [ChangeKind.CLAIMED, ChangeKind.RELEASED]
 
 
@@ -339,9 +334,7 @@ def check_repeated_restore(board: Board) -> None:
 def check_repeated_trashing_after_restore(board: Board) -> None:
     """A trashing that is repeated after the restore does not trash the posting again."""
     backend = board.open()
-    post(backend, "k")
-    lease = take(backend, "k")
-    backend.remove([lease], Shelf.TRASH)
+    lease = post_and_trash(backend, "k")
     backend.restore("k")
     name_of(backend.remove([lease], Shelf.TRASH)[0])
     assert (listed(backend), listed(backend, Shelf.TRASH)) == (["k"], [])
@@ -351,10 +344,8 @@ def check_repeated_trashing_after_restore(board: Board) -> None:
 def check_removal_of_another_kind_is_no_repeat(board: Board) -> None:
     """A lease that trashed its posting can't remove it for good as well, nor give it back."""
     backend = board.open()
-    post(backend, "k")
-    lease = take(backend, "k")
-    backend.remove([lease], Shelf.TRASH)
-    answers = [name_of(backend.remove([lease])[0]), heard(lambda: backend.release(lease))]
+    lease = post_and_trash(backend, "k")
+    answers = [name_of(backend.remove([lease])[0]), answer_of(lambda: backend.release(lease))]
     assert answers == ["PostingNotFound", "PostingNotFound"]
     assert listed(backend, Shelf.TRASH) == ["k"]
 

@@ -16,20 +16,11 @@ import pytest
 
 from multiboard import errors
 from multiboard.primitives import Backend, ChangeKind, Lease, NewPosting, Posting, Shelf, boottime
+from multiboard_conformance.backend.answers import answer_of, has_cause, name_of, persist, raised
 from multiboard_conformance.backend.feeds import Limit, Reader, beside
-from multiboard_conformance.backend.fixtures import (
-    Board,
-    has_cause,
-    heard,
-    listed,
-    look,
-    name_of,
-    persist,
-    post,
-    raised,
-    take,
-)
+from multiboard_conformance.backend.fixtures import Board, post, take
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import listed, look
 from multiboard_conformance.harness import Harness
 from multiboard_conformance.machinery.plugin import Effort, need, not_exercised
 from multiboard_conformance.machinery.programs import claim_id
@@ -42,14 +33,14 @@ AWAY = (errors.Unavailable, errors.Indeterminate)
 
 @dataclass
 class Case:
-    """A verb whose reply is lost: what it does, how its effect shows, and what is told."""
+    """A verb whose reply is lost: what it does, how its effect shows, and what is reported."""
 
     #: Makes the call from the lease on the posting "k" and a fresh claim id.
     call: Callable[[Backend, Lease | None, str], Any]
     #: Tells from a posting (None: gone) whether the effect is there.
     applied: Callable[[Posting | None], bool]
     right: Callable[[Any], bool]
-    told: list[ChangeKind]
+    reported: list[ChangeKind]
     held: bool = True
     posted: bool = True
 
@@ -142,8 +133,8 @@ def check_lost_reply_costs_nothing(
     posting = direct.get(["k"])[0]
     assert case.applied(posting)
     post(direct, "last")
-    assert reader.hears(K.POSTED, "last")
-    assert reader.story("k") == case.told
+    assert reader.receives(K.POSTED, "last")
+    assert reader.story("k") == case.reported
     if posting is not None:
         assert posting.attempts == (0 if verb == "add" else 1)
 
@@ -194,7 +185,7 @@ def check_server_that_falls_silent(board: Board, faulty: Board, proxy: Proxy) ->
     post(backend, "k")
     proxy.set(Mode.BLACK_HOLE)
     began = boottime()
-    answer = heard(lambda: backend.add([NewPosting("new", b"")]))
+    answer = answer_of(lambda: backend.add([NewPosting("new", b"")]))
     took = boottime() - began
     assert answer in ("Unavailable", "Indeterminate")
     assert took < 2.0 + 1.0 + 3.0
@@ -232,11 +223,11 @@ def _outage(proxy: Proxy, mode: Mode | None) -> None:
 def check_reader_hears_after_an_outage(
     board: Board, faulty: Board, proxy: Proxy, mode: Mode | None
 ) -> None:
-    """A reader that waits through an outage hears what happened in it, or reset; then goes on."""
+    """A reader that waits through an outage gets what happened in it, or a reset; then goes on."""
     direct, backend = board.open(), faulty.open(**QUICK_FAILING)
     reader = Reader(backend).start()
     post(direct, "before")
-    assert reader.hears(K.POSTED, "before")
+    assert reader.receives(K.POSTED, "before")
     with beside(lambda over: _read_on(reader, "during", 30.0, over)) as ([waiting], over):
         time.sleep(0.2)
         _outage(proxy, mode)
@@ -254,7 +245,7 @@ def check_reader_hears_after_an_outage(
 
 
 def _read_on(reader: Reader, key: str, within: float, since: threading.Event | None = None) -> bool:
-    """Read until a posting was told or reset was said, through errors that may be repeated."""
+    """Read until a posting or a reset was reported, through errors that may be repeated."""
     limit = Limit(within, since)
     known = reader.resets
     while limit.left() > 0:
@@ -280,7 +271,7 @@ def check_cut_feed_loses_nothing(board: Board, faulty: Board, proxy: Proxy, effo
         post(direct, key)
         if not n % 2:
             proxy.cut()
-        assert _read_on(reader, key, 20.0), f"{key} was neither told nor covered by a reset"
+        assert _read_on(reader, key, 20.0), f"{key} was neither reported nor covered by a reset"
         if reader.resets == known:
             assert reader.story(key) == [K.POSTED]
 
@@ -291,7 +282,7 @@ def check_cut_feed_loses_nothing(board: Board, faulty: Board, proxy: Proxy, effo
 @pytest.mark.alone
 @guarantee("FEED-4")
 def check_reader_hears_after_a_restart(board: Board, harness: Harness) -> None:
-    """A reader that waits while the store restarts hears reset, or goes on; never silence."""
+    """A reader that waits while the store restarts receives a reset, or goes on; never silence."""
     need(harness, "restart")
     if not board.traits.durable:
         not_exercised("the store does not declare that it is durable")

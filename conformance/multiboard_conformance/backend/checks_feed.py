@@ -10,17 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from multiboard.primitives import ChangeKind, NewPosting, Shelf, boottime
+from multiboard_conformance.backend.answers import answer_of
 from multiboard_conformance.backend.feeds import MOMENTS, Reader, beside
-from multiboard_conformance.backend.fixtures import (
-    Board,
-    heard,
-    listed,
-    look,
-    post,
-    take,
-    together,
-)
+from multiboard_conformance.backend.fixtures import Board, post, take, together
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import listed, look
 from multiboard_conformance.machinery.plugin import Effort
 
 K = ChangeKind
@@ -41,7 +35,7 @@ def check_first_call_is_a_reset_at_once(board: Board) -> None:
 
 @guarantee("FEED-1")
 def check_feed_tells_a_postings_life(board: Board) -> None:
-    """Posted, claimed, released, claimed, removed: each is told, in order, on any connection."""
+    """Posted, claimed, released, claimed, removed: all are reported, in order, everywhere."""
     backend, other = board.open(), board.open()
     own, others = Reader(backend).start(), Reader(other).start()
     post(backend, "k")
@@ -51,15 +45,15 @@ def check_feed_tells_a_postings_life(board: Board) -> None:
     other.remove([second])
     life = [K.POSTED, K.CLAIMED, K.RELEASED, K.CLAIMED, K.REMOVED]
     assert (own.tale("k", 5), others.tale("k", 5)) == (life, life)
-    tokens = [c.token for c in own.heard if c.kind in (K.CLAIMED, K.RELEASED)]
+    tokens = [c.token for c in own.received if c.kind in (K.CLAIMED, K.RELEASED)]
     assert tokens == [first.token, first.token, second.token]
-    assert {c.token for c in own.heard if c.kind is K.REMOVED} <= {second.token, None}
+    assert {c.token for c in own.received if c.kind is K.REMOVED} <= {second.token, None}
     assert (own.resets, others.resets) == (0, 0)
 
 
 @guarantee("FEED-1")
 def check_feed_tells_of_the_trash(board: Board) -> None:
-    """Trashed and restored are told, with everything in between them."""
+    """Trashed and restored are reported, with everything in between them."""
     backend = board.open()
     reader = Reader(board.open()).start()
     post(backend, "k")
@@ -71,7 +65,7 @@ def check_feed_tells_of_the_trash(board: Board) -> None:
 
 @guarantee("FEED-1", "LEASE-4")
 def check_end_is_told_before_the_next_claim(board: Board) -> None:
-    """A lease that ended unnoticed is told as EXPIRED before the CLAIMED that follows it."""
+    """A lease that ended unnoticed is reported as EXPIRED before the CLAIMED that follows it."""
     backend = board.open()
     reader = Reader(backend).start()
     post(backend, "k")
@@ -79,13 +73,13 @@ def check_end_is_told_before_the_next_claim(board: Board) -> None:
     time.sleep(0.4)
     new = take(backend, "k", 30.0)
     assert reader.tale("k", 4) == [K.POSTED, K.CLAIMED, K.EXPIRED, K.CLAIMED]
-    tokens = [c.token for c in reader.heard if c.kind is not K.POSTED]
+    tokens = [c.token for c in reader.received if c.kind is not K.POSTED]
     assert tokens == [old.token, old.token, new.token]
 
 
 @guarantee("FEED-1")
 def check_feed_is_silent_about_what_changed_nothing(board: Board) -> None:
-    """Entities, renewals, refused and repeated operations, purges and reads are not told."""
+    """Entities, renewals, refused and repeated operations, purges and reads are not reported."""
     backend, other = board.open(), board.open()
     post(backend, "k")
     lease = take(backend, "k", 30.0)
@@ -93,13 +87,13 @@ def check_feed_is_silent_about_what_changed_nothing(board: Board) -> None:
     backend.add([NewPosting("me", b"")], Shelf.ENTITIES)
     backend.purge(["me"], Shelf.ENTITIES)
     backend.renew(lease, 30.0)
-    heard(lambda: take(other, "k"))
+    answer_of(lambda: take(other, "k"))
     post(backend, "k")
     backend.list()
     backend.keepalive()
     post(backend, "last")
-    assert reader.hears(K.POSTED, "last")
-    assert [(c.kind, c.key) for c in reader.heard] == [(K.POSTED, "last")]
+    assert reader.receives(K.POSTED, "last")
+    assert [(c.kind, c.key) for c in reader.received] == [(K.POSTED, "last")]
 
 
 @guarantee("FEED-1")
@@ -116,46 +110,46 @@ def check_order_of_the_feed_is_the_order_of_events(board: Board, effort: Effort)
         if n % 3 == 0:
             backend.remove([lease])
             expected.append((K.REMOVED, key))
-    reader.until(lambda: reader.resets or len(reader.heard) >= len(expected))
+    reader.until(lambda: reader.resets or len(reader.received) >= len(expected))
     if not reader.resets:
-        assert [(c.kind, c.key) for c in reader.heard] == expected
+        assert [(c.kind, c.key) for c in reader.received] == expected
 
 
 @guarantee("FEED-1", "FEED-4")
 def check_slow_reader_is_told_all_or_reset(board: Board, effort: Effort) -> None:
-    """A reader that slept through many changes hears all of them in order, or reset."""
+    """A reader that slept through many changes receives all of them in order, or a reset."""
     backend, other = board.open(), board.open()
     reader = Reader(other).start()
     names = [f"k{n}" for n in range(effort.rounds(120, 3000))]
     for start in range(0, len(names), 100):
         post(backend, *names[start : start + 100])
-    reader.until(lambda: reader.resets or len(reader.heard) >= len(names), 20.0)
-    told = [c.key for c in reader.heard]
-    assert reader.resets or told == names
+    reader.until(lambda: reader.resets or len(reader.received) >= len(names), 20.0)
+    reported = [c.key for c in reader.received]
+    assert reader.resets or reported == names
     post(backend, "last")
-    assert reader.hears(K.POSTED, "last")
+    assert reader.receives(K.POSTED, "last")
 
 
 @guarantee("FEED-1")
 def check_readers_have_cursors_of_their_own(board: Board) -> None:
-    """Each reader of one backend hears everything, and a cursor used twice tells it twice."""
+    """Each reader of one backend receives everything, and a cursor used twice gives it twice."""
     backend = board.open()
     one, two = Reader(backend).start(), Reader(backend).start()
     before = one.cursor
     post(backend, "a")
-    assert one.hears(K.POSTED, "a")
+    assert one.receives(K.POSTED, "a")
     post(backend, "b")
-    assert (one.hears(K.POSTED, "b"), two.hears(K.POSTED, "b")) == (True, True)
-    assert [c.key for c in two.heard] == ["a", "b"]
+    assert (one.receives(K.POSTED, "b"), two.receives(K.POSTED, "b")) == (True, True)
+    assert [c.key for c in two.received] == ["a", "b"]
     again = Reader(backend)
     again.cursor = before
-    again.until(lambda: again.resets or len(again.heard) >= 2)
-    assert again.resets or [c.key for c in again.heard] == ["a", "b"]
+    again.until(lambda: again.resets or len(again.received) >= 2)
+    assert again.resets or [c.key for c in again.received] == ["a", "b"]
 
 
 @guarantee("FEED-1")
 def check_nothing_falls_between_cursor_and_list(board: Board, effort: Effort) -> None:
-    """What is listed after the first call and what is told later leave nothing out."""
+    """What is listed after the first call and what is reported later leave nothing out."""
     backend, poster = board.open(), board.peer()
     for n in range(effort.rounds(3, 12)):
         names = [f"k{n}.{m}" for m in range(40)]
@@ -166,13 +160,13 @@ def check_nothing_falls_between_cursor_and_list(board: Board, effort: Effort) ->
             first = set(listed(backend))
             posting.result()
         rest = set(names) - first
-        reader.until(lambda: reader.resets or rest <= {c.key for c in reader.heard})  # noqa: B023
-        assert reader.resets or rest <= {c.key for c in reader.heard}
+        reader.until(lambda: reader.resets or rest <= {c.key for c in reader.received})  # noqa: B023
+        assert reader.resets or rest <= {c.key for c in reader.received}
 
 
 @guarantee("FEED-1", "RUN-1")
 def check_feed_of_many_processes_is_complete(board: Board, effort: Effort) -> None:
-    """What many processes do at once is told to every reader, each posting's story in order."""
+    """What many processes do at once is reported to every reader, each posting's story in order."""
     backend, peers = board.open(), board.peers(3)
     reader = Reader(backend).start()
     number = effort.rounds(25, 200)
@@ -186,12 +180,12 @@ def check_feed_of_many_processes_is_complete(board: Board, effort: Effort) -> No
     )
     everything = [key for part in names for key in part]
     assert sorted(key for part in done for key in part) == sorted(everything)
-    reader.until(lambda: reader.resets or len(reader.heard) >= 3 * len(everything), 20.0)
+    reader.until(lambda: reader.resets or len(reader.received) >= 3 * len(everything), 20.0)
     if not reader.resets:
         stories = {tuple(reader.story(key)) for key in everything}
         assert stories == {(K.POSTED, K.CLAIMED, K.REMOVED)}
         for part in names:
-            order = [c.key for c in reader.heard if c.kind is K.POSTED and c.key in part]
+            order = [c.key for c in reader.received if c.kind is K.POSTED and c.key in part]
             assert order == part
 
 
@@ -201,44 +195,44 @@ def check_feed_of_many_processes_is_complete(board: Board, effort: Effort) -> No
 @guarantee("FEED-2")
 @pytest.mark.parametrize("look_by", ["list", "get"])
 def check_told_posting_can_be_seen(board: Board, effort: Effort, look_by: str) -> None:
-    """When POSTED is told, the listing and the get of that instant show the posting."""
+    """When POSTED is reported, the listing and the get of that instant show the posting."""
     backend, poster = board.open(), board.peer()
     reader = Reader(backend).start()
     names = [f"k{n}" for n in range(effort.rounds(30, 150))]
     unseen = []
     with ThreadPoolExecutor(1) as threads:
         posting = threads.submit(poster.run, "post", keys=names)
-        while len(reader.heard) < len(names) and not reader.resets:
-            known = len(reader.heard)
+        while len(reader.received) < len(names) and not reader.resets:
+            known = len(reader.received)
             reader.read(MOMENTS)
-            told = [change.key for change in reader.heard[known:]]
-            assert told or reader.resets, "the feed fell silent"
+            reported = [change.key for change in reader.received[known:]]
+            assert reported or reader.resets, "the feed fell silent"
             there = (
                 listed(backend)
                 if look_by == "list"
-                else [p.key for p in backend.get(told) if p is not None]
+                else [p.key for p in backend.get(reported) if p is not None]
             )
-            unseen += [key for key in told if key not in there]
+            unseen += [key for key in reported if key not in there]
         posting.result()
     assert unseen == []
 
 
 @guarantee("FEED-2")
 def check_told_lease_can_be_seen(board: Board, effort: Effort) -> None:
-    """When CLAIMED, RELEASED or REMOVED is told, a look of that instant agrees."""
+    """When CLAIMED, RELEASED or REMOVED is reported, a look of that instant agrees."""
     backend, other = board.open(), board.open()
     reader = Reader(other).start()
     for n in range(effort.rounds(6, 40)):
         key = f"k{n}"
         post(backend, key)
         lease = take(backend, key, 30.0)
-        assert reader.hears(K.CLAIMED, key)
+        assert reader.receives(K.CLAIMED, key)
         assert look(other, key).lease == lease
         backend.release(lease)
-        assert reader.hears(K.RELEASED, key)
+        assert reader.receives(K.RELEASED, key)
         assert look(other, key).lease is None
         backend.remove([take(backend, key)])
-        assert reader.hears(K.REMOVED, key)
+        assert reader.receives(K.REMOVED, key)
         assert other.get([key])[0] is None
 
 
@@ -247,13 +241,13 @@ def check_told_lease_can_be_seen(board: Board, effort: Effort) -> None:
 
 @guarantee("FEED-3")
 def check_waiting_reader_is_woken(board: Board, effort: Effort) -> None:
-    """A reader that waits for long hears of a change within moments."""
+    """A reader that waits for long receives a change within moments."""
     backend, poster = board.open(), board.open()
     reader = Reader(backend).start()
     delays = []
     for n in range(effort.rounds(4, 15)):
         with ThreadPoolExecutor(1) as threads:
-            waiting = threads.submit(_heard_at, reader)
+            waiting = threads.submit(_received_at, reader)
             time.sleep(0.05)
             began = boottime()
             post(poster, f"k{n}")
@@ -262,7 +256,7 @@ def check_waiting_reader_is_woken(board: Board, effort: Effort) -> None:
     assert sorted(delays)[len(delays) // 2] < 0.5
 
 
-def _heard_at(reader: Reader) -> float:
+def _received_at(reader: Reader) -> float:
     reader.read(30.0)
     return boottime()
 
@@ -272,7 +266,7 @@ def check_many_waiting_readers_are_woken(board: Board) -> None:
     """Any number of readers wait on one backend, and each is woken."""
     backend, poster = board.open(), board.open()
     readers = [Reader(backend).start() for _ in range(8)]
-    calls = [functools.partial(reader.hears, K.POSTED, "k", 15.0) for reader in readers]
+    calls = [functools.partial(reader.receives, K.POSTED, "k", 15.0) for reader in readers]
     with beside(*calls) as (waiting, posted):
         time.sleep(0.2)
         post(poster, "k")
@@ -285,7 +279,7 @@ def check_other_verbs_go_on_while_a_reader_waits(board: Board) -> None:
     """A reader that waits blocks no other verb of its backend."""
     backend = board.open()
     reader = Reader(backend).start()
-    with beside(lambda posted: reader.hears(K.POSTED, "k", 15.0, posted)) as ([waiting], posted):
+    with beside(lambda posted: reader.receives(K.POSTED, "k", 15.0, posted)) as ([waiting], posted):
         time.sleep(0.2)
         began = boottime()
         backend.list()
@@ -305,7 +299,7 @@ def check_idle_reader_waits(board: Board) -> None:
     began = boottime()
     reader.read(0.6)
     took = boottime() - began
-    assert (reader.heard, reader.resets) == ([], 0)
+    assert (reader.received, reader.resets) == ([], 0)
     assert 0.5 <= took <= 0.6 + MOMENTS
 
 
@@ -316,9 +310,9 @@ def check_call_without_waiting(board: Board) -> None:
     reader = Reader(backend).start()
     post(backend, "k")
     began = boottime()
-    while not reader.heard and boottime() - began < MOMENTS:
+    while not reader.received and boottime() - began < MOMENTS:
         reader.read(0.0)
-    assert [change.key for change in reader.heard] == ["k"]
+    assert [change.key for change in reader.received] == ["k"]
 
 
 @guarantee("FEED-3", "ERR-1")
@@ -329,7 +323,7 @@ def check_close_wakes_a_waiting_reader(board: Board) -> None:
         backend = board.open()
         cursor = backend.changes(None, 0.0).cursor
         with ThreadPoolExecutor(1) as threads:
-            waiting = threads.submit(heard, lambda: backend.changes(cursor, 20.0))  # noqa: B023
+            waiting = threads.submit(answer_of, lambda: backend.changes(cursor, 20.0))  # noqa: B023
             time.sleep(0.1)
             began = boottime()
             backend.close()
@@ -355,7 +349,7 @@ def check_unknown_cursor_is_a_reset(board: Board, cursor: str) -> None:
     reader.read(MOMENTS)
     assert reader.resets == 1
     post(backend, "new")
-    assert reader.hears(K.POSTED, "new")
+    assert reader.receives(K.POSTED, "new")
 
 
 @guarantee("FEED-4")
@@ -380,12 +374,12 @@ def check_cursor_moves_to_another_connection(board: Board) -> None:
     reader.backend = second
     assert reader.until(lambda: reader.resets or K.POSTED in reader.story("a"))
     post(second, "b")
-    assert reader.hears(K.POSTED, "b")
+    assert reader.receives(K.POSTED, "b")
 
 
 @guarantee("FEED-4")
 def check_frozen_reader_continues_or_resets(board: Board) -> None:
-    """A reader whose process was frozen while much happened hears it, or reset."""
+    """A reader whose process was frozen while much happened receives it, or a reset."""
     backend, peer = board.open(), board.peer()
     cursor = peer.changes(None, 0.0).cursor
     peer.pause()
@@ -395,8 +389,8 @@ def check_frozen_reader_continues_or_resets(board: Board) -> None:
     peer.resume()
     reader = Reader(peer)
     reader.cursor = cursor
-    assert reader.until(lambda: reader.resets or len(reader.heard) >= 30)
+    assert reader.until(lambda: reader.resets or len(reader.received) >= 30)
     if not reader.resets:
-        assert [change.key for change in reader.heard] == names
+        assert [change.key for change in reader.received] == names
     post(backend, "last")
-    assert reader.hears(K.POSTED, "last")
+    assert reader.receives(K.POSTED, "last")

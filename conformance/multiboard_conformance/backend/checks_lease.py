@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Checks of the lease: one holder, by its token, told apart from all before and after it."""
+"""Checks of the lease: one holder, by its token, distinguished from all before and after it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ from collections.abc import Callable
 import pytest
 
 from multiboard.primitives import Backend, ChangeKind, Lease, Shelf
+from multiboard_conformance.backend.answers import answer_of, eventually, name_of, raised
 from multiboard_conformance.backend.feeds import Reader
 from multiboard_conformance.backend.fixtures import (
     Board,
-    eventually,
-    heard,
-    listed,
-    look,
-    name_of,
+    contend,
+    fresh_keys,
     post,
+    post_and_trash,
     race,
-    raised,
-    snapshot,
     take,
     together,
     try_to_take,
 )
 from multiboard_conformance.backend.guarantees import BOTH_KINDS, guarantee
+from multiboard_conformance.backend.reading import listed, look, snapshot
 from multiboard_conformance.machinery.plugin import Effort
 from multiboard_conformance.machinery.programs import claim_id
 
@@ -70,7 +68,7 @@ def check_acquire_of_what_is_not_live(board: Board) -> None:
     backend.remove([take(backend, "removed")])
     backend.remove([take(backend, "trashed")], Shelf.TRASH)
     names = ["unknown", "removed", "trashed"]
-    assert [heard(lambda: take(backend, key)) for key in names] == ["PostingNotFound"] * 3  # noqa: B023
+    assert [answer_of(lambda: take(backend, key)) for key in names] == ["PostingNotFound"] * 3  # noqa: B023
     assert listed(backend) == []
 
 
@@ -96,11 +94,9 @@ def check_acquire_by_key_may_be_early(board: Board) -> None:
 @guarantee("LEASE-1", "RUN-1")
 @BOTH_KINDS
 def check_one_of_many_racers_wins(board: Board, effort: Effort, expires_in: float | None) -> None:
-    """Of processes that acquire in the same instant one wins and the others hear LeaseHeld."""
+    """Of processes that acquire in the same instant one wins and the others get LeaseHeld."""
     backend, peers = board.open(), board.peers(4)
-    for n in range(effort.rounds(6, 40)):
-        key = f"k{n}"
-        post(backend, key)
+    for key in fresh_keys(backend, effort.rounds(6, 40)):
         answers = race(peers, lambda peer: take(peer, key, expires_in, peer.who))  # noqa: B023
         winners = [answer for answer in answers if isinstance(answer, Lease)]
         losers = [name_of(answer) for answer in answers if not isinstance(answer, Lease)]
@@ -112,10 +108,8 @@ def check_one_of_many_racers_wins(board: Board, effort: Effort, expires_in: floa
 def check_threads_of_one_backend_race_too(board: Board, effort: Effort) -> None:
     """Of threads that acquire on one backend in the same instant one wins."""
     backend = board.open()
-    for n in range(effort.rounds(5, 40)):
-        key = f"k{n}"
-        post(backend, key)
-        answers = together([lambda: heard(lambda: take(backend, key))] * 4)  # noqa: B023
+    for key in fresh_keys(backend, effort.rounds(5, 40)):
+        answers = together([lambda: answer_of(lambda: take(backend, key))] * 4)  # noqa: B023
         assert sum(isinstance(answer, Lease) for answer in answers) == 1
 
 
@@ -123,17 +117,13 @@ def check_threads_of_one_backend_race_too(board: Board, effort: Effort) -> None:
 def check_removal_and_acquisition_race(board: Board, effort: Effort) -> None:
     """A posting that is removed while others try to acquire it is leased to none of them."""
     backend, peers = board.open(), board.peers(3)
-    for n in range(effort.rounds(4, 25)):
-        key = f"k{n}"
-        post(backend, key)
+    for key in fresh_keys(backend, effort.rounds(4, 25)):
         lease = take(backend, key, 30.0)
-
-        def act(peer: Backend) -> object:
-            if peer is peers[0]:
-                return peer.remove([lease])[0]  # noqa: B023
-            return take(peer, key, 30.0)  # noqa: B023
-
-        first, *others = [name_of(answer) for answer in race(peers, act)]
+        first, *others = contend(
+            peers,
+            lambda peer: peer.remove([lease])[0],  # noqa: B023
+            lambda peer: take(peer, key, 30.0),  # noqa: B023
+        )
         assert first is None
         assert set(others) <= {"LeaseHeld", "PostingNotFound"}
         assert backend.get([key])[0] is None
@@ -165,7 +155,7 @@ def check_superseded_lease_is_refused(board: Board, verb: str, expires_in: float
     backend.release(old)
     current = take(backend, "k", expires_in, "same")
     before = snapshot(backend)
-    answer = heard(lambda: name_of(_verbs(old)[verb](backend)))
+    answer = answer_of(lambda: name_of(_verbs(old)[verb](backend)))
     assert (answer, snapshot(backend)) == ("LeaseLost", before)
     assert list(backend.remove([current])) == [None]
 
@@ -179,7 +169,7 @@ def check_repeated_release_spares_the_successor(board: Board) -> None:
     backend.release(old)
     take(other, "k", 30.0)
     before = snapshot(other)
-    assert heard(lambda: backend.release(old)) is None
+    assert answer_of(lambda: backend.release(old)) is None
     assert snapshot(other) == before
 
 
@@ -193,7 +183,7 @@ def check_lease_that_ended_unheard_is_refused(board: Board) -> None:
     assert isinstance(current, Lease)
     before = snapshot(backend)
     answers = {
-        name: heard(lambda: name_of(use(backend)))  # noqa: B023
+        name: answer_of(lambda: name_of(use(backend)))  # noqa: B023
         for name, use in _verbs(old).items()
     }
     assert answers == dict.fromkeys(_verbs(old), "LeaseLost")
@@ -209,7 +199,7 @@ def check_ended_lease_is_refused(board: Board) -> None:
     post(backend, *names)
     leases = {name: take(backend, name, 0.3) for name in names}
     time.sleep(0.5)
-    answers = [heard(lambda: name_of(_verbs(leases[v])[v](backend))) for v in names]  # noqa: B023
+    answers = [answer_of(lambda: name_of(_verbs(leases[v])[v](backend))) for v in names]  # noqa: B023
     assert answers == ["LeaseLost"] * 4
     assert (listed(backend), listed(backend, Shelf.TRASH)) == (names, [])
 
@@ -224,7 +214,7 @@ def check_token_is_the_proof(board: Board, verb: str, off: int) -> None:
     lease = take(backend, "k", 30.0)
     forged = dataclasses.replace(lease, token=lease.token + off)
     before = snapshot(backend)
-    answer = heard(lambda: name_of(_verbs(forged)[verb](other)))
+    answer = answer_of(lambda: name_of(_verbs(forged)[verb](other)))
     assert (answer, snapshot(backend)) == ("LeaseLost", before)
 
 
@@ -237,7 +227,7 @@ def check_lease_on_what_is_gone(board: Board, verb: str) -> None:
     old = take(backend, "k", 30.0)
     backend.release(old)
     other.remove([take(other, "k")])
-    assert heard(lambda: name_of(_verbs(old)[verb](backend))) == "PostingNotFound"
+    assert answer_of(lambda: name_of(_verbs(old)[verb](backend))) == "PostingNotFound"
     assert (listed(backend), listed(backend, Shelf.TRASH)) == ([], [])
 
 
@@ -251,7 +241,7 @@ def check_lease_serves_on_another_connection(
     backend, other = board.open(), board.open()
     post(backend, "k")
     lease = take(backend, "k", expires_in)
-    answer = heard(lambda: name_of(_verbs(lease)[verb](other)))
+    answer = answer_of(lambda: name_of(_verbs(lease)[verb](other)))
     assert answer == (lease if verb == "renew" else None)
     gone = verb in ("remove", "trash")
     assert listed(backend) == ([] if gone else ["k"])
@@ -276,18 +266,13 @@ def check_renew_leaves_a_session_lease(board: Board) -> None:
 def check_one_lease_used_twice_at_once(board: Board, effort: Effort) -> None:
     """Of a release and a removal by one lease, in the same instant, one has its effect."""
     backend, peers = board.open(), board.peers(2)
-    for n in range(effort.rounds(5, 40)):
-        key = f"k{n}"
-        post(backend, key)
+    for key in fresh_keys(backend, effort.rounds(5, 40)):
         lease = take(backend, key, 30.0)
-
-        def act(peer: Backend) -> object:
-            if peer is peers[0]:
-                peer.release(lease)  # noqa: B023
-                return None
-            return peer.remove([lease])[0]  # noqa: B023
-
-        released, removed = (name_of(answer) for answer in race(peers, act))
+        released, removed = contend(
+            peers,
+            lambda peer: peer.release(lease),  # noqa: B023
+            lambda peer: peer.remove([lease])[0],  # noqa: B023
+        )
         if removed is None:
             assert (released, listed(backend)) == ("PostingNotFound", [])
         else:
@@ -326,11 +311,7 @@ def check_tokens_rise_after_expiry(board: Board) -> None:
 def check_tokens_rise_over_trash_and_restore(board: Board) -> None:
     """A posting that comes back from the trash goes on with higher tokens."""
     backend = board.open()
-    post(backend, "k")
-    for _ in range(3):
-        backend.release(take(backend, "k"))
-    old = take(backend, "k")
-    backend.remove([old], Shelf.TRASH)
+    old = post_and_trash(backend, "k", released=3)
     backend.restore("k")
     new = take(backend, "k")
     assert new.token > old.token
@@ -406,19 +387,18 @@ def check_timed_lease_is_found_by_another_connection(board: Board) -> None:
 
 @guarantee("LEASE-6")
 def check_session_lease_belongs_to_its_session(board: Board) -> None:
-    """A session lease is found again within its session only; others hear LeaseHeld."""
+    """A session lease is found again within its session only; others get LeaseHeld."""
     backend, other = board.open(), board.open()
     post(backend, "k")
     backend.acquire("k", "me", "one")
-    assert heard(lambda: other.acquire("k", "me", "one")) == "LeaseHeld"
+    assert answer_of(lambda: other.acquire("k", "me", "one")) == "LeaseHeld"
 
 
 @guarantee("LEASE-6", "RUN-1")
 def check_one_attempt_from_many_threads(board: Board, effort: Effort) -> None:
     """One attempt that is sent several times at once is one lease."""
     backend = board.open()
-    for n in range(effort.rounds(4, 25)):
-        key, attempt = f"k{n}", claim_id()
-        post(backend, key)
+    for key in fresh_keys(backend, effort.rounds(4, 25)):
+        attempt = claim_id()
         answers = together([lambda: backend.acquire(key, "me", attempt)] * 4)  # noqa: B023
         assert (set(answers), look(backend, key).attempts) == ({look(backend, key).lease}, 1)

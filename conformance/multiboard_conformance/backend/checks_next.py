@@ -7,17 +7,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from multiboard.primitives import Shelf, boottime
+from multiboard_conformance.backend.answers import eventually
 from multiboard_conformance.backend.feeds import BUSY
-from multiboard_conformance.backend.fixtures import (
-    Board,
-    eventually,
-    look,
-    post,
-    race,
-    take,
-    together,
-)
+from multiboard_conformance.backend.fixtures import Board, post, race, take, together
 from multiboard_conformance.backend.guarantees import BOTH_KINDS, guarantee
+from multiboard_conformance.backend.reading import look
 from multiboard_conformance.machinery.plugin import Effort
 from multiboard_conformance.machinery.programs import claim_id, drain
 
@@ -179,7 +173,7 @@ def check_threads_drain_a_board(board: Board, effort: Effort) -> None:
 
 @guarantee("NEXT-2")
 def check_delayed_posting_is_listed_and_held_back(board: Board) -> None:
-    """A delayed posting is listed, tells when it is due, and is not handed out before."""
+    """A delayed posting is listed, shows when it is due, and is not handed out before."""
     backend = board.open()
     sent = boottime()
     (posting,) = post(backend, "k", delay=60.0)

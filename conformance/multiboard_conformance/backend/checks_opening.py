@@ -7,8 +7,10 @@ import pytest
 
 from multiboard import errors
 from multiboard.primitives import Backend
-from multiboard_conformance.backend.fixtures import Board, Store, heard, listed, post
+from multiboard_conformance.backend.answers import answer_of
+from multiboard_conformance.backend.fixtures import Board, Store, post
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import listed
 from multiboard_conformance.harness import Harness
 from multiboard_conformance.machinery.plugin import need, not_exercised
 
@@ -28,10 +30,13 @@ def check_looking_makes_no_board(board: Board, harness: Harness, first_of_all: b
         board = Board(store)
     try:
         backend = board.make(create=False)
-        assert [heard(backend.open), heard(backend.open)] == ["BoardNotFound", "BoardNotFound"]
-        assert heard(backend.list) == "Closed"
+        assert [answer_of(backend.open), answer_of(backend.open)] == [
+            "BoardNotFound",
+            "BoardNotFound",
+        ]
+        assert answer_of(backend.list) == "Closed"
         backend.close()
-        assert heard(board.make(create=False).open) == "BoardNotFound"
+        assert answer_of(board.make(create=False).open) == "BoardNotFound"
     finally:
         if first_of_all:
             board.close()
@@ -57,8 +62,8 @@ def check_looking_at_a_wiped_board_makes_none(board: Board, harness: Harness) ->
     post(made, "k")
     made.close()
     harness.wipe(made.settings)
-    assert heard(board.make(create=False).open) == "BoardNotFound"
-    assert heard(board.make(create=False).open) == "BoardNotFound"
+    assert answer_of(board.make(create=False).open) == "BoardNotFound"
+    assert answer_of(board.make(create=False).open) == "BoardNotFound"
 
 
 @guarantee("DIR-6")
@@ -68,7 +73,7 @@ def check_boards_are_named(board: Board) -> None:
     before = _named(looking)
     for name in (board.namespace, f"{board.namespace}/inner", board.namespace.upper()):
         board.open(namespace=name)
-    assert heard(looking.open) == "BoardNotFound"
+    assert answer_of(looking.open) == "BoardNotFound"
     added = [name for name in _named(looking) if name not in before]
     ours = [name for name in added if name.lower().startswith(board.namespace)]
     assert ours == sorted([board.namespace, f"{board.namespace}/inner", board.namespace.upper()])

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Checks of a feed whose reader is too slow: it hears reset, and is never left with a gap."""
+"""Checks of a feed whose reader is too slow: it receives a reset, and is never left with a gap."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ K = ChangeKind
 
 @guarantee("FEED-4", "FEED-1")
 def check_trimmed_history_is_a_reset(board: Board, harness: Harness) -> None:
-    """A reader whose place in the history is gone hears reset, and then what happens next."""
+    """A reader whose place in the history is gone receives a reset, and then what happens next."""
     need(harness, "trim")
     backend = board.open()
     slow, quick = Reader(backend).start(), Reader(backend).start()
     post(backend, *[f"k{n}" for n in range(20)])
-    assert quick.hears(K.POSTED, "k19")
+    assert quick.receives(K.POSTED, "k19")
     harness.trim(backend.settings)
     slow.read(MOMENTS)
-    assert slow.resets == 1, f"a gap without a reset: {slow.heard}"
+    assert slow.resets == 1, f"a gap without a reset: {slow.received}"
     post(backend, "last")
-    assert slow.hears(K.POSTED, "last")
+    assert slow.receives(K.POSTED, "last")
     # Its place is the last one that is left, or gone as well.
     assert quick.until(lambda: quick.resets or K.POSTED in quick.story("last"))
 
 
 @guarantee("FEED-4", "FEED-1")
 def check_reader_that_is_far_too_slow(board: Board, effort: Effort) -> None:
-    """After more changes than a store may keep a reader hears all of them in order, or reset.
+    """After more changes than a store may keep a reader receives all of them in order, or a reset.
 
     The full run makes as many as it can in 15 seconds, up to 120,000: on a fast store more than
     it keeps. Where that is not enough, a harness trims the history instead.
@@ -42,14 +42,14 @@ def check_reader_that_is_far_too_slow(board: Board, effort: Effort) -> None:
     reader = Reader(board.open().backend).start()
     # Not through the record: it would keep each of these operations.
     made = _churn(backend.backend, effort.rounds(400, 120_000), effort.rounds(1, 15))
-    told: list[tuple[ChangeKind, str]] = []
+    reported: list[tuple[ChangeKind, str]] = []
     give_up = boottime() + 30.0
-    while not reader.resets and len(told) < len(made) and boottime() < give_up:
+    while not reader.resets and len(reported) < len(made) and boottime() < give_up:
         reader.read(MOMENTS)
-        told = [(change.kind, change.key) for change in reader.heard]
-    assert reader.resets or told == made
+        reported = [(change.kind, change.key) for change in reader.received]
+    assert reader.resets or reported == made
     post(backend, "last")
-    assert reader.hears(K.POSTED, "last")
+    assert reader.receives(K.POSTED, "last")
 
 
 def _churn(backend: Backend, most: int, seconds: float) -> list[tuple[ChangeKind, str]]:

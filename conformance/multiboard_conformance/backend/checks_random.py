@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from multiboard.config import loading
 from multiboard.primitives import Backend, boottime
-from multiboard_conformance.backend import side_by_side as sbs
+from multiboard_conformance.backend import side_by_side, steps
 from multiboard_conformance.backend.fixtures import Board, Store
 from multiboard_conformance.backend.guarantees import guarantee
 from multiboard_conformance.machinery.plugin import Effort, show
@@ -35,21 +35,21 @@ _ranks = st.sampled_from([0, 9, 10])
 
 _STEPS: dict[str, st.SearchStrategy[Any]] = {
     "add": st.builds(
-        sbs.Add, _actors, st.lists(st.tuples(_keys, _bodies, _ranks), max_size=3),
+        steps.Add, _actors, st.lists(st.tuples(_keys, _bodies, _ranks), max_size=3),
         st.sampled_from([0.0, 0.0, 60.0]),
     ),
-    "enter": st.builds(sbs.Enter, _actors, _keys),
-    "read": st.builds(sbs.Read, _actors, st.lists(_keys, max_size=4)),
-    "acquire": st.builds(sbs.Acquire, _actors, _keys, _spans),
-    "acquire next": st.builds(sbs.AcquireNext, _actors, st.integers(0, 3), _spans),
-    "expire": st.builds(sbs.Expire, _actors, _keys),
-    "renew": st.builds(sbs.Renew, _actors, _picks),
-    "release": st.builds(sbs.Release, _actors, _picks, st.sampled_from([0.0, 0.0, 60.0])),
-    "remove": st.builds(sbs.Remove, _actors, st.lists(_picks, max_size=2), st.booleans()),
-    "restore": st.builds(sbs.Restore, _actors, _keys),
-    "purge": st.builds(sbs.Purge, _actors, st.lists(_keys, max_size=2), st.booleans()),
-    "repeat": st.just(sbs.Again()),
-    "leave": st.builds(sbs.Leave, _actors),
+    "enter": st.builds(steps.Enter, _actors, _keys),
+    "read": st.builds(steps.Read, _actors, st.lists(_keys, max_size=4)),
+    "acquire": st.builds(steps.Acquire, _actors, _keys, _spans),
+    "acquire next": st.builds(steps.AcquireNext, _actors, st.integers(0, 3), _spans),
+    "expire": st.builds(steps.Expire, _actors, _keys),
+    "renew": st.builds(steps.Renew, _actors, _picks),
+    "release": st.builds(steps.Release, _actors, _picks, st.sampled_from([0.0, 0.0, 60.0])),
+    "remove": st.builds(steps.Remove, _actors, st.lists(_picks, max_size=2), st.booleans()),
+    "restore": st.builds(steps.Restore, _actors, _keys),
+    "purge": st.builds(steps.Purge, _actors, st.lists(_keys, max_size=2), st.booleans()),
+    "repeat": st.just(steps.Again()),
+    "leave": st.builds(steps.Leave, _actors),
 }  # fmt: skip
 #: What makes programs worth running comes more often than what ends them.
 _OFTEN = ("add", "acquire", "acquire", "acquire next", "release", "remove", "repeat", "repeat")
@@ -70,7 +70,7 @@ class _Runs:
         self._failed: dict[str, AssertionError] = {}
         self.number = 0
 
-    def run(self, program: Sequence[sbs.Step]) -> None:
+    def run(self, program: Sequence[side_by_side.Step]) -> None:
         """Run a program on both, unless the time is over."""
         name = repr(program)
         if self._give_up is None:
@@ -88,7 +88,7 @@ class _Runs:
             self._failed[name] = error
             raise
 
-    def _compare(self, program: Sequence[sbs.Step]) -> None:
+    def _compare(self, program: Sequence[side_by_side.Step]) -> None:
         # A board of its own for each program: the table of a failure shows that one alone.
         self._board.close()
         board = Board(self._store, session_timeout=60.0)
@@ -100,7 +100,7 @@ class _Runs:
             backend.open()
             return backend
 
-        both = sbs.SideBySide(board.open, open_model)
+        both = side_by_side.SideBySide(board.open, open_model)
         try:
             both.run(program)
         finally:

@@ -11,18 +11,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 
 from multiboard.primitives import Backend, NewPosting, Shelf, boottime
+from multiboard_conformance.backend.answers import eventually
 from multiboard_conformance.backend.feeds import Reader
-from multiboard_conformance.backend.fixtures import (
-    Board,
-    Store,
-    eventually,
-    keys,
-    listed,
-    post,
-    take,
-    together,
-)
+from multiboard_conformance.backend.fixtures import Board, Store, post, take, together
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import keys, listed
 from multiboard_conformance.harness import Harness
 from multiboard_conformance.machinery.judge import judge
 from multiboard_conformance.machinery.peers import Peer, WorkerGone
@@ -72,8 +65,8 @@ def check_forked_child_uses_what_it_inherited(board: Board) -> None:
         assert seen == {"child": "fine", "posted": "True", "lease": "True", "removed": "None"}
         assert backend.get(["leased"])[0].lease is None  # type: ignore[union-attr]
     else:
-        said = seen.pop("child")
-        assert said.startswith("refused") or said == "nothing"
+        child = seen.pop("child")
+        assert child.startswith("refused") or child == "nothing"
         assert seen == {"posted": "False", "lease": "True", "removed": "None"}
 
 
@@ -113,8 +106,8 @@ def _judged(board: Board, backend: Backend, reader: Reader, names: list[str]) ->
     live, trash = listed(backend), listed(backend, Shelf.TRASH)
     post(backend, "the-end")
     assert reader.until(lambda: reader.resets or reader.story("the-end"), 15.0)
-    told = None if reader.resets else reader.heard
-    return judge(board.history, posted=names, live=live, trash=trash, told=told)
+    feed = None if reader.resets else reader.received
+    return judge(board.history, posted=names, live=live, trash=trash, feed=feed)
 
 
 @guarantee("RUN-1", "DIR-1")
@@ -224,7 +217,7 @@ def check_opening_and_closing_beside_others(board: Board, effort: Effort) -> Non
         passing.close()
     assert len(keys(steady.list().postings)) == number + 1
     assert (steady.get(["held"])[0].lease, listed(steady, Shelf.ENTITIES)) == (lease, [])  # type: ignore[union-attr]
-    assert reader.until(lambda: reader.resets or len(reader.heard) >= number)
+    assert reader.until(lambda: reader.resets or len(reader.received) >= number)
 
 
 @guarantee("RUN-1")

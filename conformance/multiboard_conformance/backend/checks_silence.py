@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Checks of what dies without a word: connections, operations under way, clients that are frozen.
+"""Checks of what dies in silence: connections, operations under way, clients that are frozen.
 
 A proxy stands before the server, or a process is stopped. A store without one server to stand
 before is not exercised by the former.
@@ -17,21 +17,11 @@ from typing import Any, TypeVar
 
 from multiboard import errors
 from multiboard.primitives import Backend, ChangeKind, Lease, NewPosting, Posting, Shelf, boottime
+from multiboard_conformance.backend.answers import name_of, persist, raised
 from multiboard_conformance.backend.feeds import Limit, Reader, beside
-from multiboard_conformance.backend.fixtures import (
-    SHORT_SESSION,
-    Board,
-    listed,
-    look,
-    name_of,
-    persist,
-    post,
-    raised,
-    snapshot,
-    take,
-    together,
-)
+from multiboard_conformance.backend.fixtures import SHORT_SESSION, Board, post, take, together
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import listed, look, snapshot
 from multiboard_conformance.machinery.plugin import Effort, not_exercised
 from multiboard_conformance.machinery.programs import claim_id
 from multiboard_conformance.machinery.proxy import Mode, Proxy
@@ -63,7 +53,7 @@ def _opened(opening: Callable[..., T], **settings: float) -> T:
 
 @guarantee("FEED-4")
 def check_reader_whose_connection_died(board: Board, faulty: Board, proxy: Proxy) -> None:
-    """A reader finds out that its connection died without a word; it goes on or hears reset.
+    """A reader finds out that its connection died in silence; it goes on or receives a reset.
 
     Nothing is passed on it any more and nobody closes it, as where a firewall forgot it; new
     connections are served. The reader waits in long calls, and nobody else uses its backend.
@@ -71,7 +61,7 @@ def check_reader_whose_connection_died(board: Board, faulty: Board, proxy: Proxy
     direct, backend = board.open(), _opened(faulty.open)
     reader = Reader(backend).start()
     post(direct, "before")
-    assert reader.hears(K.POSTED, "before")
+    assert reader.receives(K.POSTED, "before")
     with beside(lambda posted: _hears_or_resets(reader, "during", since=posted)) as (
         [waiting],
         posted,
@@ -88,7 +78,7 @@ def check_reader_whose_connection_died(board: Board, faulty: Board, proxy: Proxy
 def _hears_or_resets(
     reader: Reader, key: str, within: float = 20.0, since: threading.Event | None = None
 ) -> bool:
-    """Read in calls as long as that until a posting is told or covered by a reset."""
+    """Read in calls as long as that until a posting is reported or covered by a reset."""
     known, limit = reader.resets, Limit(within, since)
     while limit.left() > 0:
         try:
@@ -287,8 +277,8 @@ def _late_is_void(direct: Backend, faulty: Board, proxy: Proxy, turn: str) -> bo
     time.sleep(0.3)
     assert snapshot(direct) == before
     post(direct, "last")
-    assert reader.hears(K.POSTED, "last")
-    assert [(change.kind, change.key) for change in reader.heard] == [(K.POSTED, "last")]
+    assert reader.receives(K.POSTED, "last")
+    assert [(change.kind, change.key) for change in reader.received] == [(K.POSTED, "last")]
     return True
 
 
@@ -312,7 +302,7 @@ def check_answer_lost_with_its_session(
     """Where an answer was lost, and the session with it, and others went on, a repeat is void.
 
     No answer comes through until the session has ended. Others take, finish and bring back what
-    the verbs did. Whatever the callers hear who repeat them then: nothing is undone, nothing comes
+    the verbs did. Whatever the callers get who repeat them then: nothing is undone, nothing comes
     back. What took more than one request, and so was not done, is not judged.
     """
     if effort.quick:

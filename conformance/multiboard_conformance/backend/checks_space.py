@@ -6,9 +6,11 @@ from __future__ import annotations
 import pytest
 
 from multiboard.primitives import ChangeKind, NewPosting, Shelf
+from multiboard_conformance.backend.answers import answer_of
 from multiboard_conformance.backend.feeds import Reader
-from multiboard_conformance.backend.fixtures import Board, heard, listed, post, snapshot, take
+from multiboard_conformance.backend.fixtures import Board, post, take
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import listed, snapshot
 from multiboard_conformance.harness import Harness
 from multiboard_conformance.machinery.plugin import need
 
@@ -37,8 +39,8 @@ def check_boards_inside_a_board_share_nothing(board: Board) -> None:
         [name.replace("/", ".")] for name in inner
     ]
     post(backend, "last")
-    assert reader.hears(ChangeKind.POSTED, "last")
-    assert {change.key for change in reader.heard} == {"mine", "last"}
+    assert reader.receives(ChangeKind.POSTED, "last")
+    assert {change.key for change in reader.received} == {"mine", "last"}
 
 
 @guarantee("DIR-5")
@@ -51,7 +53,7 @@ def check_boards_of_like_names_share_nothing(board: Board, name: str) -> None:
     post(other, "k", body=b"two")
     other.remove([take(other, "k")], Shelf.TRASH)
     assert (listed(backend), listed(backend, Shelf.TRASH)) == (["k"], [])
-    assert heard(lambda: backend.restore("k").body) == b"one"
+    assert answer_of(lambda: backend.restore("k").body) == b"one"
 
 
 @guarantee("DIR-5")
@@ -81,7 +83,7 @@ def check_foreign_records_break_nothing(board: Board, harness: Harness) -> None:
     assert list(backend.remove([won[0][1]])) == [None]
     assert list(backend.remove([won[1][1]], Shelf.TRASH)) == [None]
     assert backend.restore("after").key == "after"
-    assert reader.hears(ChangeKind.RESTORED, "after")
+    assert reader.receives(ChangeKind.RESTORED, "after")
 
 
 @guarantee("DIR-5")

@@ -8,20 +8,11 @@ import time
 import pytest
 
 from multiboard.primitives import Backend, ChangeKind, Lease, boottime
+from multiboard_conformance.backend.answers import answer_of, eventually, raised
 from multiboard_conformance.backend.feeds import BUSY, MOMENTS, Reader, beside
-from multiboard_conformance.backend.fixtures import (
-    Board,
-    eventually,
-    heard,
-    is_free,
-    look,
-    post,
-    race,
-    raised,
-    take,
-    together,
-)
+from multiboard_conformance.backend.fixtures import Board, post, race, take, together
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import is_free, look
 from multiboard_conformance.machinery.plugin import Effort
 
 
@@ -130,12 +121,12 @@ _SKEWS = {"right": 0.0, "ahead": 3600.0, "behind": -3600.0}
 
 @guarantee("LEASE-5")
 def check_timed_lease_outlives_its_process(board: Board) -> None:
-    """A timed lease of a killed process goes on and ends when due, whatever its clock said."""
+    """A timed lease of a killed process goes on and ends when due, whatever its clock showed."""
     watcher = board.open()
     holders = {name: board.peer(skew=skew) for name, skew in _SKEWS.items()}
     post(watcher, *_SKEWS)
     reader = Reader(watcher).start()
-    sent, answered, told = {}, {}, dict[str, float]()
+    sent, answered, reported = {}, {}, dict[str, float]()
     leases = {}
     for name, holder in holders.items():
         sent[name] = boottime()
@@ -149,13 +140,13 @@ def check_timed_lease_outlives_its_process(board: Board) -> None:
 
     def all_are_told() -> bool:
         for name in reader.keys(ChangeKind.EXPIRED):
-            told.setdefault(name, boottime())
-        return len(told) == len(_SKEWS)
+            reported.setdefault(name, boottime())
+        return len(reported) == len(_SKEWS)
 
     assert reader.until(all_are_told, 2.0 + BUSY)
     assert all(is_free(watcher, name) for name in _SKEWS)
-    assert [name for name in _SKEWS if told[name] - sent[name] < 2.0] == []
-    assert [name for name in _SKEWS if told[name] - answered[name] > 2.0 + BUSY] == []
+    assert [name for name in _SKEWS if reported[name] - sent[name] < 2.0] == []
+    assert [name for name in _SKEWS if reported[name] - answered[name] > 2.0 + BUSY] == []
 
 
 @guarantee("LEASE-5", "NEXT-2")
@@ -166,7 +157,7 @@ def check_wrong_clock_takes_nothing(board: Board, skew: float) -> None:
     post(backend, "leased", "due")
     post(backend, "later", delay=600.0)
     lease = take(backend, "leased", 600.0)
-    assert heard(lambda: take(odd, "leased", 5.0)) == "LeaseHeld"
+    assert answer_of(lambda: take(odd, "leased", 5.0)) == "LeaseHeld"
     won = odd.acquire_next("odd", ["c1", "c2", "c3"], 600.0)
     assert [posting.key for posting, _ in won] == ["due"]
     assert look(backend, "leased").lease == lease
@@ -200,7 +191,7 @@ def check_nobody_is_early(board: Board) -> None:
 
 @guarantee("LEASE-5", "FEED-3")
 def check_end_is_noticed_by_a_reader_alone(board: Board) -> None:
-    """A lease that ends is told to a waiting reader though nobody else does anything."""
+    """A lease that ends is reported to a waiting reader though nobody else does anything."""
     backend, waiting = board.open(), board.open()
     post(backend, "k")
     take(backend, "k", 1.0)
@@ -209,19 +200,19 @@ def check_end_is_noticed_by_a_reader_alone(board: Board) -> None:
     reader = Reader(waiting).start()
     due = max(ends, boottime())
     reader.call = 60.0
-    assert reader.hears(ChangeKind.EXPIRED, "k", 20.0)
+    assert reader.receives(ChangeKind.EXPIRED, "k", 20.0)
     assert boottime() - due <= MOMENTS
 
 
 @guarantee("FEED-3", "LEASE-5")
 def check_waiting_reader_hears_of_a_lease_made_shorter(board: Board) -> None:
-    """A lease that a renewal made shorter is told to a reader that waited all the time."""
+    """A lease that a renewal made shorter is reported to a reader that waited all the time."""
     backend, waiting = board.open(), board.open()
     post(backend, "k")
     lease = take(backend, "k", 600.0)
     reader = Reader(waiting).start()
     reader.call = 60.0
-    with beside(lambda shorter: reader.hears(ChangeKind.EXPIRED, "k", 20.0, shorter)) as (
+    with beside(lambda shorter: reader.receives(ChangeKind.EXPIRED, "k", 20.0, shorter)) as (
         [hearing],
         shorter,
     ):
@@ -260,7 +251,7 @@ def check_many_ends_at_once(board: Board, effort: Effort) -> None:
 
 @guarantee("LEASE-5", "LEASE-2", "RUN-1")
 def check_renewal_races_with_the_end(board: Board) -> None:
-    """A renewal at the end of a lease keeps it or hears LeaseLost, never both."""
+    """A renewal at the end of a lease keeps it or gets LeaseLost, never both."""
     backend, peers = board.open(), board.peers(2)
     post(backend, "k")
     lease = take(peers[0], "k", 0.5)

@@ -3,7 +3,7 @@
 
 Two can be judged in part only. ``max_body`` is a promise of the least: that bodies of that size
 come back is checked (DIR-4), but a store that takes more may have its reasons to promise less.
-``cross_host`` can't be told from one machine; what is judged is that it means cross_process too.
+``cross_host`` can't be judged from one machine; what is judged is that it means cross_process too.
 The leases of the dead have a scene of their own, in ``checks_deaths``.
 """
 
@@ -12,14 +12,10 @@ from __future__ import annotations
 import pytest
 
 from multiboard.primitives import Backend, LeaseLock, NewPosting
-from multiboard_conformance.backend.fixtures import (
-    Board,
-    listed,
-    persist,
-    post,
-    take,
-)
+from multiboard_conformance.backend.answers import persist
+from multiboard_conformance.backend.fixtures import Board, post, take
 from multiboard_conformance.backend.guarantees import guarantee
+from multiboard_conformance.backend.reading import listed
 from multiboard_conformance.harness import Harness
 from multiboard_conformance.machinery.peers import RemotePeer
 from multiboard_conformance.machinery.plugin import need
@@ -93,7 +89,7 @@ def check_cross_host_means_cross_process(board: Board) -> None:
 
 @guarantee("FEED-3")
 def check_linearizable_feed(board: Board) -> None:
-    """What was acknowledged is told to the next question if linearizable_feed is declared.
+    """What was acknowledged is in the answer to the next question if linearizable_feed is declared.
 
     Where it is not, and no server is far away, one of a hundred changes must come late.
     """
@@ -105,9 +101,9 @@ def check_linearizable_feed(board: Board) -> None:
 
 @guarantee("FEED-3")
 def check_linearizable_feed_of_a_distant_reader(board: Board, faulty: Board, proxy: Proxy) -> None:
-    """A reader to whom everything takes long is told what was acknowledged, or it is not declared.
+    """A reader to whom everything takes long receives what was acknowledged, or it is not declared.
 
-    A feed that is asked makes it wait for the answer; a pushed one says that nothing happened.
+    A feed that is asked makes it wait for the answer; a pushed one answers that nothing happened.
     """
     writer, reader = board.open(), faulty.open()
     reader.changes(None, 0.0)
@@ -117,20 +113,20 @@ def check_linearizable_feed_of_a_distant_reader(board: Board, faulty: Board, pro
 
 
 def _late(writer: Backend, reader: Backend, number: int) -> int:
-    """Return of how many postings the next question to the feed told nothing."""
+    """Return how many postings were missing in the answer to the next question to the feed."""
     cursor = reader.changes(None, 0.0).cursor
     late = 0
     for key in [f"k{n}" for n in range(number)]:
         post(writer, key)
-        told: list[str] = []
+        reported: list[str] = []
         while True:
             answer = reader.changes(cursor, 0.0)
-            assert not answer.reset, "a reader that kept up was told that it did not"
+            assert not answer.reset, "a reader that kept up received a reset"
             cursor = answer.cursor
             if not answer.events:
                 break
-            told += [event.key for event in answer.events]
-        late += key not in told
+            reported += [event.key for event in answer.events]
+        late += key not in reported
     return late
 
 
@@ -186,7 +182,7 @@ def _next(backend: Backend) -> list[object]:
 def check_fencing_survives_failover_both_ways(board: Board, harness: Harness) -> None:
     """Tokens rise over the loss of the last writes if and only if that is declared.
 
-    The holder of a lease that the new server never heard of must not pass for its successor.
+    The holder of a lease that the new server never saw must not pass for its successor.
     """
     need(harness, "failover")
     backend = board.open()

@@ -52,11 +52,11 @@ def beside(
 
 
 class Reader:
-    """One cursor on one backend, and all that it was told."""
+    """One cursor on one backend, and all that it received."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.heard: list[Change] = []
+        self.received: list[Change] = []
         self.resets = 0
         self.cursor: str | None = None
         #: The longest that one call waits. A long one shows whether the backend wakes by itself.
@@ -70,7 +70,7 @@ class Reader:
     def read(self, timeout: float) -> None:
         """Make one call."""
         changes = self.backend.changes(self.cursor, timeout)
-        self.heard += changes.events
+        self.received += changes.events
         self.resets += changes.reset
         self.cursor = changes.cursor
 
@@ -80,7 +80,7 @@ class Reader:
         within: float = MOMENTS,
         since: threading.Event | None = None,
     ) -> bool:
-        """Read until a condition holds; tell whether it did within the time.
+        """Read until a condition holds; return whether it did within the time.
 
         The time begins at once, or where ``since`` is given when that is set: whoever waits while
         something is done has a limit for what follows, not for how long that takes.
@@ -93,25 +93,25 @@ class Reader:
             self.read(min(left, self.call))
         return True
 
-    def hears(
+    def receives(
         self,
         kind: ChangeKind,
         key: str,
         within: float = MOMENTS,
         since: threading.Event | None = None,
     ) -> bool:
-        """Read until a change is told; tell whether it was."""
+        """Read until a change comes; return whether it did."""
         return self.until(lambda: kind in self.story(key), within, since)
 
     def story(self, key: str) -> list[ChangeKind]:
-        """Return what was told of one posting, in order."""
-        return [change.kind for change in self.heard if change.key == key]
+        """Return the changes of one posting, in order."""
+        return [change.kind for change in self.received if change.key == key]
 
     def keys(self, kind: ChangeKind) -> list[str]:
-        """Return of which postings a change was told, in order."""
-        return [change.key for change in self.heard if change.kind is kind]
+        """Return the postings that had a change, in order."""
+        return [change.key for change in self.received if change.kind is kind]
 
     def tale(self, key: str, length: int, within: float = MOMENTS) -> list[ChangeKind]:
-        """Read until so many changes of a posting were told; return them."""
+        """Read until so many changes of a posting came; return them."""
         self.until(lambda: len(self.story(key)) >= length, within)
         return self.story(key)

@@ -13,17 +13,19 @@ import itertools
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from multiboard import errors, primitives
 from multiboard.config import loading
 from multiboard.primitives import Backend, Lease, NewPosting, Posting, Shelf, boottime
+from multiboard_conformance.backend.answers import name_of, raised
 from multiboard_conformance.machinery.history import History
 from multiboard_conformance.machinery.peers import LocalPeer, Peer, RemotePeer, WorkerPool
 from multiboard_conformance.machinery.programs import claim_id
 from multiboard_conformance.machinery.recording import Recorded
+from multiboard_conformance.machinery.worker import Actor
 
 T = TypeVar("T")
 
@@ -69,7 +71,7 @@ class Store:
                 backend.close()
 
     def server_info(self) -> dict[str, str]:
-        """Return what the backend tells of its store, or why it does not."""
+        """Return what the backend reports of its store, or why it does not."""
         backend = self.load(namespace=f"conformance-{uuid.uuid4().hex[:12]}")
         try:
             backend.open()
@@ -168,7 +170,8 @@ class Board:
             )
         else:
             chosen = self.store.settings(**chosen)
-            peer = LocalPeer(self.store.target, chosen, who, self.history, self.traits, at)
+            actor = Actor(self.store.target, chosen, who, self.history, at)
+            peer = LocalPeer(actor, who, self.traits)
         self._peers.append(peer)
         return peer
 
@@ -213,7 +216,7 @@ def together(calls: Sequence[Callable[[], T]]) -> list[T]:
 
 
 def race(peers: Sequence[Peer], call: Callable[[Peer], T]) -> list[T | errors.MultiboardError]:
-    """Let peers do something in the same instant; return what each heard."""
+    """Let peers do something in the same instant; return the answer or the error of each."""
     start = boottime() + 0.03
 
     def one(peer: Peer) -> T | errors.MultiboardError:
@@ -226,12 +229,41 @@ def race(peers: Sequence[Peer], call: Callable[[Peer], T]) -> list[T | errors.Mu
     return together([functools.partial(one, peer) for peer in peers])
 
 
+def contend(
+    peers: Sequence[Peer], first: Callable[[Peer], Any], others: Callable[[Peer], Any]
+) -> list[Any]:
+    """Let the first peer do one thing, and all others another one, in the same instant.
+
+    Return the answers, errors by the names of their classes.
+    """
+    answers = race(peers, lambda peer: first(peer) if peer is peers[0] else others(peer))
+    return [name_of(answer) for answer in answers]
+
+
 # -- short words for checks ------------------------------------------------------------------
 
 
 def post(backend: Backend, *keys: str, body: bytes = b"body", **fields: Any) -> list[Posting]:
     """Post keys in one call and return the postings."""
     return added(backend.add([NewPosting(key, body, **fields) for key in keys]))
+
+
+def fresh_keys(backend: Backend, number: int) -> Iterator[str]:
+    """Post so many keys, one before each round of a check, and yield them."""
+    for n in range(number):
+        key = f"k{n}"
+        post(backend, key)
+        yield key
+
+
+def post_and_trash(backend: Backend, key: str, released: int = 0) -> Lease:
+    """Post a key, lease and release it so often, and trash it; return the lease that did."""
+    post(backend, key)
+    for _ in range(released):
+        backend.release(take(backend, key))
+    lease = take(backend, key)
+    assert list(backend.remove([lease], Shelf.TRASH)) == [None]
+    return lease
 
 
 def added(answers: Sequence[Posting | errors.MultiboardError]) -> list[Posting]:
@@ -246,94 +278,7 @@ def take(backend: Backend, key: str, expires_in: float | None = None, holder: st
     return backend.acquire(key, holder, claim_id(), expires_in)
 
 
-def look(backend: Backend, key: str) -> Posting:
-    """Return a live posting."""
-    (posting,) = backend.get([key])
-    assert posting is not None, f"posting {key!r} is not live"
-    return posting
-
-
-def keys(postings: Sequence[Posting]) -> list[str]:
-    """Return the keys of postings, in their order."""
-    return [posting.key for posting in postings]
-
-
-def listed(backend: Backend, shelf: Shelf = Shelf.LIVE) -> list[str]:
-    """Return the keys of a shelf, in its order."""
-    return keys(backend.list(shelf).postings)
-
-
-def snapshot(backend: Backend) -> dict[str, Any]:
-    """Return all that a board holds, to be compared."""
-    return {
-        "live": list(backend.list(Shelf.LIVE).postings),
-        "trash": list(backend.list(Shelf.TRASH).postings),
-        "entities": list(backend.list(Shelf.ENTITIES).postings),
-    }
-
-
-def raised(call: Callable[[], Any]) -> Any:
-    """Return the multiboard error that a call raises, or its answer where it raises none."""
-    try:
-        return call()
-    except errors.MultiboardError as error:
-        return error
-
-
-def name_of(answer: Any) -> Any:
-    """Return the class name of an error, or the answer itself."""
-    return type(answer).__name__ if isinstance(answer, errors.MultiboardError) else answer
-
-
-def heard(call: Callable[[], Any]) -> Any:
-    """Return the class name of the error that a call raises, or its answer."""
-    return name_of(raised(call))
-
-
-def has_cause(error: BaseException) -> None:
-    """Require that the store's own error is the cause of one of ours."""
-    assert error.__cause__ is not None, (
-        f"{type(error).__name__} has no __cause__: write 'raise ... from error', with the error of "
-        f"the store's client, so that an operator can see what happened. It says: {error}"
-    )
-
-
-def is_free(backend: Backend, key: str) -> bool:
-    """Tell whether a live posting is unleased."""
-    return look(backend, key).lease is None
-
-
 def try_to_take(backend: Backend, key: str) -> Lease | None:
     """Acquire a posting for half a minute, or return None where that is refused."""
     answer = raised(lambda: take(backend, key, 30.0))
     return answer if isinstance(answer, Lease) else None
-
-
-def persist(call: Callable[[], T], within: float = 20.0) -> T:
-    """Repeat a call while the store is away or its answer is lost, as the guard does."""
-    import time
-
-    give_up = boottime() + within
-    while True:
-        try:
-            return call()
-        except (errors.Unavailable, errors.Indeterminate):
-            if boottime() > give_up:
-                raise
-        time.sleep(0.05)
-
-
-def eventually(condition: Callable[[], T], within: float, every: float = 0.02) -> tuple[T, float]:
-    """Wait until a condition answers something true; return it, and how long that took.
-
-    After ``within`` seconds, return its last answer.
-    """
-    import time
-
-    began = boottime()
-    while True:
-        answer = condition()
-        took = boottime() - began
-        if answer or took > within:
-            return answer, took
-        time.sleep(every)

@@ -17,13 +17,13 @@ from taskflow import exceptions as excp
 from taskflow import states
 
 from multiboard import errors
-from multiboard_conformance.jobboard.promises import promise
+from multiboard_conformance.jobboard.guarantees import promise
 from multiboard_conformance.jobboard.scene import (
     LOST,
     Scene,
+    answer_of,
     eventually,
     found,
-    heard,
     holds,
     lose,
     need,
@@ -45,12 +45,12 @@ def check_one_of_many_claimers_wins(scene: Scene) -> None:
         for number in range(len(jobs)):
 
             def claim(which: int, number: int = number) -> Any:
-                return heard(lambda: boards[which].claim(seen[which][number], f"w{which}"))
+                return answer_of(lambda: boards[which].claim(seen[which][number], f"w{which}"))
 
             answers = list(threads.map(claim, range(len(boards))))
             kinds = Counter(type(answer) for answer in answers)
             wanted = Counter({type(None): 1, excp.UnclaimableJob: len(boards) - 1})
-            same(wanted, kinds, "what the claimers heard")
+            same(wanted, kinds, "what the claimers got")
             winner = answers.index(None)
             same(f"w{winner}", poster.find_owner(jobs[number]), "the owner")
 
@@ -127,7 +127,7 @@ def check_stale_owner_can_not_extend(scene: Scene) -> None:
     job = board.post("a")
     need(job, "extend_expiry")
     its = lose(board, other, job)
-    heard(job.extend_expiry, 300)
+    answer_of(job.extend_expiry, 300)
     left = its.expires_in()
     holds(left <= 30, f"the successor's claim of 30 s lasts {left:.0f} s now")
 
@@ -155,14 +155,14 @@ def check_expires_in_always_answers_a_number(scene: Scene) -> None:
     job = board.post("a")
     for act in (lambda: None, lambda: board.claim(job, "me"), lambda: board.consume(job, "me")):
         act()
-        answer = heard(job.expires_in)
+        answer = answer_of(job.expires_in)
         holds(not isinstance(answer, Exception), f"expires_in() raised {answer!r}")
         holds(answer < 1e9, f"expires_in() answered {answer!r}")
 
 
 @promise("BOARD-10")
 def check_extending_uses_its_argument(scene: Scene) -> None:
-    """Both the owner and a board that knows its name extend by what they say."""
+    """Both the owner and a board that has its name extend by their argument."""
     board, _, job, its = seen_by_two(scene)
     need_expiry(board)
     need(job, "extend_expiry")
@@ -178,7 +178,7 @@ def check_extending_uses_its_argument(scene: Scene) -> None:
 
 @promise("BOARD-11")
 def check_second_consume_is_not_found(scene: Scene) -> None:
-    """A second consume, or a claim of what was consumed, is told as NotFound."""
+    """A second consume, or a claim of what was consumed, raises NotFound."""
     board, other, job, its = seen_by_two(scene)
     board.claim(job, "me")
     board.consume(job, "me")
@@ -243,7 +243,7 @@ def check_killed_owners_job_is_freed(scene: Scene) -> None:
         same("owner", board.find_owner(job), "the owner, whose process lives")
     kill()
     eventually(
-        lambda: heard(lambda: board.claim(job, "heir")) is None,
+        lambda: answer_of(lambda: board.claim(job, "heir")) is None,
         "a killed owner's job can be claimed",
         30.0,
     )
@@ -256,16 +256,16 @@ def _try_to_hold(board: Any, other: Any, job: Any) -> None:
     answers: list[Any] = []
 
     def somebody_has_it() -> bool:
-        answers[:] = [heard(board.claim, job, "me"), heard(other.claim, its, "you")]
+        answers[:] = [answer_of(board.claim, job, "me"), answer_of(other.claim, its, "you")]
         return None in answers
 
     try:
         eventually(somebody_has_it, "somebody could claim the job", 12.0)
     except AssertionError as error:
-        owner = heard(lambda: other.find_owner(its))
+        owner = answer_of(lambda: other.find_owner(its))
         raise AssertionError(
-            f"after a lost answer the job is {owner!r}'s, and nobody can claim it: its claimer "
-            f"hears {answers[0]!r}"
+            f"after a lost reply the job is {owner!r}'s, and nobody can claim it: its claimer "
+            f"gets {answers[0]!r}"
         ) from error
 
 
@@ -273,9 +273,9 @@ def _claim_with_lost_replies(scene: Scene, **claim: Any) -> None:
     for number in range(4):
         board, other = scene.alone(), scene.board()
         job = board.post(f"job-{number}")
-        heard(list, board.iterjobs())
+        answer_of(list, board.iterjobs())
         scene.lose_reply(number)
-        answer = heard(board.claim, job, "me", **claim)
+        answer = answer_of(board.claim, job, "me", **claim)
         scene.proxy.heal()
         if answer is not None:
             _try_to_hold(board, other, job)
@@ -285,7 +285,7 @@ def _claim_with_lost_replies(scene: Scene, **claim: Any) -> None:
 
 @promise("BOARD-5", deadline=90.0)
 def check_claim_whose_answer_was_lost_is_not_lost(scene: Scene) -> None:
-    """Whichever of a claim's answers is lost, the job is not held by nobody."""
+    """Whichever of a claim's replies is lost, the job is not held by nobody."""
     _claim_with_lost_replies(scene)
 
 
@@ -310,7 +310,7 @@ class _Unanswered:
     def _attempt(self, claim: Callable[[], Any]) -> Any:
         self.attempts += 1
         if self.attempts == 1:
-            raise errors.Indeterminate("the answer was lost")
+            raise errors.Indeterminate("the reply was lost")
         if self.attempts == 2:
             raise errors.SessionLost("the session ended")
         answer = claim()

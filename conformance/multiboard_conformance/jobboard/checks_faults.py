@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""A jobboard in trouble: the store goes away, answers are lost, records are damaged.
+"""A jobboard in trouble: the store goes away, replies are lost, records are damaged.
 
 Imports TaskFlow and the suite's own modules.
 """
@@ -14,12 +14,12 @@ from typing import Any
 from taskflow import exceptions as excp
 from taskflow import states
 
-from multiboard_conformance.jobboard.promises import promise
+from multiboard_conformance.jobboard.guarantees import promise
 from multiboard_conformance.jobboard.scene import (
     Scene,
+    answer_of,
     eventually,
     found,
-    heard,
     holds,
     names,
     same,
@@ -47,7 +47,7 @@ def _go_on_beside(scene: Scene, harm: Callable[[Any, Any], Callable[[], object]]
     after = board.post("after")
     for other in (board, scene.board(), listener):
         for _ in range(2):
-            listed = heard(_fresh, other)
+            listed = answer_of(_fresh, other)
             holds(not isinstance(listed, Exception), f"iterjobs() raised {listed!r}")
             same([], [n for n in ("before", "after") if n not in listed], "jobs that are not seen")
     same(written, read(), "the damaged records")
@@ -68,7 +68,7 @@ def check_damaged_records_are_left_alone(scene: Scene) -> None:
 
 @promise("BOARD-7")
 def check_unknown_priority_is_left_alone(scene: Scene) -> None:
-    """A whole record with a priority that this version does not know is not lost."""
+    """A whole record with a priority that this version can't read is not lost."""
     _go_on_beside(scene, scene.maker.misprioritize)
 
 
@@ -105,7 +105,7 @@ def check_silence_is_a_job_failure(scene: Scene) -> None:
 
 @promise("BOARD-18", deadline=60.0)
 def check_connecting_to_nobody_is_a_job_failure(scene: Scene) -> None:
-    """A server that is not there is told by connect()."""
+    """A server that is not there is reported by connect()."""
     board = scene.make(proxied=True)
     scene.proxy.set(Mode.REFUSE)
     _fails(board.connect, "connect()")
@@ -139,7 +139,7 @@ def check_board_goes_on_after_an_outage(scene: Scene) -> None:
     seen: list[Any] = []
 
     def sees() -> bool:
-        seen[:] = [heard(lambda: set(names(board.iterjobs())))]
+        seen[:] = [answer_of(lambda: set(names(board.iterjobs())))]
         return bool(seen == [wanted])
 
     try:
@@ -150,17 +150,17 @@ def check_board_goes_on_after_an_outage(scene: Scene) -> None:
     board.consume(job, "me")
 
 
-# -- lost answers ------------------------------------------------------------------------------
+# -- lost replies ------------------------------------------------------------------------------
 
 
 @promise("BOARD-28", deadline=90.0)
 def check_post_whose_answer_was_lost_is_there_once(scene: Scene) -> None:
-    """Whichever of a post's answers is lost, there is no second job."""
+    """Whichever of a post's replies is lost, there is no second job."""
     other = scene.board()
     for number in range(4):
         board = scene.alone()
         scene.lose_reply(number)
-        answer = heard(board.post, f"job-{number}")
+        answer = answer_of(board.post, f"job-{number}")
         scene.proxy.heal()
         count = names(other.iterjobs(ensure_fresh=True)).count(f"job-{number}")
         if isinstance(answer, Exception):
@@ -173,7 +173,7 @@ def check_post_whose_answer_was_lost_is_there_once(scene: Scene) -> None:
 
 @promise("BOARD-29", deadline=90.0)
 def check_consume_whose_answer_was_lost(scene: Scene) -> None:
-    """Whichever of its answers is lost, it ends well, or raises JobFailure and can be repeated."""
+    """Whichever of its replies is lost, it ends well, or raises JobFailure and can be repeated."""
     other = scene.board()
     for number in range(3):
         board = scene.alone()
@@ -181,13 +181,13 @@ def check_consume_whose_answer_was_lost(scene: Scene) -> None:
         its = found(other, job)
         board.claim(job, "me")
         scene.lose_reply(number)
-        answer = heard(board.consume, job, "me")
+        answer = answer_of(board.consume, job, "me")
         scene.proxy.heal()
         if answer is not None:
             same(excp.JobFailure, type(answer), f"what consume() raised ({answer})")
 
         def done(board: Any = board, job: Any = job, its: Any = its) -> bool:
-            heard(lambda: board.consume(job, "me"))
+            answer_of(lambda: board.consume(job, "me"))
             return bool(its.state == states.COMPLETE)
 
         eventually(done, "the job was consumed", 15.0)

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Jobs of a jobboard: how they are listed, waited for, described and told of.
+"""Jobs of a jobboard: how they are listed, waited for, described and reported.
 
 Imports TaskFlow and the suite's own modules.
 """
@@ -17,12 +17,12 @@ from taskflow import exceptions as excp
 from taskflow import states
 from taskflow.jobs import base
 
-from multiboard_conformance.jobboard.promises import promise
+from multiboard_conformance.jobboard.guarantees import promise
 from multiboard_conformance.jobboard.scene import (
     Scene,
+    answer_of,
     eventually,
     found,
-    heard,
     holds,
     names,
     need,
@@ -90,57 +90,63 @@ def check_waiting_ends_with_a_job_or_in_time(scene: Scene) -> None:
         posted = time.monotonic()
         same(["a"], waiting.result(), "what wait() lists")
         took = time.monotonic() - posted
-        holds(took < 2.0, f"wait() heard of a job after {took:.1f} s")
+        holds(took < 2.0, f"wait() returned {took:.1f} s after the post")
 
 
 @promise("BOARD-12")
 def check_posted_is_told_once_in_order(scene: Scene) -> None:
     """A hundred postings are a hundred events on the poster's board and on another."""
     boards = [scene.board(), scene.board()]
-    told = _listen(boards, base.POSTED)
+    events = _listen(boards, base.POSTED)
     posted = [boards[0].post(str(number)).name for number in range(100)]
     eventually(
-        lambda: all(set(posted) <= set(each) for each in told), "both boards told of all jobs"
+        lambda: all(set(posted) <= set(each) for each in events), "both boards reported all jobs"
     )
     time.sleep(1.0)
-    for board, heard_names in zip(("poster's", "other"), told, strict=True):
-        twice = {name: count for name, count in Counter(heard_names).items() if count > 1}
-        same({}, twice, f"what the {board} board told more than once")
-        same(posted, heard_names, f"the order on the {board} board")
+    for board, received in zip(("poster's", "other"), events, strict=True):
+        twice = {name: count for name, count in Counter(received).items() if count > 1}
+        same({}, twice, f"what the {board} board reported more than once")
+        same(posted, received, f"the order on the {board} board")
 
 
 @promise("BOARD-13")
 def check_removal_is_told_on_every_board(scene: Scene) -> None:
-    """A consumed and a trashed job are told once each, on both boards."""
+    """A consumed and a trashed job are reported once each, on both boards."""
     boards = [scene.board(), scene.board()]
-    told = _listen(boards, base.REMOVAL)
+    events = _listen(boards, base.REMOVAL)
     jobs = [boards[0].post(name) for name in ("consumed", "trashed")]
     for job in jobs:
         found(boards[1], job)
         boards[0].claim(job, "me")
     boards[0].consume(jobs[0], "me")
     boards[0].trash(jobs[1], "me")
-    eventually(lambda: all(len(names_) >= 2 for names_ in told), "both boards told both removals")
+    eventually(
+        lambda: all(len(names_) >= 2 for names_ in events), "both boards reported both removals"
+    )
     time.sleep(1.0)
-    same([["consumed", "trashed"]] * 2, [sorted(names_) for names_ in told], "the removals told")
+    same(
+        [["consumed", "trashed"]] * 2,
+        [sorted(names_) for names_ in events],
+        "the removals reported",
+    )
 
 
 def _listen(boards: list[Any], event: str) -> list[list[str]]:
-    told: list[list[str]] = [[] for _ in boards]
-    for board, names_ in zip(boards, told, strict=True):
+    events: list[list[str]] = [[] for _ in boards]
+    for board, names_ in zip(boards, events, strict=True):
         need(board, "notifier")
         board.notifier.register(
             event, lambda _event, details, names_=names_: names_.append(details["job"].name)
         )
         list(board.iterjobs(ensure_fresh=True))
-    return told
+    return events
 
 
 @promise("BOARD-14")
 def check_waiting_for_a_job_ends_with_it(scene: Scene) -> None:
-    """Who has waited for six seconds still hears at once that the job is complete."""
+    """Who has waited for six seconds is still notified at once that the job is complete."""
     board, _, job, its = seen_by_two(scene)
-    holds(not its.wait(0.05), "wait(0.05) said that an unclaimed job is complete")
+    holds(not its.wait(0.05), "wait(0.05) answered that an unclaimed job is complete")
     with ThreadPoolExecutor(2) as threads:
         waits = [threads.submit(job.wait, 30.0), threads.submit(its.wait, 30.0)]
         time.sleep(6.0)
@@ -149,7 +155,7 @@ def check_waiting_for_a_job_ends_with_it(scene: Scene) -> None:
         consumed = time.monotonic()
         same([True, True], [wait.result() for wait in waits], "what wait() answered")
         took = time.monotonic() - consumed
-        holds(took < 2.0, f"wait() heard of the end after {took:.1f} s")
+        holds(took < 2.0, f"wait() returned {took:.1f} s after the end")
 
 
 @promise("BOARD-21")
@@ -177,16 +183,16 @@ def check_owner_of_what_nobody_claims_is_none(scene: Scene) -> None:
     """find_owner() answers None for a job that is unclaimed, and for one that is complete."""
     board = scene.board()
     job = board.post("a")
-    same(None, heard(board.find_owner, job), "the owner of an unclaimed job")
+    same(None, answer_of(board.find_owner, job), "the owner of an unclaimed job")
     board.claim(job, "me")
     same("me", board.find_owner(job), "the owner of a claimed job")
     board.consume(job, "me")
-    same(None, heard(board.find_owner, job), "the owner of a consumed job")
+    same(None, answer_of(board.find_owner, job), "the owner of a consumed job")
 
 
 @promise("BOARD-21")
 def check_state_after_closing_is_a_failure(scene: Scene) -> None:
-    """A closed board can't know, and says so."""
+    """A closed board has no state to give, and raises."""
     board = scene.board()
     job = board.post("a")
     board.close()
@@ -229,11 +235,11 @@ def check_reading_deletes_no_job(scene: Scene) -> None:
     """A job that post() took is there after others have listed, whatever its details are."""
     board, other = scene.board(), scene.board()
     posted = [
-        heard(board.post, "a", details=details)
+        answer_of(board.post, "a", details=details)
         for details in ({7: "seven"}, {"a": {7: "seven"}}, {"when": datetime.datetime(2026, 1, 2)})
     ]
     for _ in range(4):
-        heard(lambda: list(other.iterjobs(ensure_fresh=True)))
+        answer_of(lambda: list(other.iterjobs(ensure_fresh=True)))
     for job in posted:
         if not isinstance(job, Exception):
             same(states.UNCLAIMED, job.state, f"the state of a job with the details {job.details}")
@@ -260,16 +266,16 @@ def check_details_keep_their_types(scene: Scene) -> None:
     """Keys that are numbers stay numbers, and a date stays a date; or the post is refused."""
     board, other = scene.board(), scene.board()
     for details in ({7: "seven"}, {"when": datetime.datetime(2026, 1, 2, 3, 4, 5)}):
-        if not isinstance(job := heard(board.post, "a", details=details), Exception):
+        if not isinstance(job := answer_of(board.post, "a", details=details), Exception):
             same(details, found(other, job).details, "the details")
 
 
 @promise("BOARD-23")
 def check_details_that_can_not_be_encoded_are_refused(scene: Scene) -> None:
-    """A lock, or an object, can't be sent to anybody: post() says so."""
+    """A lock, or an object, can't be sent to anybody: post() raises."""
     board, other = scene.board(), scene.board()
     for value in (object(), threading.Lock()):
-        answer = heard(board.post, "a", details={"value": value})
+        answer = answer_of(board.post, "a", details={"value": value})
         listed = [job.details for job in other.iterjobs(ensure_fresh=True)]
         holds(isinstance(answer, Exception), f"{value!r} was posted; what came of it is {listed!r}")
         same([], listed, "the details of what is on the board")
@@ -277,10 +283,10 @@ def check_details_that_can_not_be_encoded_are_refused(scene: Scene) -> None:
 
 @promise("BOARD-24")
 def check_created_on_is_the_same_everywhere(scene: Scene) -> None:
-    """The poster and others know when a job was posted."""
+    """The poster and others see when a job was posted."""
     _, _, job, its = seen_by_two(scene)
     for seen in (job, its):
-        created = heard(getattr, seen, "created_on")
+        created = answer_of(getattr, seen, "created_on")
         holds(isinstance(created, datetime.datetime), f"created_on is {created!r}")
     same(job.created_on, its.created_on, "created_on")
 
@@ -290,11 +296,11 @@ def check_last_modified_rises(scene: Scene) -> None:
     """A claim and an abandonment are changes of a job."""
     board = scene.board()
     job = board.post("a")
-    times = [heard(lambda: job.last_modified)]
+    times = [answer_of(lambda: job.last_modified)]
     for act in (board.claim, board.abandon):
         time.sleep(0.05)
         act(job, "me")
-        times.append(heard(lambda: job.last_modified))
+        times.append(answer_of(lambda: job.last_modified))
     holds(
         all(isinstance(each, datetime.datetime) for each in times[1:])
         and times[1] < times[2]

@@ -15,7 +15,7 @@ from taskflow import exceptions as excp
 from taskflow import states
 from taskflow.types import entity
 
-from multiboard_conformance.jobboard.promises import promise
+from multiboard_conformance.jobboard.guarantees import promise
 from multiboard_conformance.jobboard.scene import (
     Scene,
     eventually,
@@ -105,11 +105,11 @@ def check_connecting_again_works(scene: Scene) -> None:
     """After closing and connecting again a board works, and remembers no job that is gone."""
     board, other, _, its = seen_by_two(scene)
     board.close()
-    holds(not board.connected, "a closed board says that it is connected")
+    holds(not board.connected, "a closed board reports that it is connected")
     other.claim(its, "me")
     other.consume(its, "me")
     board.connect()
-    holds(board.connected, "a connected board says that it is not")
+    holds(board.connected, "a connected board reports that it is not")
     same([], names(board.iterjobs()), "the jobs")
     second = board.post("b")
     eventually(lambda: names(other.iterjobs()) == ["b"], "the other board sees the next job")

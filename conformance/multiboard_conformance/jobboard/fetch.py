@@ -21,7 +21,7 @@ from taskflow.jobs import backends
 from multiboard.config import loading
 from multiboard.primitives import NewPosting, Shelf
 from multiboard_conformance.backend.fixtures import Store, address_settings
-from multiboard_conformance.jobboard.promises import NotSupported
+from multiboard_conformance.results import NotSupported
 
 #: What is written where a record should be.
 RUBBISH = b"\xff\x00 rubbish"
@@ -61,7 +61,7 @@ class Maker(abc.ABC):
         Raises: ``NotSupported`` where the board has no backend of multiboard's.
         """
         raise NotSupported(
-            "no backend of multiboard's under this board, whose answers could be lost"
+            "no backend of multiboard's under this board, whose replies could be lost"
         )
 
     @property
@@ -97,7 +97,7 @@ class Maker(abc.ABC):
 
     @abc.abstractmethod
     def misprioritize(self, board: Any, job: Any) -> Callable[[], object]:
-        """Put a copy of the record of a job of NORMAL priority with one that nobody knows."""
+        """Put a copy of the record of a job of NORMAL priority with one that no version has."""
 
     @abc.abstractmethod
     def sweep(self, place: str) -> None:
@@ -235,7 +235,7 @@ class MultiboardMaker(Maker):
     """Our board, on whatever its URL names."""
 
     kind = "multiboard"
-    #: Deaths are noticed and outages are told soon; whoever wants the defaults can say so.
+    #: Deaths are noticed and outages are reported soon; whoever wants the defaults can set them.
     quick = {"session_timeout": "2", "connect_timeout": "2", "operation_timeout": "5"}
 
     def __init__(self, conf: Mapping[str, str]) -> None:

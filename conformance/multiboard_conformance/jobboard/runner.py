@@ -2,7 +2,7 @@
 """Run the checks of a jobboard, each in a process of its own that is killed at its deadline.
 
 ``multiboard-conformance --taskflow-board redis --conf host=... --report out.json``. What a board
-breaks is a result, told by the table and the exit status. Imports the suite's own modules.
+breaks is a result, shown by the table and the exit status. Imports the suite's own modules.
 """
 
 from __future__ import annotations
@@ -23,33 +23,45 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from taskflow import exceptions as excp
 
 from multiboard.config import loading
+from multiboard_conformance import jobboard, report
+from multiboard_conformance import results as v
 from multiboard_conformance.jobboard import fetch
-from multiboard_conformance.jobboard.promises import (
-    PROMISES,
-    Check,
-    NotExercised,
-    NotSupported,
-    checks,
-)
-from multiboard_conformance.jobboard.results import (
-    FAILED,
-    NOT_EXERCISED,
-    NOT_SUPPORTED,
-    PASSED,
-    Outcome,
-    Results,
-    write,
-)
+from multiboard_conformance.jobboard.guarantees import PROMISES, Judge
 from multiboard_conformance.jobboard.scene import Scene
-
-_SIGNS = {PASSED: ".", FAILED: "F"}
+from multiboard_conformance.promises import asks, checks_in, sentences
 
 _fork = multiprocessing.get_context("fork")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check, and the promises that it judges."""
+
+    name: str
+    ids: tuple[str, ...]
+    judge: Judge
+    deadline: float
+
+    @property
+    def sentence(self) -> str:
+        """What the check asks for."""
+        return asks(self.judge)
+
+
+def checks() -> list[Check]:
+    """Return every check, those of the first promise first."""
+    found: list[Check] = []
+    for name, judge in checks_in(jobboard):
+        mark = vars(judge)
+        found.append(Check(name, mark["ids"], judge, mark["deadline"]))
+    order = list(PROMISES)
+    return sorted(found, key=lambda check: order.index(check.ids[0]))
 
 
 class Running:
@@ -58,12 +70,12 @@ class Running:
     def __init__(self, check: Check, judge: Callable[[], dict[str, str]]) -> None:
         self.check = check
         self.output = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - it is closed in finish()
-        self._hear, tell = _fork.Pipe(duplex=False)
+        self._receiver, sender = _fork.Pipe(duplex=False)
         self.process = _fork.Process(
-            target=_inside, args=(judge, check.deadline, tell, self.output)
+            target=_inside, args=(judge, check.deadline, sender, self.output)
         )
         self.process.start()
-        tell.close()
+        sender.close()
         self._began = time.monotonic()
 
     @property
@@ -71,45 +83,49 @@ class Running:
         """Seconds until the deadline."""
         return self._began + self.check.deadline - time.monotonic()
 
-    def finish(self) -> Outcome:
+    def finish(self) -> v.Outcome:
         """Return the outcome of a check that has ended, or whose time is up."""
         late = self.process.is_alive()
         assert self.process.pid is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # with the processes that it started
         self.process.join()
-        told: dict[str, str] = {}
+        verdict: dict[str, str] = {}
         with contextlib.suppress(EOFError):
-            if self._hear.poll():
-                told = self._hear.recv()
-        self._hear.close()
+            if self._receiver.poll():
+                verdict = self._receiver.recv()
+        self._receiver.close()
         self.output.seek(0)
         printed = self.output.read().decode(errors="replace")
         self.output.close()
-        if not told:
+        if not verdict:
             why = (
                 f"no answer within {self.check.deadline:g} s"
                 if late
                 else f"its process ended with status {self.process.exitcode}"
             )
-            told = {"verdict": FAILED, "why": why, "text": f"{why}\n{printed[-3000:]}"}
-        return Outcome(self.check, seconds=round(time.monotonic() - self._began, 1), **told)
+            verdict = {"verdict": v.FAILED, "why": why, "text": f"{why}\n{printed[-3000:]}"}
+        if verdict["verdict"] == v.FAILED:
+            broken = sentences(self.check.ids, PROMISES)
+            verdict["text"] = f"{broken}\n\n  {verdict['why']}\n\n{verdict['text']}"
+        seconds = round(time.monotonic() - self._began, 1)
+        return v.Outcome(self.check.name, self.check.ids, seconds=seconds, **verdict)
 
 
-def _inside(judge: Callable[[], dict[str, str]], deadline: float, tell: Any, output: Any) -> None:
+def _inside(judge: Callable[[], dict[str, str]], deadline: float, sender: Any, output: Any) -> None:
     """Judge in a process of its own, and leave without waiting for any thread."""
     os.setsid()
     signal.signal(signal.SIGALRM, _give_up)
     for stream in (1, 2):
         os.dup2(output.fileno(), stream)
     faulthandler.dump_traceback_later(max(deadline - 2.0, 1.0), file=2)
-    told = judge()
+    verdict = judge()
     sys.stderr.flush()
-    if told["verdict"] == FAILED:
+    if verdict["verdict"] == v.FAILED:
         output.seek(0)
-        told["text"] += f"\n{output.read()[-1500:].decode(errors='replace')}".rstrip()
+        verdict["text"] += f"\n{output.read()[-1500:].decode(errors='replace')}".rstrip()
     signal.alarm(0)
-    tell.send(told)
+    sender.send(verdict)
     os._exit(0)
 
 
@@ -119,24 +135,24 @@ def _give_up(*_: object) -> None:
 
 def _judge(check: Check, maker: fetch.Maker) -> dict[str, str]:
     scene = Scene(maker)
-    told = {"verdict": PASSED, "why": "", "text": ""}
+    verdict = {"verdict": v.PASSED, "why": "", "text": ""}
     try:
         check.judge(scene)
-    except (NotSupported, NotImplementedError, excp.NotImplementedError) as error:
-        told.update(verdict=NOT_SUPPORTED, why=str(error))
-    except NotExercised as error:
-        told.update(verdict=NOT_EXERCISED, why=str(error))
+    except (v.NotSupported, NotImplementedError, excp.NotImplementedError) as error:
+        verdict.update(verdict=v.NOT_SUPPORTED, why=str(error))
+    except v.NotExercised as error:
+        verdict.update(verdict=v.NOT_EXERCISED, why=str(error))
     except Exception as error:
         ours = isinstance(error, AssertionError)
         why = str(error) if ours else f"{type(error).__name__}: {error}"
         text = _where(error) if ours else traceback.format_exc()
-        told.update(verdict=FAILED, why=_plain(why), text=text)
+        verdict.update(verdict=v.FAILED, why=_plain(why), text=text)
     with contextlib.suppress(Exception):
         faulthandler.cancel_dump_traceback_later()
         scene.heal()
         signal.alarm(5)  # a store that is stuck does not matter any more
         maker.sweep(scene.place)
-    return told
+    return verdict
 
 
 def _where(error: Exception) -> str:
@@ -155,13 +171,13 @@ def _plain(why: str) -> str:
     return why if len(why) <= 300 else f"{why[:300]}..."
 
 
-def run_checks(chosen: Sequence[Check], maker: fetch.Maker, lanes: int) -> Iterator[Outcome]:
+def run_checks(chosen: Sequence[Check], maker: fetch.Maker, shards: int) -> Iterator[v.Outcome]:
     """Run checks, so many side by side; yield their outcomes as they end."""
     waiting = list(chosen)
     running: list[Running] = []
     try:
         while waiting or running:
-            while waiting and len(running) < lanes:
+            while waiting and len(running) < shards:
                 check = waiting.pop(0)
                 running.append(Running(check, functools.partial(_judge, check, maker)))
             soonest = max(0.0, min(each.left for each in running))
@@ -207,14 +223,14 @@ def _facts(maker: fetch.Maker) -> dict[str, str]:
 
     def look() -> dict[str, str]:
         try:
-            return {"verdict": PASSED, "why": json.dumps(maker.server_info()), "text": ""}
+            return {"verdict": v.PASSED, "why": json.dumps(maker.server_info()), "text": ""}
         except Exception as error:
-            return {"verdict": FAILED, "why": f"{type(error).__name__}: {error}", "text": ""}
+            return {"verdict": v.FAILED, "why": f"{type(error).__name__}: {error}", "text": ""}
 
     running = Running(Check("facts", (), lambda _: None, 30.0), look)
     running.process.join(30.0)
     outcome = running.finish()
-    if outcome.verdict != PASSED:
+    if outcome.verdict != v.PASSED:
         raise RuntimeError(outcome.why)
     facts: dict[str, str] = json.loads(outcome.why)
     return facts
@@ -223,8 +239,7 @@ def _facts(maker: fetch.Maker) -> dict[str, str]:
 def run(options: argparse.Namespace) -> int:
     """Run the command for a jobboard; return its exit status."""
     if options.list:
-        for promise in PROMISES.values():
-            print(f"{promise.id:<9} {promise.sentence}")
+        print(v.listed(PROMISES.values()))
         return 0
     unknown = [name for name in options.only if name not in PROMISES]
     try:
@@ -234,56 +249,36 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError("--waive and --harness are for backends, not for boards")
         maker = fetch.make(options.taskflow_board, _configuration(options.conf))
     except Exception as error:
-        return _nothing_run(error)
+        return v.nothing_run(error)
     try:
         maker.fetch(fetch.new_place())  # imports what every check would import
         facts = _facts(maker)
     except Exception as error:
         maker.close()
-        return _nothing_run(error)
+        return v.nothing_run(error)
     try:
         return _run(options, maker, facts)
     finally:
         maker.close()
 
 
-def _nothing_run(error: Exception) -> int:
-    print(f"multiboard-conformance: {error}", file=sys.stderr)
-    print("Nothing was run.", file=sys.stderr)
-    return 2
-
-
-def _run(
-    options: argparse.Namespace,
-    maker: fetch.Maker,
-    facts: dict[str, str],
-) -> int:
+def _run(options: argparse.Namespace, maker: fetch.Maker, facts: dict[str, str]) -> int:
     began = time.monotonic()
-    said = ", ".join(f"{name} {value}" for name, value in facts.items())
-    print(f"multiboard conformance of a jobboard: {said}", flush=True)
-    results = Results()
-    for outcome in run_checks(_select(options), maker, options.lanes):
-        results.outcomes.append(outcome)
-        if options.verbose:
-            print(f"{outcome.verdict:<14} {outcome.seconds:>5} s  {outcome.check.name}", flush=True)
-        else:
-            print(_SIGNS.get(outcome.verdict, "-"), end="", flush=True)
-    print()
-    order = [check.name for check in checks()]
-    results.outcomes.sort(key=lambda outcome: order.index(outcome.check.name))
-    for outcome in results.outcomes:
-        if outcome.verdict == FAILED:
-            broken = "\n".join(f"  {name}: {PROMISES[name].sentence}" for name in outcome.check.ids)
-            print(f"\n{'-' * 100}\nFAILED {outcome.check.name}: {outcome.check.sentence}")
-            print(f"\n{broken}\n\n  {outcome.why}\n\n{outcome.text}")
+    print(f"multiboard conformance of a jobboard: {v.spelled(facts)}", flush=True)
+    results = v.Results(PROMISES)
+    progress = v.Progress(options.verbose)
+    for outcome in run_checks(_select(options), maker, options.shards):
+        results.add(outcome)
+        progress.show(outcome)
+    progress.end()
+    results.sort(check.name for check in checks())
+    asked = {check.name: check.sentence for check in checks()}
+    for text in results.failures(lambda outcome: f": {asked[outcome.check]}"):
+        print(text)
     print("\n" + "\n".join(results.table()))
-    verdicts = [outcome.verdict for outcome in results.outcomes]
-    counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
-    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     seconds = round(time.monotonic() - began, 1)
-    print(f"\n{results.result()}: {summary} in {seconds} s")
+    print(f"\n{results.result()}: {results.summary()} in {seconds} s")
+    made = report.of_board(results, facts=facts, seconds=seconds, reproduce=_reproduce(options))
     for path in options.report:
-        about = {"facts": facts, "seconds": seconds}
-        about["reproduce"] = _reproduce(options)
-        write(path, results.report(**about))
-    return {"nothing run": 2, FAILED: 1}.get(results.result(), 0)
+        report.write(path, made, results)
+    return v.exit_status(results.result())

@@ -20,8 +20,8 @@ from taskflow import exceptions as excp
 from taskflow import states
 
 from multiboard_conformance.jobboard.fetch import Maker, new_place
-from multiboard_conformance.jobboard.promises import NotExercised, NotSupported
 from multiboard_conformance.machinery.proxy import Mode, Proxy
+from multiboard_conformance.results import NotExercised, NotSupported
 
 #: Seconds after which a check that waits for something gives up.
 PATIENCE = 10.0
@@ -174,14 +174,14 @@ def refused(
         answer = call(*arguments)
     except kinds as error:
         if exactly and type(error) not in kinds:
-            raise AssertionError(f"expected exactly {names}, heard {error!r}") from error
+            raise AssertionError(f"expected exactly {names}, got {error!r}") from error
     except Exception as error:
-        raise AssertionError(f"expected {names}, heard {_short(error)}") from error
+        raise AssertionError(f"expected {names}, got {_short(error)}") from error
     else:
-        raise AssertionError(f"expected {names}, heard nothing: it returned {_short(answer)}")
+        raise AssertionError(f"expected {names}, got no error: it returned {_short(answer)}")
 
 
-def heard(call: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+def answer_of(call: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
     """Return the error that a call raises, or its answer."""
     try:
         return call(*arguments, **more)
@@ -192,7 +192,7 @@ def heard(call: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
 def within(seconds: float, call: Callable[[], Any], what: str) -> Any:
     """Return the error that a call raises, or its answer, where it comes in time."""
     began = time.monotonic()
-    answer = heard(call)
+    answer = answer_of(call)
     took = time.monotonic() - began
     holds(took <= seconds, f"{what} took {took:.1f} s, more than {seconds:g} s")
     return answer

@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What every process invoked and what it heard: the record, and the table that a failure prints.
+"""What every process invoked and what it got back: the record, and the table that a failure prints.
 
 An operation is ``ok``, ``failed`` (surely without effect) or ``unknown`` (it may have had its
-effect: the answer was lost, or its process was killed). Times are those of
+effect: the reply was lost, or its process was killed). Times are those of
 :func:`multiboard.primitives.boottime`, which all processes of a machine share. Imports the
 primitives and the errors only.
 """
@@ -16,18 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from multiboard import errors
-from multiboard.primitives import (
-    Change,
-    Changes,
-    Lease,
-    NewPosting,
-    Page,
-    Posting,
-    Shelf,
-    boottime,
-)
+from multiboard.primitives import Change, Changes, Lease, NewPosting, Page, Posting, Shelf, boottime
 
-#: As the suite makes them. Eight characters of it are enough to tell two apart.
+#: As the suite makes them. Eight characters of it are enough to distinguish two.
 _CLAIM_ID = re.compile("[0-9a-f]{32}")
 
 
@@ -53,26 +44,26 @@ class Operation:
         return self.outcome == "ok"
 
     def note(self, what: str) -> dict[str, Any]:
-        """Return what a worker says when it begins (``invoke``) and when it was answered."""
+        """Return what a worker reports when it begins (``invoke``) and when it was answered."""
         if what == "invoke":
-            said = {"at": self.began, "who": self.who, "verb": self.verb, "args": dict(self.args)}
+            fields = {"at": self.began, "who": self.who, "verb": self.verb, "args": dict(self.args)}
         else:
-            said = {"at": self.ended, "answer": self.answer}
-        return {"note": what, "number": self.number, **said}
+            fields = {"at": self.ended, "answer": self.answer}
+        return {"note": what, "number": self.number, **fields}
 
     @classmethod
-    def begun(cls, said: Mapping[str, Any]) -> Operation:
-        """Return the operation that a worker said begins."""
-        return cls(said["number"], said["who"], said["verb"], said["args"], said["at"])
+    def begun(cls, fields: Mapping[str, Any]) -> Operation:
+        """Return the operation whose begin a worker reported."""
+        return cls(fields["number"], fields["who"], fields["verb"], fields["args"], fields["at"])
 
 
 class History:
     """The operations of one check, of all its actors, in the order in which they began."""
 
-    def __init__(self, told: Callable[[str, Operation], None] | None = None) -> None:
+    def __init__(self, report: Callable[[str, Operation], None] | None = None) -> None:
         self._lock = threading.Lock()
         self._operations: list[Operation] = []
-        self._told = told
+        self._report = report
         self._number = 0
 
     def invoke(self, who: str, verb: str, args: Mapping[str, Any]) -> Operation:
@@ -80,10 +71,10 @@ class History:
         with self._lock:
             self._number += 1
             operation = Operation(self._number, who, verb, args, boottime())
-            if self._told is None:
+            if self._report is None:
                 self._operations.append(operation)
-        if self._told is not None:
-            self._told("invoke", operation)
+        if self._report is not None:
+            self._report("invoke", operation)
         return operation
 
     def conclude(self, operation: Operation, answer: Any) -> None:
@@ -94,8 +85,8 @@ class History:
             answer, errors.MultiboardError
         )
         operation.ended = boottime()
-        if self._told is not None:
-            self._told("conclude", operation)
+        if self._report is not None:
+            self._report("conclude", operation)
 
     def adopt(self, operation: Operation) -> None:
         """Take in an operation that another process noted."""
@@ -126,7 +117,7 @@ class History:
         telling = [op for op in earlier if not _keys(op).isdisjoint(about)]
         for op in [*telling, *operations[-last:]]:
             took = "-" if op.ended is None else f"{(op.ended - op.began) * 1000:.1f} ms"
-            rows.append((f"{op.began - zero:8.3f} s", took, op.who, _what(op), _heard(op)))
+            rows.append((f"{op.began - zero:8.3f} s", took, op.who, _what(op), _outcome(op)))
         widths = [max(len(row[n]) for row in rows) for n in range(4)]
         lines = ["  ".join([*map(str.ljust, row[:4], widths), row[4]]).rstrip() for row in rows]
         hidden = len(earlier) - len(telling)
@@ -158,24 +149,24 @@ def _keys(value: Any) -> set[str]:
 
 
 def _what(op: Operation) -> str:
-    said = ", ".join(
+    args = ", ".join(
         f"{name}={_short(value)}" if name not in ("key", "keys", "postings", "lease", "leases")
         else _short(value)
         for name, value in op.args.items()
         if value is not None
     )  # fmt: skip
-    return f"{op.verb}({said})"[:110]
+    return f"{op.verb}({args})"[:110]
 
 
-def _heard(op: Operation) -> str:
+def _outcome(op: Operation) -> str:
     if op.ended is None:
         return "unknown: no answer came"
     if isinstance(op.answer, BaseException):
         # The messages of client libraries run over several lines; a row is one.
-        said = " ".join(str(op.answer).split())
+        text = " ".join(str(op.answer).split())
         cause = op.answer.__cause__
         why = "" if cause is None else f" (from {type(cause).__name__})"
-        return f"{op.outcome}: {type(op.answer).__name__}: {said[:140]}{why}"
+        return f"{op.outcome}: {type(op.answer).__name__}: {text[:140]}{why}"
     return f"ok: {_short(op.answer)}"[:160]
 
 

@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Judge a history: what the operations of many callers, and the feed, say about each other.
+"""Judge a history: whether the answers of many callers, and the feed, fit each other.
 
-It knows only what the callers heard, so it finds violations that no single check could see.
+It reads only what the callers got back, so it finds violations that no single check could see.
 Operations that overlap may have happened in either order; an unknown one may have happened or
 not. The postings of a judged history are added before it begins, and never again. Imports the
 primitives only.
@@ -33,7 +33,7 @@ class _Won:
 
 @dataclass(frozen=True)
 class _Use:
-    """A use of a lease: renew, release, remove or trash, done or in doubt."""
+    """A use of a lease: renew, release, remove or trash, done or indeterminate."""
 
     verb: str
     lease: Lease
@@ -47,12 +47,12 @@ def judge(
     posted: Collection[str],
     live: Collection[str],
     trash: Collection[str],
-    told: Sequence[Change] | None = None,
+    feed: Sequence[Change] | None = None,
 ) -> list[str]:
     """Return the violations, each a sentence; none if the history is one of a right store.
 
-    ``live`` and ``trash`` are what the board held when all was over. ``told`` is what the feed
-    said from before the first operation until after the last; None where it said reset.
+    ``live`` and ``trash`` are what the board held when all was over. ``feed`` is what the feed
+    reported from before the first operation until after the last; None where it reported a reset.
     """
     wins = _wins(history.operations("acquire", "acquire_next"))
     uses = _uses(history.operations("renew", "release", "remove"))
@@ -62,8 +62,8 @@ def judge(
         *_exclusion(wins, uses),
         *_stale(wins, uses),
     ]
-    if told is not None:
-        found += _feed(told, posted, wins, live, trash)
+    if feed is not None:
+        found += _feed(feed, posted, wins, live, trash)
     return found
 
 
@@ -184,7 +184,7 @@ def _is_repeat(use: _Use, used: Sequence[_Use]) -> bool:
 
 
 def _feed(
-    told: Sequence[Change],
+    feed: Sequence[Change],
     posted: Collection[str],
     wins: dict[str, list[_Won]],
     live: Collection[str],
@@ -192,7 +192,7 @@ def _feed(
 ) -> list[str]:
     found = []
     stories: dict[str, list[Change]] = defaultdict(list)
-    for change in told:
+    for change in feed:
         story = stories[change.key]
         if not story or story[-1] != change:  # "at least once" may be twice
             story.append(change)
@@ -203,17 +203,17 @@ def _feed(
                 continue
             after = _after(state, change.kind)
             if after is None:
-                found.append(f"the feed says {change.kind.name} of {key}, which was {state}")
+                found.append(f"the feed reports {change.kind.name} of {key}, which was {state}")
             state = after or _resulting(change.kind)
         ends = {"free": live, "held": live, "trashed": trash}
         if state == "removed" and (key in live or key in trash):
-            found.append(f"the feed says that {key} was removed, and it is there")
+            found.append(f"the feed reports that {key} was removed, and it is there")
         if state != "removed" and key not in ends[state]:
             found.append(f"the feed leaves {key} {state}, and the directory does not")
         claimed = {change.token for change in stories[key] if change.kind is ChangeKind.CLAIMED}
         for won in wins[key]:
             if won.lease.token not in claimed:
-                found.append(f"the feed never told of token {won.lease.token} on {key}")
+                found.append(f"the feed never reported token {won.lease.token} on {key}")
     return found
 
 

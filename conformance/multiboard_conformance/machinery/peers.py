@@ -102,18 +102,10 @@ class Peer(Delegate):
 class LocalPeer(Peer):
     """A peer in this process: its death is that nobody keeps its session."""
 
-    def __init__(
-        self,
-        target: str,
-        settings: Mapping[str, Any],
-        who: str,
-        history: History,
-        traits: primitives.Traits,
-        at: float | None = None,
-    ) -> None:
-        self._actor = Actor(target, settings, who, history, at)
-        super().__init__(who, self._actor.bare.settings, traits)
-        self._incarnation = self._actor.bare.incarnation
+    def __init__(self, actor: Actor, who: str, traits: primitives.Traits) -> None:
+        super().__init__(who, actor.bare.settings, traits)
+        self._actor = actor
+        self._incarnation = actor.bare.incarnation
         self._dead = False
 
     def ask(self, do: str, **command: Any) -> Any:
@@ -161,27 +153,27 @@ class Worker:
         for line in self._process.stdout:
             if not line.endswith("\n"):
                 break  # cut short by its death
-            said = serialization.loads(line)
-            if "note" in said:
-                self._note(said)
+            message = serialization.loads(line)
+            if "note" in message:
+                self._note(message)
             else:
-                self._answers[said["id"]].put(said)
+                self._answers[message["id"]].put(message)
         self.usable = False
         for waiting in list(self._answers.values()):
             waiting.put({"gone": True})
 
-    def _note(self, said: dict[str, Any]) -> None:
+    def _note(self, message: dict[str, Any]) -> None:
         history = self.history
-        if said["note"] == "invoke":
-            op = Operation.begun(said)
+        if message["note"] == "invoke":
+            op = Operation.begun(message)
             self._open[op.number] = op
             if history is not None:
                 history.adopt(op)
         else:
-            op = self._open.pop(said["number"])
+            op = self._open.pop(message["number"])
             if history is not None:
-                history.conclude(op, said["answer"])
-            op.ended = said["at"]
+                history.conclude(op, message["answer"])
+            op.ended = message["at"]
 
     def ask(self, do: str, **command: Any) -> Any:
         """Send one command and wait for its answer; raise what the actor raised."""
@@ -194,25 +186,25 @@ class Worker:
                     serialization.dumps({"id": number, "do": do, **command}) + "\n"
                 )
                 self._process.stdin.flush()
-            said = self._answers[number].get(timeout=PATIENCE)
+            message = self._answers[number].get(timeout=PATIENCE)
         except (OSError, ValueError):
-            said = {"gone": True}
+            message = {"gone": True}
         except queue.Empty:
             self.kill()
             raise WorkerGone(f"a worker did not answer {do!r} within {PATIENCE:g} s") from None
         del self._answers[number]
-        if "gone" in said:
+        if "gone" in message:
             raise WorkerGone(f"the worker process died at {do!r}")
-        if "raised" in said:
-            raise said["raised"]
-        return said["answer"]
+        if "raised" in message:
+            raise message["raised"]
+        return message["answer"]
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process."""
         os.kill(self._process.pid, number)
 
     def kill(self) -> None:
-        """Kill the process with SIGKILL and wait until it is gone and all it said was read."""
+        """Kill the process with SIGKILL and wait until it is gone and all its reports were read."""
         self.usable = False
         self._process.kill()
         self._process.wait()
@@ -232,7 +224,7 @@ class WorkerPool:
         self._idle: list[Worker] = []
         self._lock = threading.Lock()
 
-    def take(self) -> Worker:
+    def checkout(self) -> Worker:
         """Return a worker that nobody uses."""
         with self._lock:
             while self._idle:
@@ -241,8 +233,8 @@ class WorkerPool:
                     return worker
         return Worker()
 
-    def give_back(self, worker: Worker) -> None:
-        """Take a worker back, or end it where it is of no more use."""
+    def checkin(self, worker: Worker) -> None:
+        """Keep a worker for the next peer, or end it where it is of no more use."""
         try:
             if worker.usable:
                 worker.ask("reset")
@@ -277,7 +269,7 @@ class RemotePeer(Peer):
     ) -> None:
         super().__init__(who, *own)
         self._pool = pool
-        self._worker = pool.take()
+        self._worker = pool.checkout()
         self._worker.history = history
         try:
             if skew:
@@ -305,4 +297,4 @@ class RemotePeer(Peer):
         if self._worker.usable:
             with contextlib.suppress(ProcessLookupError):
                 self.resume()
-        self._pool.give_back(self._worker)
+        self._pool.checkin(self._worker)

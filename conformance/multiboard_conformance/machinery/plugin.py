@@ -25,6 +25,7 @@ from multiboard_conformance.backend.guarantees import GUARANTEES, ids_of
 from multiboard_conformance.harness import Harness
 from multiboard_conformance.machinery.proxy import ProxiedStore, Proxy
 from multiboard_conformance.machinery.shards import THE_END
+from multiboard_conformance.promises import asks, sentences
 
 _BOARD = pytest.StashKey[Board]()
 _SUITE = pytest.StashKey["Suite"]()
@@ -40,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--harness", metavar="MODULE:CLASS", help="hooks of this store")
     group.addoption("--only", action="append", default=[], metavar="ID")
     group.addoption("--seed", type=int, default=0, help="of the random schedules")
-    group.addoption("--lane", default="0/1", help="which part of the checks, of how many; 'alone'")
+    group.addoption("--shard", default="0/1", help="which part of the checks, of how many; 'alone'")
     group.addoption("--outcomes", type=int, help="descriptor to write outcomes to, as JSON lines")
 
 
@@ -61,14 +62,14 @@ class Effort:
 
 
 class Suite:
-    """One run of the suite, or of one lane of it."""
+    """One run of the suite, or of one shard of it."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.effort = Effort(config.getoption("--quick"), config.getoption("--seed"))
         target = config.getoption("--board")
         self.harness = harnesses.load(config.getoption("--harness"), target)
-        if config.getoption("--lane") == "alone" and harnesses.provides(self.harness, "spare"):
+        if config.getoption("--shard") == "alone" and harnesses.provides(self.harness, "spare"):
             target = self.harness.spare()
         self.store = Store(target)
         self._outcomes: int | None = config.getoption("--outcomes")
@@ -77,16 +78,16 @@ class Suite:
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
-        """Keep the checks of this lane; those that share a scene stay together, in the first."""
+        """Keep the checks of this shard; those that share a scene stay together, in the first."""
         only = set(config.getoption("--only"))
         if only:
             config.hook.pytest_deselected(items=[i for i in items if not only & set(ids_of(i))])
             items[:] = [item for item in items if only & set(ids_of(item))]
-        lane, _, lanes = config.getoption("--lane").partition("/")
-        # Without a harness they only say that they can't be run, and may do so in any lane.
+        shard, _, shards = config.getoption("--shard").partition("/")
+        # Without a harness they only report that they can't be run, and may do so in any shard.
         disturbing = config.getoption("--harness") is not None
         alone = [i for i in items if disturbing and i.get_closest_marker("alone") is not None]
-        if lane == "alone":
+        if shard == "alone":
             items[:] = alone
             return
         numbers = itertools.count(1)
@@ -95,7 +96,7 @@ class Suite:
         for item in items:
             shared = "deaths" in getattr(item, "fixturenames", ())
             number = 0 if shared else next(numbers)
-            chosen = number % int(lanes) == int(lane) and item not in alone
+            chosen = number % int(shards) == int(shard) and item not in alone
             (mine if chosen else others).append(item)
         items[:] = mine
         config.hook.pytest_deselected(items=others)
@@ -104,7 +105,7 @@ class Suite:
     def pytest_runtest_makereport(
         self, item: pytest.Function, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Turn what pytest says of a check into an outcome with ids, sentence and operations."""
+        """Turn what pytest reports of a check into an outcome with ids, sentence and operations."""
         report = yield
         if report.when == "setup" and report.passed:
             item.stash[_PREPARED] = report.duration
@@ -119,25 +120,24 @@ class Suite:
             if board is not None and board.history.native_errors():
                 outcome.ids = ids = tuple(dict.fromkeys((*ids, "ERR-1")))
             outcome.verdict, outcome.why = v.FAILED, _reason(report)
-            broken = "\n".join(f"  {name}: {GUARANTEES[name].sentence}" for name in ids)
+            broken = sentences(ids, GUARANTEES)
             table = "" if board is None else f"\n\n{board.history.table()}"
-            asked = " ".join((item.function.__doc__ or "").split())
             trace = _shortened(report.longreprtext)
-            outcome.text = f"{broken}\n\nIt asks: {asked}\n\n{trace}{table}"
-        self._tell(dataclasses.asdict(outcome))
+            outcome.text = f"{broken}\n\nIt asks: {asks(item.function)}\n\n{trace}{table}"
+        self._report(dataclasses.asdict(outcome))
         return report
 
-    def _tell(self, said: dict[str, Any]) -> None:
+    def _report(self, line: dict[str, Any]) -> None:
         if self._outcomes is not None:
             with open(self._outcomes, "a", encoding="utf-8", closefd=False) as file:
-                file.write(json.dumps(said) + "\n")
+                file.write(json.dumps(line) + "\n")
 
     def pytest_sessionfinish(self) -> None:
         """End what the run began."""
         with contextlib.suppress(Exception):
             self.harness.close()
         self.store.close()
-        self._tell(THE_END)
+        self._report(THE_END)
 
 
 def _shortened(text: str, most: int = 60) -> str:
@@ -206,7 +206,7 @@ def show(request: pytest.FixtureRequest, board: Board) -> None:
 
 @pytest.fixture
 def proxy(store: Store, harness: Harness) -> Iterator[Proxy]:
-    """Return a proxy before the server, or tell that this store has no address to stand before."""
+    """Return a proxy before the server, or skip where this store has no address to stand before."""
     address = harness.address() if harnesses.provides(harness, "address") else store.address()
     if address is None:
         not_exercised("the store has no single server to put a proxy before")

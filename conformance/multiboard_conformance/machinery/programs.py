@@ -139,7 +139,7 @@ def work(backend: Backend, *, prefix: str, seconds: float) -> int:
 
 
 def fork(backend: Backend, *, keys: Sequence[str], timeout: float) -> dict[str, str]:
-    """Fork; let the child use the backend that it inherited; say what each of the two saw.
+    """Fork; let the child use the backend that it inherited; return what each of the two saw.
 
     The child posts ``keys[1]``, leases ``keys[2]`` under a session of its own, closes, and is gone.
     The parent holds ``keys[0]`` under a session lease all the time.
@@ -149,14 +149,14 @@ def fork(backend: Backend, *, keys: Sequence[str], timeout: float) -> dict[str, 
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        said = "nothing"
+        result = "nothing"
         try:
-            said = _as_child(backend, keys)
+            result = _as_child(backend, keys)
         except BaseException as error:
             ours = isinstance(error, errors.MultiboardError)
-            said = f"{'refused' if ours else 'native'}: {type(error).__name__}: {error}"
+            result = f"{'refused' if ours else 'native'}: {type(error).__name__}: {error}"
         finally:
-            os.write(writing, said.encode())
+            os.write(writing, result.encode())
             os._exit(0)
     os.close(writing)
     seen = {"child": _read_all(reading, timeout)}

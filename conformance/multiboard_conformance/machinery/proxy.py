@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """A TCP proxy between a backend and its server, in this process, for faults of the network.
 
-It knows no protocol: it passes bytes, or does with them what its mode says. Imports the suite's
+It speaks no protocol: it passes bytes, or does with them what its mode says. Imports the suite's
 own store only.
 """
 
@@ -28,7 +28,7 @@ class Mode(enum.Enum):
     CUT_REQUEST = "cut request"
     #: The next request is passed; its reply is not, and its connection is cut.
     SWALLOW_REPLY = "swallow reply"
-    #: Nothing is passed, nothing is closed; new connections are accepted and hear nothing.
+    #: Nothing is passed, nothing is closed; new connections are accepted and get no reply.
     BLACK_HOLE = "black hole"
     #: Requests are passed; replies are left where they are, so that the server can't send on.
     HOLD_REPLIES = "hold replies"
@@ -41,7 +41,7 @@ class _Pair:
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.ends = (client, server)
-        #: Nothing is passed any more, and nobody is told.
+        #: Nothing is passed any more, and no end is closed.
         self.lost = False
         #: It was lost; what its client had sent is passed after all, and answered to nobody.
         self.late = False
@@ -129,7 +129,7 @@ class Proxy:
     def deliver(self) -> int:
         """Pass to the server what waits in lost connections; return in how many of them.
 
-        Their clients, who gave it up long ago, hear nothing of it.
+        Their clients, who gave it up long ago, get no reply.
         """
         with self._changed:
             late = [pair for pair in self._pairs if pair.lost and pair.holds]

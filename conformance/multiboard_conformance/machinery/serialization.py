@@ -40,7 +40,13 @@ def encode(value: Any) -> Any:
                 break
         known = {k: v for k, v in vars(value).items() if isinstance(v, (str, int, float))}
         cause = None if value.__cause__ is None else repr(value.__cause__)
-        return {"$": "error", "kind": kind, "message": _said(value), "has": known, "cause": cause}
+        return {
+            "$": "error",
+            "kind": kind,
+            "message": _message(value),
+            "has": known,
+            "cause": cause,
+        }
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         return {
@@ -54,7 +60,7 @@ def encode(value: Any) -> Any:
     return value
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     if isinstance(error, (errors.MultiboardError, NativeError)):
         return str(error)
     return f"{type(error).__module__}.{type(error).__name__}: {error}"

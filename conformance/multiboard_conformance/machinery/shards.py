@@ -1,9 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Run the checks in a few processes side by side: most of their time is waiting for time to pass.
 
-Each lane is a pytest run of its own, on its own part of the checks, and tells its outcomes through
-a pipe. The suite's ini file and plugin are all that counts there. Imports the suite's verdicts
-only.
+Each shard is a pytest run of its own, on its own part of the checks, and reports its outcomes
+through a pipe. The suite's ini file and plugin are all that counts there. Imports the suite's
+results only.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _BOOT = (
     "import sys; sys.path[:] = sys.argv.pop(1).splitlines(); import pytest;"
     "sys.exit(pytest.main(sys.argv[1:]))"
 )
-#: pytest's exit statuses that are a verdict: passed, failed, nothing of this lane was selected.
+#: pytest's exit statuses that are a verdict: passed, failed, nothing of this shard was selected.
 _REGULAR = (0, 1, 5)
 
-#: The last line of a lane that came to its end.
+#: The last line of a shard that came to its end.
 THE_END = {"the": "end"}
 
-Told = Callable[[Outcome], None]
+Receive = Callable[[Outcome], None]
 
 
-class Lane:
+class Shard:
     """One pytest process and its outcomes."""
 
-    def __init__(self, lane: str, arguments: Sequence[str], told: Told) -> None:
+    def __init__(self, shard: str, arguments: Sequence[str], receive: Receive) -> None:
         reading, writing = os.pipe()
         self.output: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         self.process = subprocess.Popen(
@@ -48,7 +48,7 @@ class Lane:
                 "--confcutdir", _CHECKS, "--noconftest", "-p", "no:cacheprovider",
                 "-p", "pytest_timeout", "-p", "multiboard_conformance.machinery.plugin",
                 "--tb=short", "-vv",
-                "--lane", lane, "--outcomes", str(writing), *arguments, _CHECKS,
+                "--shard", shard, "--outcomes", str(writing), *arguments, _CHECKS,
             ],
             env=_environment(),
             pass_fds=(writing,),
@@ -57,21 +57,21 @@ class Lane:
             stderr=subprocess.STDOUT,
         )  # fmt: skip
         os.close(writing)
-        self._told = told
+        self._receive = receive
         self._complete = False
-        self._thread = threading.Thread(target=self._listen, args=(reading,), daemon=True)
+        self._thread = threading.Thread(target=self._read, args=(reading,), daemon=True)
         self._thread.start()
 
-    def _listen(self, reading: int) -> None:
+    def _read(self, reading: int) -> None:
         with open(reading, encoding="utf-8") as lines:
             for line in lines:
                 if not line.endswith("\n"):
                     return  # cut short by its death
-                said = json.loads(line)
-                if said == THE_END:
+                value = json.loads(line)
+                if value == THE_END:
                     self._complete = True
                 else:
-                    self._told(Outcome(**{**said, "ids": tuple(said["ids"])}))
+                    self._receive(Outcome(**{**value, "ids": tuple(value["ids"])}))
 
     def finish(self) -> str | None:
         """Wait for the end; return what the process printed if it did not end regularly."""
@@ -91,34 +91,34 @@ def _environment() -> dict[str, str]:
     return {**kept, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
-def run(lanes: int, arguments: Sequence[str], told: Told, *, alone: str | None) -> list[str]:
-    """Run all checks in so many lanes; return what went wrong with the running itself.
+def run(shards: int, arguments: Sequence[str], receive: Receive, *, alone: str | None) -> list[str]:
+    """Run all checks in so many shards; return what went wrong with the running itself.
 
-    The checks that disturb a store have a lane of their own: "beside" the others, on a store of
-    its own; or "after" them. With None they can't be run, and any lane says so.
+    The checks that disturb a store have a shard of their own: "beside" the others, on a store of
+    its own; or "after" them. With None they can't be run, and are reported so by any shard.
     """
     lock = threading.Lock()
 
     def one_at_a_time(outcome: Outcome) -> None:
         with lock:
-            told(outcome)
+            receive(outcome)
 
-    side_by_side = [f"{number}/{lanes}" for number in range(lanes)]
+    side_by_side = [f"{number}/{shards}" for number in range(shards)]
     return [
         printed
         for names in (
             [*side_by_side, "alone"] if alone == "beside" else side_by_side,
             ["alone"] if alone == "after" else [],
         )
-        for printed in _run_together([Lane(name, arguments, one_at_a_time) for name in names])
+        for printed in _run_together([Shard(name, arguments, one_at_a_time) for name in names])
     ]
 
 
-def _run_together(lanes: Sequence[Lane]) -> list[str]:
+def _run_together(shards: Sequence[Shard]) -> list[str]:
     try:
-        ended = [lane.finish() for lane in lanes]
+        ended = [shard.finish() for shard in shards]
     except BaseException:
-        for lane in lanes:
-            lane.process.kill()
+        for shard in shards:
+            shard.process.kill()
         raise
     return [printed for printed in ended if printed is not None]

@@ -26,7 +26,7 @@ from multiboard_conformance.machinery.recording import Recorded, apply
 
 
 class Actor:
-    """A connected backend, and the thread that keeps its session while it is told to."""
+    """A connected backend, and the thread that keeps its session until it is stopped."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Actor:
         return before, self.backend.keepalive()
 
     def abandon(self) -> None:
-        """Stop keeping the session and say nothing to anybody."""
+        """Stop keeping the session, without closing it."""
         self._stopped.set()
 
     def close(self) -> None:
@@ -109,23 +109,23 @@ class _Skew:
 
 
 class _Session:
-    """The conversation of a worker with the suite."""
+    """The connection of a worker with the suite."""
 
     def __init__(self, answers: TextIO) -> None:
         self._answers = answers
         self._lock = threading.Lock()
-        self._history = History(self._tell)
+        self._history = History(self._report)
         self._actor: Actor | None = None
         self._skew = _Skew()
 
-    def _say(self, value: Any) -> None:
+    def _send(self, value: Any) -> None:
         line = serialization.dumps(value)
         with self._lock:
             self._answers.write(line + "\n")
             self._answers.flush()
 
-    def _tell(self, what: str, op: Operation) -> None:
-        self._say(op.note(what))
+    def _report(self, what: str, op: Operation) -> None:
+        self._send(op.note(what))
 
     def serve(self, line: str) -> None:
         """Obey one command and answer it."""
@@ -134,9 +134,9 @@ class _Session:
         try:
             answer = self._obey(do, command)
         except Exception as error:
-            self._say({"id": number, "raised": error})
+            self._send({"id": number, "raised": error})
         else:
-            self._say({"id": number, "answer": answer})
+            self._send({"id": number, "answer": answer})
 
     def _obey(self, do: str, command: dict[str, Any]) -> Any:
         if do == "open":

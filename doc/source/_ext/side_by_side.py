@@ -82,7 +82,7 @@ def run_rows(made: dict[str, dict[str, Any]]) -> Iterator[Sequence[str]]:
     every = list(made.values())
     yield ("Result", *[report["result"] for report in every])
     yield ("TaskFlow", *[report["facts"]["taskflow"] for report in every])
-    yield ("Store", *[report["facts"].get("store", "not told") for report in every])
+    yield ("Store", *[report["facts"].get("store", "not reported") for report in every])
     clients = [
         [
             f"{name} {r['facts'][name]}"

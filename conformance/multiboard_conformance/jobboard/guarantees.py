@@ -2,42 +2,21 @@
 """What a TaskFlow jobboard owes its users: id, sentence, and why anyone should care.
 
 These are promises of the jobboard, whatever is under it; those of a multiboard backend are in
-:mod:`multiboard_conformance.backend.guarantees`. Imports the standard library only.
+:mod:`multiboard_conformance.backend.guarantees`. Imports what a promise is only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from multiboard_conformance.promises import Promise, by_id, require_known
 
 #: Seconds that a check may take before it is killed and its promise is broken.
 DEADLINE = 40.0
 
 
-@dataclass(frozen=True)
-class Promise:
-    """One promise of a jobboard."""
-
-    id: str
-    sentence: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check, and the promises that it judges."""
-
-    name: str
-    ids: tuple[str, ...]
-    judge: Callable[[Any], None]
-    deadline: float
-
-    @property
-    def sentence(self) -> str:
-        """What the check's docstring promises."""
-        return " ".join((self.judge.__doc__ or "").split())
-
+Judge = Callable[[Any], None]
 
 _ALL = (
     Promise(
@@ -54,7 +33,7 @@ _ALL = (
     ),
     Promise(
         "BOARD-3",
-        "Of any number of claimers one wins; all others hear UnclaimableJob, also those who use "
+        "Of any number of claimers one wins; all others get UnclaimableJob, also those who use "
         "the winner's name.",
         "Two winners run one job twice; names come back when a conductor is restarted.",
     ),
@@ -65,7 +44,7 @@ _ALL = (
     ),
     Promise(
         "BOARD-5",
-        "A claim whose answer was lost is not held by nobody for ever: repeating it succeeds, or "
+        "A claim whose reply was lost is not held by nobody for ever: repeating it succeeds, or "
         "another can claim the job.",
         "One lost packet would take a job out of service, with nothing in any log.",
     ),
@@ -95,26 +74,25 @@ _ALL = (
     ),
     Promise(
         "BOARD-10",
-        "extend_expiry() uses its argument, and works for a board that knows the owner's name "
-        "only.",
+        "extend_expiry() uses its argument, and works for a board that has the owner's name only.",
         "Octavia extends from another board of the process; a claim that is extended by the old "
         "value ends in the middle of the work.",
     ),
     Promise(
         "BOARD-11",
-        "What is refused is told by the right error: NotFound, exactly, for what is gone or "
+        "What is refused raises the right error: NotFound, exactly, for what is gone or "
         "unclaimed; JobFailure for what is another's; and nothing changes.",
         "A conductor survives these and no others.",
     ),
     Promise(
         "BOARD-12",
-        "POSTED is told once for each job, in order, on every board.",
+        "POSTED is reported once for each job, in order, on every board.",
         "A worker that waits for the event misses a job, or starts it twice.",
     ),
     Promise(
         "BOARD-13",
-        "REMOVAL is told once for each job, on the board that consumed it and on every other.",
-        "Whoever keeps a picture of the board keeps ghosts.",
+        "REMOVAL is reported once for each job, on the board that consumed it and on every other.",
+        "Whoever keeps a view of the board keeps ghosts.",
     ),
     Promise(
         "BOARD-14",
@@ -161,7 +139,7 @@ _ALL = (
     Promise(
         "BOARD-22",
         "A fresh iteration sees every job that was acknowledged before, and none that is gone.",
-        "A job that its poster believes in and no worker can see is lost without a trace.",
+        "An acknowledged job that no worker can see is lost without a trace.",
     ),
     Promise(
         "BOARD-23",
@@ -192,48 +170,27 @@ _ALL = (
     ),
     Promise(
         "BOARD-28",
-        "A post whose answer was lost is on the board at most once.",
+        "A post whose reply was lost is on the board at most once.",
         "The client library's own repetition would run the job twice.",
     ),
     Promise(
         "BOARD-29",
-        "A consume whose answer was lost ends well or is unknown (JobFailure); it is not told as "
-        "another's (NotFound), and repeated it ends.",
-        "A worker that is told that its finished job was gone reports work as lost that was done.",
+        "A consume whose reply was lost ends well or is unknown (JobFailure); it is not "
+        "reported as another's (NotFound), and repeated it ends.",
+        "A worker that gets NotFound for its finished job reports work as lost that was done.",
     ),
 )
 
 #: Every promise by its id.
-PROMISES: dict[str, Promise] = {promise.id: promise for promise in _ALL}
-
-#: Every check, in the order of its promises once :func:`in_order` was asked.
-_CHECKS: list[Check] = []
+PROMISES: dict[str, Promise] = by_id(_ALL)
 
 
-def promise(
-    *ids: str, deadline: float = DEADLINE
-) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-    """Enter a check that judges these promises."""
-    unknown = [name for name in ids if name not in PROMISES]
-    if unknown or not ids:
-        raise ValueError(f"no such promise: {unknown}")
+def promise(*ids: str, deadline: float = DEADLINE) -> Callable[[Judge], Judge]:
+    """Mark a check with the promises that it judges, and with its deadline."""
+    require_known(ids, PROMISES)
 
-    def enter(judge: Callable[[Any], None]) -> Callable[[Any], None]:
-        _CHECKS.append(Check(judge.__name__, ids, judge, deadline))
+    def mark(judge: Judge) -> Judge:
+        vars(judge).update(ids=ids, deadline=deadline)
         return judge
 
-    return enter
-
-
-def checks() -> list[Check]:
-    """Return every check, those of the first promise first."""
-    order = list(PROMISES)
-    return sorted(_CHECKS, key=lambda check: order.index(check.ids[0]))
-
-
-class NotSupported(Exception):
-    """The board does not have what the check needs."""
-
-
-class NotExercised(Exception):
-    """The check can't be run on this store."""
+    return mark
