@@ -6,7 +6,14 @@ from __future__ import annotations
 from multiboard.primitives import Backend, Lease, Shelf
 from multiboard_conformance.backend.answers import answer_of, eventually
 from multiboard_conformance.backend.feeds import MOMENTS
-from multiboard_conformance.backend.fixtures import Board, post, post_and_trash, take, try_to_take
+from multiboard_conformance.backend.fixtures import (
+    Board,
+    close_with_a_lease,
+    post,
+    post_and_trash,
+    take,
+    try_to_take,
+)
 from multiboard_conformance.backend.guarantees import guarantee
 from multiboard_conformance.backend.reading import is_free, look
 
@@ -59,10 +66,7 @@ def check_ended_lease_is_a_death(board: Board) -> None:
 @guarantee("LEASE-8", "LEASE-4")
 def check_closing_with_a_lease_is_a_death(board: Board) -> None:
     """A session lease whose backend is closed ends by itself: a death, not an abandon."""
-    backend, other = board.open(), board.open()
-    post(backend, "k")
-    take(backend, "k")
-    backend.close()
+    other = close_with_a_lease(board, "k")
     posting, _ = eventually(lambda: is_free(other, "k"), MOMENTS)
     assert posting
     assert _counted(other, "k") == (1, 1)

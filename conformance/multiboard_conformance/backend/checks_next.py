@@ -9,7 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from multiboard.primitives import Shelf, boottime
 from multiboard_conformance.backend.answers import eventually
 from multiboard_conformance.backend.feeds import BUSY
-from multiboard_conformance.backend.fixtures import Board, post, race, take, together
+from multiboard_conformance.backend.fixtures import (
+    Board,
+    close_with_a_lease,
+    post,
+    race,
+    take,
+    together,
+)
 from multiboard_conformance.backend.guarantees import BOTH_KINDS, guarantee
 from multiboard_conformance.backend.reading import look
 from multiboard_conformance.machinery.plugin import Effort
@@ -244,9 +251,6 @@ def check_new_release_forgets_the_old_delay(board: Board) -> None:
 @guarantee("NEXT-2", "LEASE-4")
 def check_dead_holders_posting_is_due(board: Board) -> None:
     """A posting whose lease ended by itself is due at once."""
-    backend, other = board.open(), board.open()
-    post(backend, "k")
-    take(backend, "k")
-    backend.close()
+    other = close_with_a_lease(board, "k")
     won, _ = eventually(lambda: other.acquire_next("me", _ids(1)), BUSY)
     assert [posting.key for posting, _ in won] == ["k"]

@@ -266,6 +266,15 @@ def post_and_trash(backend: Backend, key: str, released: int = 0) -> Lease:
     return lease
 
 
+def close_with_a_lease(board: Board, key: str) -> Backend:
+    """Let a backend post and lease a key by its session, and close; return another backend."""
+    holder, other = board.open(), board.open()
+    post(holder, key)
+    take(holder, key)
+    holder.close()
+    return other
+
+
 def added(answers: Sequence[Posting | errors.MultiboardError]) -> list[Posting]:
     """Return the postings of an answer that holds no error."""
     wrong = [answer for answer in answers if not isinstance(answer, Posting)]

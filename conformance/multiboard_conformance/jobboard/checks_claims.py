@@ -17,19 +17,15 @@ from taskflow import exceptions as excp
 from taskflow import states
 
 from multiboard import errors
+from multiboard_conformance.jobboard.expect import answer_of, eventually, holds, refused, same
 from multiboard_conformance.jobboard.guarantees import promise
 from multiboard_conformance.jobboard.scene import (
     LOST,
     Scene,
-    answer_of,
-    eventually,
     found,
-    holds,
     lose,
     need,
     need_expiry,
-    refused,
-    same,
     seen_by_two,
 )
 

@@ -14,17 +14,9 @@ from typing import Any
 from taskflow import exceptions as excp
 from taskflow import states
 
+from multiboard_conformance.jobboard.expect import answer_of, eventually, holds, names, same, within
 from multiboard_conformance.jobboard.guarantees import promise
-from multiboard_conformance.jobboard.scene import (
-    Scene,
-    answer_of,
-    eventually,
-    found,
-    holds,
-    names,
-    same,
-    within,
-)
+from multiboard_conformance.jobboard.scene import Scene, found
 from multiboard_conformance.machinery.proxy import Mode
 
 #: Seconds within which a call answers while the store is away.

@@ -17,20 +17,17 @@ from taskflow import exceptions as excp
 from taskflow import states
 from taskflow.jobs import base
 
-from multiboard_conformance.jobboard.guarantees import promise
-from multiboard_conformance.jobboard.scene import (
-    Scene,
+from multiboard_conformance.jobboard.expect import (
     answer_of,
     eventually,
-    found,
     holds,
     names,
-    need,
     refused,
     same,
-    seen_by_two,
     within,
 )
+from multiboard_conformance.jobboard.guarantees import promise
+from multiboard_conformance.jobboard.scene import Scene, found, need, seen_by_two
 
 PRIORITIES = ("VERY_HIGH", "HIGH", "NORMAL", "LOW", "VERY_LOW")
 

@@ -15,17 +15,9 @@ from taskflow import exceptions as excp
 from taskflow import states
 from taskflow.types import entity
 
+from multiboard_conformance.jobboard.expect import eventually, holds, names, refused, same, within
 from multiboard_conformance.jobboard.guarantees import promise
-from multiboard_conformance.jobboard.scene import (
-    Scene,
-    eventually,
-    holds,
-    names,
-    refused,
-    same,
-    seen_by_two,
-    within,
-)
+from multiboard_conformance.jobboard.scene import Scene, seen_by_two
 
 
 def _work_side_by_side(first: Any, second: Any) -> None:

@@ -19,12 +19,9 @@ from urllib.parse import urlsplit
 from taskflow.jobs import backends
 
 from multiboard.config import loading
-from multiboard.primitives import NewPosting, Shelf
+from multiboard.primitives import Backend, NewPosting, Shelf
 from multiboard_conformance.backend.fixtures import Store, address_settings
 from multiboard_conformance.results import NotSupported
-
-#: What is written where a record should be.
-RUBBISH = b"\xff\x00 rubbish"
 
 
 class Maker(abc.ABC):
@@ -37,6 +34,8 @@ class Maker(abc.ABC):
     #: Whether processes can share its boards.
     cross_process = True
     default_port = 0
+    #: What is written where a record should be.
+    rubbish: tuple[bytes, ...] = (b"\xff\x00 rubbish",)
 
     def __init__(self, conf: Mapping[str, str]) -> None:
         self.conf = dict(conf)
@@ -91,13 +90,22 @@ class Maker(abc.ABC):
     def store_version(self, board: Any) -> str:
         """Return the store's name and version."""
 
-    @abc.abstractmethod
     def damage(self, board: Any, job: Any) -> Callable[[], object]:
         """Put records that can't be read beside a posted job; return how to read them again."""
+        whole = self._record(board, job)
+        return self._put(board, *self.rubbish, whole[: len(whole) // 2])
 
-    @abc.abstractmethod
     def misprioritize(self, board: Any, job: Any) -> Callable[[], object]:
         """Put a copy of the record of a job of NORMAL priority with one that no version has."""
+        return self._put(board, self._record(board, job).replace(b"NORMAL", b"URGENT"))
+
+    @abc.abstractmethod
+    def _record(self, board: Any, job: Any) -> bytes:
+        """Return the record of a posted job."""
+
+    @abc.abstractmethod
+    def _put(self, board: Any, *records: bytes) -> Callable[[], object]:
+        """Put records where those of jobs are; return how to read them again."""
 
     @abc.abstractmethod
     def sweep(self, place: str) -> None:
@@ -121,13 +129,9 @@ class RedisMaker(Maker):
     def store_version(self, board: Any) -> str:
         return f"redis {board._client.info('server')['redis_version']}"
 
-    def damage(self, board: Any, job: Any) -> Callable[[], object]:
-        whole = board._client.hget(board.listings_key, job.key)
-        return self._put(board, RUBBISH, whole[: len(whole) // 2])
-
-    def misprioritize(self, board: Any, job: Any) -> Callable[[], object]:
-        whole = board._client.hget(board.listings_key, job.key)
-        return self._put(board, whole.replace(b"NORMAL", b"URGENT"))
+    def _record(self, board: Any, job: Any) -> bytes:
+        whole: bytes = board._client.hget(board.listings_key, job.key)
+        return whole
 
     def _put(self, board: Any, *records: bytes) -> Callable[[], object]:
         keys = [str(uuid.uuid4()) for _ in records]
@@ -150,6 +154,7 @@ class ZooKeeperMaker(Maker):
     kind = "zookeeper"
     client = "kazoo"
     default_port = 2181
+    rubbish = (*Maker.rubbish, b"")
 
     def at(self, place: str, address: tuple[str, int] | None) -> dict[str, Any]:
         host, port = address or self.address or ("", 0)
@@ -174,13 +179,9 @@ class ZooKeeperMaker(Maker):
         version = board._client.server_version(retries=0)
         return f"zookeeper {'.'.join(map(str, version))}"
 
-    def damage(self, board: Any, job: Any) -> Callable[[], object]:
-        whole = board._client.get(job.path)[0]
-        return self._put(board, RUBBISH, b"", whole[: len(whole) // 2])
-
-    def misprioritize(self, board: Any, job: Any) -> Callable[[], object]:
-        whole = board._client.get(job.path)[0]
-        return self._put(board, whole.replace(b"NORMAL", b"URGENT"))
+    def _record(self, board: Any, job: Any) -> bytes:
+        whole: bytes = board._client.get(job.path)[0]
+        return whole
 
     def _put(self, board: Any, *records: bytes) -> Callable[[], object]:
         client = board._client
@@ -200,6 +201,7 @@ class EtcdMaker(Maker):
     kind = "etcd"
     client = "etcd3gw"
     default_port = 2379
+    rubbish = (b"not json",)
 
     def at(self, place: str, address: tuple[str, int] | None) -> dict[str, Any]:
         host, port = address or self.address or ("", 0)
@@ -208,13 +210,9 @@ class EtcdMaker(Maker):
     def store_version(self, board: Any) -> str:
         return f"etcd {board._client.status()['version']}"
 
-    def damage(self, board: Any, job: Any) -> Callable[[], object]:
-        whole = board._client.get(f"{job.key}.data")[0]
-        return self._put(board, b"not json", whole[: len(whole) // 2])
-
-    def misprioritize(self, board: Any, job: Any) -> Callable[[], object]:
-        whole = board._client.get(f"{job.key}.data")[0]
-        return self._put(board, whole.replace(b"NORMAL", b"URGENT"))
+    def _record(self, board: Any, job: Any) -> bytes:
+        whole: bytes = board._client.get(f"{job.key}.data")[0]
+        return whole
 
     def _put(self, board: Any, *records: bytes) -> Callable[[], object]:
         client, root = board._client, board._root_path
@@ -235,6 +233,7 @@ class MultiboardMaker(Maker):
     """Our board, on whatever its URL names."""
 
     kind = "multiboard"
+    rubbish = (*Maker.rubbish, b"")
     #: Deaths are noticed and outages are reported soon; whoever wants the defaults can set them.
     quick = {"session_timeout": "2", "connect_timeout": "2", "operation_timeout": "5"}
 
@@ -262,24 +261,26 @@ class MultiboardMaker(Maker):
         facts = self._store.server_info()
         return f"{facts['store']} {facts.get('version', '')}".strip()
 
-    def damage(self, board: Any, job: Any) -> Callable[[], object]:
-        return self._put(board, job, lambda whole: (RUBBISH, b"", whole[: len(whole) // 2]), 2)
-
     def misprioritize(self, board: Any, job: Any) -> Callable[[], object]:
-        return self._put(board, job, lambda whole: (whole,), 99)
+        return self._put(board, self._record(board, job), rank=99)
 
-    def _put(
-        self, board: Any, job: Any, records: Callable[[bytes], tuple[bytes, ...]], rank: int
-    ) -> Callable[[], object]:
+    def _record(self, board: Any, job: Any) -> bytes:
+        (posting,) = self._opened(board).get([job.key])
+        assert posting is not None
+        return posting.body
+
+    def _put(self, board: Any, *records: bytes, rank: int = 2) -> Callable[[], object]:
         """Write bodies through the primitives, which take any: no store needs a hook of its own."""
+        backend = self._opened(board)
+        keys = [str(uuid.uuid4()) for _ in records]
+        added = zip(keys, records, strict=True)
+        backend.add([NewPosting(key, body, rank) for key, body in added])
+        return lambda: [its and its.body for its in backend.get(keys)]
+
+    def _opened(self, board: Any) -> Backend:
         backend = self._store.load(namespace=board.settings.namespace)
         backend.open()
-        (posting,) = backend.get([job.key])
-        assert posting is not None
-        keys = [str(uuid.uuid4()) for _ in records(posting.body)]
-        bodies = zip(keys, records(posting.body), strict=True)
-        backend.add([NewPosting(key, body, rank) for key, body in bodies])
-        return lambda: [its and its.body for its in backend.get(keys)]
+        return backend
 
     def sweep(self, place: str) -> None:
         if not self._store.traits.cross_host:

@@ -8,26 +8,17 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from docutils import nodes
-from list_table import list_table
+from list_table import ReportTable, list_table
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
 
 REPORTS = pathlib.Path(__file__).resolve().parents[3] / "conformance" / "reports"
 #: The order of the columns; a backend that is not named here stands behind these.
 FIRST = ("memory", "sqlite", "redis", "zookeeper", "etcd")
-
-
-def reports() -> dict[str, dict[str, Any]]:
-    """Return the committed reports by the name of the backend."""
-    found = {path.stem: json.loads(path.read_text()) for path in REPORTS.glob("*.json")}
-    place = {name: number for number, name in enumerate(FIRST)}
-    return dict(sorted(found.items(), key=lambda item: (place.get(item[0], 99), item[0])))
 
 
 def _verdict(entry: dict[str, Any]) -> str:
@@ -72,16 +63,8 @@ def run_rows(made: dict[str, dict[str, Any]]) -> list[Sequence[str]]:
     ]
 
 
-class _Table(SphinxDirective):
-    has_content = False
-
-    def _made(self) -> dict[str, dict[str, Any]]:
-        made = reports()
-        if not made:
-            raise self.error(f"no report in {REPORTS.name}: make reports")
-        for name in made:
-            self.env.note_dependency(str(REPORTS / f"{name}.json"))
-        return made
+class _Table(ReportTable):
+    folder, order, made_by = REPORTS, FIRST, "make reports"
 
 
 class ConformanceTable(_Table):

@@ -8,17 +8,15 @@ was seen where one was broken, ``.. board-runs::`` what was run and how to repea
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from docutils import nodes
-from list_table import list_table
-from multiboard_conformance.jobboard.promises import PROMISES
+from list_table import ReportTable, list_table
+from multiboard_conformance.jobboard.guarantees import PROMISES
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
 
 REPORTS = pathlib.Path(__file__).resolve().parents[3] / "conformance" / "reports" / "boards"
 #: The order of the columns.
@@ -32,13 +30,6 @@ COLUMNS = (
     "multiboard-sqlite",
     "multiboard-memory",
 )
-
-
-def reports() -> dict[str, dict[str, Any]]:
-    """Return the committed reports by the name of the board, those of TaskFlow first."""
-    found = {path.stem: json.loads(path.read_text()) for path in REPORTS.glob("*.json")}
-    place = {name: number for number, name in enumerate(COLUMNS)}
-    return dict(sorted(found.items(), key=lambda item: (place.get(item[0], 99), item[0])))
 
 
 def _plain(text: str) -> str:
@@ -96,16 +87,8 @@ def run_rows(made: dict[str, dict[str, Any]]) -> Iterator[Sequence[str]]:
     yield ("Command", *[f"``{report['reproduce']}``" for report in every])
 
 
-class _Table(SphinxDirective):
-    has_content = False
-
-    def _made(self) -> dict[str, dict[str, Any]]:
-        made = reports()
-        if not made:
-            raise self.error("no reports of boards: tools/side-by-side")
-        for name in made:
-            self.env.note_dependency(str(REPORTS / f"{name}.json"))
-        return made
+class _Table(ReportTable):
+    folder, order, made_by = REPORTS, COLUMNS, "tools/side-by-side"
 
 
 class BoardTable(_Table):
