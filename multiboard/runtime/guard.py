@@ -48,6 +48,8 @@ class Guard(Backend):
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend.settings)
         self.backend = backend
+        #: Whether an operation found that the store lost the board, or was put back.
+        self.board_lost = False
 
     @property
     def traits(self) -> Traits:
@@ -192,6 +194,8 @@ class Guard(Backend):
         try:
             return operation()
         except errors.MultiboardError as error:
+            if isinstance(error, errors.BoardLost):
+                self.board_lost = True
             is_foreign = functools.partial(self._is_foreign, raised=error)
             interrupt = interrupts.behind(error, before, is_foreign)
             if interrupt is None:

@@ -80,9 +80,12 @@ class OpenBoard:
         self._reached = 0
         self.era = 0
         if before is not None:
-            self.era = before.era + (backend.position < before.reached)
+            # A store that was put back goes on, and may have come as far again by now: whoever was
+            # refused for it need not compare.
+            self.era = before.era + (before.found_lost or backend.position < before.reached)
         # The keeper comes round again by itself: waiting for one lease must not end the others.
-        self.keeper = LeaseKeeper(Guard(backend), self._lost)
+        self._keepers_guard = Guard(backend)
+        self.keeper = LeaseKeeper(self._keepers_guard, self._lost)
         self.guard = RetryingGuard(backend, on_unconfirmed=self.keeper.note_unconfirmed)
         self.view = View(self.guard, interpret, on_change)
         self.claims = ClaimManager(self.guard, self.keeper, self.view, interpret, on_lost)
@@ -94,6 +97,11 @@ class OpenBoard:
     def reached(self) -> int:
         """How far the board had come, as far as this connection knew it."""
         return max(self._reached, self.backend.position)
+
+    @property
+    def found_lost(self) -> bool:
+        """Whether an operation of this connection found that the board is lost."""
+        return self.guard.board_lost or self._keepers_guard.board_lost
 
     def health(self) -> dict[str, Any]:
         """Return what an operator wants to know: nothing of it is asked of the store."""
