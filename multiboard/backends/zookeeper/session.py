@@ -261,7 +261,10 @@ class Session:
 
     def open(self) -> None:
         """Connect, and find the board or make it, as the settings say."""
+        before = self._client  # of a board that was lost: it would try to connect for ever
         self._begin()
+        if before is not None:
+            interrupts.uninterrupted(before.close)
         self.incarnation = ""
         try:
             self._find_board()

@@ -152,6 +152,14 @@ def test_a_wiped_server_is_a_lost_board(make: Any, troubled: Any) -> None:
     assert board.get(["k"]) == [None]
 
 
+def test_opening_a_board_anew_leaves_no_client_behind(make: Any) -> None:
+    board = make()
+    before = board._session.client()
+    board.open()
+    assert before.ended
+    assert board._session.client() is not before
+
+
 def test_a_board_that_an_operator_deleted_is_lost(make: Any, zk: KazooClient) -> None:
     board = make()
     post(board)
