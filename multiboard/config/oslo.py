@@ -43,9 +43,9 @@ def backend_options(cls: type[Backend]) -> list[cfg.Opt]:
 
 def _option(field: dataclasses.Field[Any], hint: Any) -> cfg.Opt:
     wanted, _ = loading.field_type(hint)
-    said = field.metadata
-    bounds = {"min": said["minimum"], "max": said["maximum"]}
-    common = {"default": field.default, "help": said["help"], "secret": said["secret"]}
+    declared = field.metadata
+    bounds = {"min": declared["minimum"], "max": declared["maximum"]}
+    common = {"default": field.default, "help": declared["help"], "secret": declared["secret"]}
     if wanted is bool:
         return cfg.BoolOpt(field.name, **common)
     if wanted is int:
@@ -54,7 +54,7 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> cfg.Opt:
         return cfg.FloatOpt(field.name, **bounds, **common)
     if typing.get_origin(wanted) is tuple:
         return cfg.ListOpt(field.name, **{**common, "default": _plain(field.default)})
-    return cfg.StrOpt(field.name, choices=said["choices"], **common)
+    return cfg.StrOpt(field.name, choices=declared["choices"], **common)
 
 
 def _classes() -> dict[str, type[Backend]]:
@@ -96,19 +96,19 @@ def read(conf: cfg.ConfigOpts) -> dict[str, Any]:
     cls = loading.spec_class(url)
     group = group_name(cls)
     conf.register_opts(backend_options(cls), group=group)
-    said: dict[str, Any] = {"url": url}
+    conf_of_board: dict[str, Any] = {"url": url}
     given = loading.given_options(url)
     for field in dataclasses.fields(cls.settings_class):
         value = _value(conf, group, field.name, secret=field.metadata["secret"])
         if field.name not in given and value != _plain(field.default):
-            said[field.name] = value
-    return said
+            conf_of_board[field.name] = value
+    return conf_of_board
 
 
 def _value(conf: cfg.ConfigOpts, group: str, name: str, *, secret: bool) -> Any:
     """Return an option's value.
 
-    Raises: ``ConfigError``; where the option is secret, without what oslo.config says of it.
+    Raises: ``ConfigError``; where the option is secret, without oslo.config's text about it.
     """
     try:
         return getattr(conf[group], name)

@@ -211,7 +211,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
             return made
 
     def _job(self, posting: Posting) -> Job:
-        """Make the job that a posting means; a ``ValueError`` says why it means none."""
+        """Make the job that a posting means; a ``ValueError`` states why it means none."""
         return Job(self, posting, codec.decode(posting.body), self._persistence)
 
     # -- claiming --------------------------------------------------------------------------------
@@ -393,7 +393,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
         return None if here is None else here.claims.lease_of(job.key)
 
     def watch_claim(self, job: Job) -> Callable[[], str | None]:
-        """Return what tells, whenever it is called, why this board's present claim was lost."""
+        """Return a function that answers at any time why this board's present claim was lost."""
         here = self._open
         return (lambda: None) if here is None else here.claims.watch(job.key)
 
@@ -440,7 +440,7 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
             return here.restore(job.key, self._job)
 
     def purge(self, jobs: Sequence[Job]) -> list[bool]:
-        """Delete trashed jobs for good; the answers tell which of them were there.
+        """Delete trashed jobs for good; the answers are which of them were there.
 
         Raises: ``JobFailure``.
         """

@@ -46,7 +46,7 @@ class Conductor(impl_executor.ExecutorConductor):  # type: ignore[misc]
 
     A job whose flow calls ``sys.exit()``, or raises anything else that is no ``Exception``, goes to
     the trash: it would do the same to whoever took it next. While the conductor is being stopped it
-    is abandoned instead, for then the flow may have been told to end.
+    is abandoned instead, for then the flow may have been asked to end.
 
     Raises: ``TypeError`` for a board that is not multiboard's; ``ValueError`` for another argument
     that can't be used.
@@ -118,7 +118,7 @@ class Conductor(impl_executor.ExecutorConductor):  # type: ignore[misc]
             if job is None:
                 self._free.release()
                 continue
-            if self._wait_timeout.is_stopped():  # it came while this conductor was told to stop
+            if self._wait_timeout.is_stopped():  # it came while this conductor was asked to stop
                 self._free.release()
                 self._try_finish_job(job, False)
                 continue
@@ -202,7 +202,7 @@ class Conductor(impl_executor.ExecutorConductor):  # type: ignore[misc]
 
 
 def _under_way(engine: Any) -> bool:
-    """Tell whether a task of a flow has begun and not ended, as its logbook says."""
+    """Return whether a task of a flow has begun and not ended, by its logbook."""
     graph = engine.compilation.execution_graph
     atoms = [atom for atom, data in graph.nodes(data=True) if data["kind"] in compiler.ATOMS]
     found = engine.storage.get_atoms_states([atom.name for atom in atoms])

@@ -36,8 +36,8 @@ def entity_of(posting: Posting) -> entities.Entity:
 
     Raises: ``Undecodable``.
     """
-    said = codec.decode_plain(posting.body)
-    kind, name, metadata = (said.get(what) for what in ("kind", "name", "metadata"))
+    fields = codec.decode_plain(posting.body)
+    kind, name, metadata = (fields.get(what) for what in ("kind", "name", "metadata"))
     if not (isinstance(kind, str) and isinstance(name, str) and isinstance(metadata, dict)):
         raise codec.Undecodable("its parts do not have the types that they should have")
     return entities.Entity(kind, name, metadata)

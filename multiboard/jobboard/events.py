@@ -141,17 +141,17 @@ class BoardNotifier(notifier.Notifier):  # type: ignore[misc]
 
     def announce_loss(self, details: Mapping[str, Any]) -> None:
         """Call the callbacks of LEASE_LOST, each on a thread of its own. Does not block."""
-        told = [
+        concerned = [
             listener
             for event, listeners in list(self.listeners_iter())
             for listener in list(listeners)
             if event in (self.ANY, LEASE_LOST)
         ]
-        for listener in told:
+        for listener in concerned:
             _, lane = self._losses.setdefault(id(listener), (listener, _Lane(_LOSSES)))
             lane.put(functools.partial(self._call, listener, LEASE_LOST, dict(details)))
         for listener, lane in list(self._losses.values()):
-            if not any(listener is one for one in told):  # it was deregistered
+            if not any(listener is one for one in concerned):  # it was deregistered
                 self._losses.pop(id(listener), None)
                 lane.stop()
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class RefusedJob(excp.JobFailure, ValueError):  # type: ignore[misc]
-    """A job, or what was asked of it, is refused before anything is sent; says what is wrong."""
+    """A job, or what was asked of it, is refused before anything is sent; it names the fault."""
 
 
 #: What the primitives raise, and what TaskFlow's users expect in its place.

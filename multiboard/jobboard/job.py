@@ -33,7 +33,7 @@ PRIORITIES: tuple[Any, ...] = (
 
 
 class NoExpiry(enum.IntEnum):
-    """What :meth:`Job.expires_in` answers where there are no seconds to tell; below any number."""
+    """What :meth:`Job.expires_in` answers where there are no seconds; below any number."""
 
     #: The claim lives as long as its owner's session does.
     DOES_NOT_EXPIRE = -1
@@ -68,7 +68,7 @@ class JobSpec:
         book: dict[str, Any] = {}
         if self.book is not None:
             book = {what: getattr(self.book, what, None) for what in ("name", "uuid")}
-            if not all(isinstance(said, str) for said in book.values()):
+            if not all(isinstance(text, str) for text in book.values()):
                 raise errors.InvalidArgument(
                     f"book is {arguments.shown(self.book)}; it should be a logbook, with a name"
                     " and a uuid, or None"
@@ -190,8 +190,7 @@ class Job(base.Job):  # type: ignore[misc]
         """The lease with which this job's board claims it; None where it does not.
 
         None, too, from the instant on in which the lease may have ended by itself, whether that
-        was reported yet or not. It is certain where it is told: neither the store is asked nor any
-        thread.
+        was reported yet or not. It is certain: neither the store is asked nor any thread.
         """
         return self._board.lease_of(self)  # type: ignore[no-any-return]
 
@@ -232,7 +231,7 @@ class Job(base.Job):  # type: ignore[misc]
     ) -> bool:
         """Wait until the job is complete; return False when ``timeout`` seconds pass before.
 
-        The board's change feed tells of it: there are no delays, and the arguments that TaskFlow
+        The board's change feed reports it: there are no delays, and the arguments that TaskFlow
         has for them are not used. None waits for ever.
 
         Raises: ``JobFailure``, which is a ``ValueError`` too for a ``timeout`` that can't be.

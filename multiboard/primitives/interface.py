@@ -11,12 +11,12 @@ stands before every backend and checks arguments once for all).
 items: a script, a transaction, a conditional batch. Nobody sees half of it, and it survives the
 death of the caller as a whole or not at all.
 
-**Every verb may be repeated.** A caller that did not hear the answer calls again with the very
-same arguments, and must find the effect there once. Each verb says what a repeat does.
+**Every verb may be repeated.** A caller that did not receive the answer calls again with the very
+same arguments, and must find the effect there once. Each verb states what a repeat does.
 
 **What arrives late is void.** A request may reach the store long after its caller gave it up: a
 network or a server that stood still goes on. Once a repeat of it was answered it must change
-nothing, whatever was done since. Where a request says itself what it is for (the token of a lease,
+nothing, whatever was done since. Where a request itself shows what it is for (the token of a lease,
 the revision of a record) the store refuses it by that; where it does not, it carries what lets
 the store tell: the session's connection, or how many answers its sender had lost by then.
 
@@ -30,8 +30,8 @@ attempt must end well within ``operation_timeout``, so that the guard can make a
 board can't work at all because of one (its counters are gone, a key has the wrong type), every verb
 raises a plain :class:`~multiboard.errors.BackendError` that names the record.
 
-**Going back.** A board has a position, a number that rises with every change that the feed tells: a
-counter, a revision. A backend remembers the highest that any answer has shown to it, since its
+**Going back.** A board has a position, a number that rises with every change that the feed reports:
+a counter, a revision. A backend remembers the highest that any answer has shown to it, since its
 :meth:`~Backend.open`, and raises :class:`~multiboard.errors.BoardLost` where the store shows a
 lower one: a backup was put back, or the store lost what it had acknowledged. It is compared in the
 step that does the work, or once on each new connection where none outlives such a change, so that
@@ -41,7 +41,7 @@ taken for one. A forked child goes on from what was known; a backend that is ope
 nothing. What a replica missed that took over is lost without this error, where the store's contract
 says so and the backend can tell that another server answers.
 
-**Time.** Durations are seconds as ``float``, measured by the store's clock unless said otherwise.
+**Time.** Durations are seconds as ``float``, measured by the store's clock unless stated otherwise.
 What a store answers about the future (``ends_in``, ``due_in``) is relative to the instant of its
 answer, so that nobody has to compare clocks. What it answers about the past (``created_on``) is
 seconds since the epoch by the store's clock and is for people to read.
@@ -90,9 +90,9 @@ class PostingDirectory(abc.ABC):
         added.
 
         ``shelf`` is LIVE or ENTITIES. On LIVE, in one step: the posting is stored with a serial
-        higher than that of every posting acknowledged before the call, and the feed says POSTED.
+        higher than that of every posting acknowledged before the call, and the feed reports POSTED.
         On ENTITIES, in one step: the entry is stored, whatever had that key before is replaced,
-        and it lives as long as this backend's session; the feed says nothing.
+        and it lives as long as this backend's session; the feed reports nothing.
 
         A repeat finds the posting and answers with it. Where the same backend adds the same
         posting again after it was consumed or purged, the answer must be the posting as it was
@@ -146,8 +146,8 @@ class PostingDirectory(abc.ABC):
         """Remove leased live postings, each in one step of its own, in the order given.
 
         In one step: the lease is current and has not ended, the posting leaves the live shelf,
-        the lease ends, and the feed says REMOVED; with ``to=Shelf.TRASH`` the posting is put on
-        the trash shelf and the feed says TRASHED. The answers are None where it was done and an
+        the lease ends, and the feed reports REMOVED; with ``to=Shelf.TRASH`` the posting is put on
+        the trash shelf and the feed reports TRASHED. The answers are None where it was done and an
         error value where it was not.
 
         A repeat by the same backend answers None again where this very lease removed the posting
@@ -165,7 +165,7 @@ class PostingDirectory(abc.ABC):
         """Put a trashed posting back on the live shelf, unleased and due.
 
         In one step: it leaves the trash, gets a new serial (it is last of its rank), keeps its
-        body, attempts, deaths and created_on, its tokens go on rising, and the feed says
+        body, attempts, deaths and created_on, its tokens go on rising, and the feed reports
         RESTORED. A repeat finds it on the live shelf and answers with it.
 
         Raises: ``PostingNotFound`` (neither trashed nor live), ``Unavailable``,
@@ -178,7 +178,7 @@ class PostingDirectory(abc.ABC):
 
         Answers True where this call deleted one, False where there was none. ``shelf`` is TRASH
         or ENTITIES. A repeat deletes nothing more. A purged posting is as finished as a consumed
-        one: :meth:`add` says what becomes of its key.
+        one: :meth:`add` states what becomes of its key.
 
         Raises: ``Unavailable``, ``Indeterminate``, ``AccessDenied``, ``BoardLost``, ``Closed``.
         """
@@ -192,7 +192,7 @@ class LeaseLock(abc.ABC):
     time is left, so that no lease begins with a session that is about to end. A **timed lease**
     (``expires_in=s``) outlives its process and ends ``s`` seconds after it was acquired or last
     renewed. Either ends when it is released or when its posting is removed. A lease that ended by
-    itself counts a death, and the feed says EXPIRED.
+    itself counts a death, and the feed reports EXPIRED.
 
     Tokens rise for as long as a key is in use, over release, expiry, trash, restore, a restart of
     the store, and even where a purged key is added again.
@@ -205,7 +205,7 @@ class LeaseLock(abc.ABC):
         """Lease a live posting, due or not.
 
         In one step: the posting is live and has no lease, or one that has ended; it gets a lease
-        with a token higher than any it had; ``attempts`` rises by one; the feed says CLAIMED
+        with a token higher than any it had; ``attempts`` rises by one; the feed reports CLAIMED
         (after EXPIRED, for a lease that had ended unnoticed).
 
         A repeat with the same ``claim_id`` while that lease is current answers with it and
@@ -231,7 +231,7 @@ class LeaseLock(abc.ABC):
         postings, and none is left out.
 
         A repeat with the same claim ids answers first with the postings that they hold. A claim
-        id whose lease has ended as :meth:`acquire` says leases nothing more: it is passed over.
+        id whose lease has ended as :meth:`acquire` states leases nothing more: it is passed over.
 
         This fallback lists the shelf and acquires one by one: correct on every store, and as
         slow as the board is long. A store with an index overrides it and declares
@@ -287,7 +287,7 @@ class LeaseLock(abc.ABC):
         """Give a lease back; the posting may be handed out again after ``delay`` seconds.
 
         In one step: the lease is current and has not ended, it ends, the posting is due ``delay``
-        seconds from now, and the feed says RELEASED.
+        seconds from now, and the feed reports RELEASED.
 
         A repeat by the same backend does nothing where this very lease was released before, for
         at least 60 seconds or, where the store has no memory of it, the life of the session.
@@ -305,14 +305,14 @@ class ChangeFeed(abc.ABC):
         """Return what happened since ``cursor``, waiting up to ``timeout`` seconds for something.
 
         The first call passes None and is answered at once: no events, a cursor for "from now on",
-        and ``reset=True``. What is listed after that call and what later calls tell, together,
-        leave nothing out. Every change is told at least once, in the order in which it happened,
-        or the answer says ``reset``: after a reconnect, a restart or a failover of the store, a
+        and ``reset=True``. What is listed after that call and what later calls report, together,
+        leave nothing out. Every change is reported at least once, in the order of happening, or
+        the answer has ``reset``: after a reconnect, a restart or a failover of the store, a
         history that was trimmed, or a reader that was too slow. A cursor that the backend does
         not know, or can't continue from, is a reset and no error.
 
-        A change must not be told before :meth:`PostingDirectory.list` can show it. A change must
-        be told within moments of happening, without the caller polling. Leases that end by
+        A change must not be reported before :meth:`PostingDirectory.list` can show it. A change
+        must be reported within moments of happening, without the caller polling. Leases that end by
         themselves must be noticed while a reader waits here, whoever held them. The answer may
         hold fewer events than there are; the next call goes on.
 
@@ -372,7 +372,7 @@ class Backend(PostingDirectory, LeaseLock, ChangeFeed):
         """How far the board has come, as far as this backend knows: a number that only rises.
 
         It is known from :meth:`open` on. Where the same board is opened again and shows a lower
-        one, the store was put back to an earlier state meanwhile. 0 where the backend can't tell.
+        one, the store was put back to an earlier state meanwhile. 0 where the backend can't know.
         """
         return 0
 
@@ -422,7 +422,7 @@ class Backend(PostingDirectory, LeaseLock, ChangeFeed):
         It begins a session where there is none. One call renews all session leases and entities
         of this backend. The caller takes the time before the call as the beginning of those
         seconds. Where the store's client renews by itself, this asks the store all the same: the
-        answer must be the store's, not a hope.
+        answer must be the store's, not a guess.
 
         Raises: ``SessionLost`` (once; the session had ended and all that lived by it; the next
         call begins a new one), ``Unavailable``, ``Indeterminate``, ``AccessDenied``,

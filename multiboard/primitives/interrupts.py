@@ -226,7 +226,7 @@ def uninterrupted(operation: Callable[[], T]) -> T:
 def is_interrupt(error: BaseException) -> bool:
     """Tell whether an exception was raised by a signal handler.
 
-    A handler is told the frame that it interrupts, which is the one that it returns to: no other
+    A handler is given the frame that it interrupts, which is the one that it returns to: no other
     function is given its caller's frame. Or it is one that stands now. What a handler in C raises,
     or :c:func:`PyThreadState_SetAsyncExc`, has no frame of its own and is not seen here.
     """
@@ -303,7 +303,7 @@ def behind(
     """Return the interrupt that an error was made of, if there is one.
 
     ``before`` is what was being handled already when that began which raised the error; ``also``
-    tells of what else is one.
+    decides of what else is one.
     """
     seen: set[int] = set()
     cause: BaseException | None = error.__cause__ or error.__context__

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What a backend can be told: its settings, declared once for every way of giving them.
+"""What a backend can be configured with: its settings, declared once for every way of giving them.
 
 Import them from :mod:`multiboard.primitives`. This module imports the errors only.
 """

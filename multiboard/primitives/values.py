@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The values that pass between a board and its backend: postings, leases, changes, traits.
 
-They are plain and frozen. Import them from :mod:`multiboard.primitives`, which says what they are
-for. This module imports the standard library only.
+They are plain and frozen. Import them from :mod:`multiboard.primitives`, which explains their
+use. This module imports the standard library only.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Change:
     kind: ChangeKind
     key: str
     #: The token of the lease concerned, for CLAIMED, RELEASED and EXPIRED and for a REMOVED or
-    #: TRASHED that ended a lease, where the store tells it; None otherwise.
+    #: TRASHED that ended a lease, where the store reports it; None otherwise.
     token: int | None = None
 
 
@@ -169,7 +169,7 @@ class Traits:
     #: The store itself finds what to hand out. Where it does not, ``acquire_next`` asks it for more
     #: than it hands out, and a board tries first what its own picture shows.
     native_claim_next: bool = False
-    #: ``changes``, asked with a time-out of 0 until it has no more, tells every change that was
+    #: ``changes``, asked with a time-out of 0 until it has no more, reports every change that was
     #: acknowledged before the first question: a picture is brought up to date without listing.
     linearizable_feed: bool = False
     #: Tokens keep rising when a replica that missed writes takes over.

@@ -209,7 +209,7 @@ class ClaimManager:
                 try:
                     self.acquire(entry.item, who, expiry)
                 except (errors.LeaseHeld, errors.LeaseLost, errors.PostingNotFound):
-                    continue  # somebody was faster, and the view will hear of it
+                    continue  # somebody was faster, and the view will receive it
                 except errors.BackendError:
                     if taken:
                         break  # the caller gets what was claimed before
@@ -247,7 +247,7 @@ class ClaimManager:
         return claim.lease
 
     def watch(self, key: str) -> Callable[[], str | None]:
-        """Return what tells, whenever it is called, why the claim on a posting was lost.
+        """Return a function that answers at any time why the claim on a posting was lost.
 
         It answers None where it was not. It asks the clock: no thread has to have come round to
         it, and neither the store nor a listener can hold it up.
@@ -280,7 +280,7 @@ class ClaimManager:
         if lease is None:
             return False
         if claim is not None and claim.lost is not None:
-            return False  # its holder was told so, and another one may have it at any moment
+            return False  # its holder received it, and another one may have it at any moment
         stamp = self.keeper.stamp()
         try:
             renewed = self.guard.renew(lease, expiry)
@@ -363,7 +363,7 @@ class ClaimManager:
     def _give_back(self, leases: Sequence[Lease]) -> None:
         """Give leases back when the store answers again, which it did not.
 
-        A conductor says once that it is done with a job, and logs it when that fails. To keep
+        A conductor reports once that it is done with a job, and logs it when that fails. To keep
         the job's lease then would lock it for as long as this process lives.
         """
         for lease in leases:

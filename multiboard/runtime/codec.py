@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""A posting's body: what a job says, as bytes, the same above every backend.
+"""A posting's body: what a job holds, as bytes, the same above every backend.
 
 The bytes are a mark, a version, and msgpack with oslo.serialization's extensions, so that
 datetimes, sets, UUIDs and integer keys come back as they were; tuples come back as lists. Nothing
@@ -36,7 +36,7 @@ class Undecodable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a posting's body says."""
+    """What a posting's body holds."""
 
     uuid: str
     name: str
@@ -51,9 +51,9 @@ def encode(body: Body) -> bytes:
 
     Raises: ``InvalidArgument`` naming what can't be encoded by its place, never by its value.
     """
-    said = {"uuid": body.uuid, "name": body.name, "details": body.details, "book": body.book}
+    fields = {"uuid": body.uuid, "name": body.name, "details": body.details, "book": body.book}
     try:
-        return _MARK + _pack(said)
+        return _MARK + _pack(fields)
     except _Refused as error:
         native = error.native
     # Out of the handler: an error's context is logged with it, and the native one shows values.
@@ -62,7 +62,7 @@ def encode(body: Body) -> bytes:
             raise errors.InvalidArgument(
                 f"the {place} of job {body.name!r} can't be encoded: {_culprit(part, place)}"
             )
-    raise _refused_as_a_whole(said, native, f"job {body.name!r} can't be encoded")
+    raise _refused_as_a_whole(fields, native, f"job {body.name!r} can't be encoded")
 
 
 def decode(data: bytes) -> Body:
@@ -79,18 +79,18 @@ def decode(data: bytes) -> Body:
 
 
 def _body_of(data: bytes) -> Body:
-    said = _unpack(data[len(_MARK) :])
-    body = Body(said["uuid"], said["name"], said["details"], said["book"])
+    fields = _unpack(data[len(_MARK) :])
+    body = Body(fields["uuid"], fields["name"], fields["details"], fields["book"])
     sound = isinstance(body.uuid, str) and isinstance(body.name, str)
     sound = sound and isinstance(body.details, dict) and isinstance(body.book, dict)
-    sound = sound and all(isinstance(said, str) for said in body.book.values())
+    sound = sound and all(isinstance(fields, str) for fields in body.book.values())
     if not sound:
         raise Undecodable("its parts do not have the types that they should have")
     return body
 
 
 def encode_plain(value: Mapping[str, Any]) -> bytes:
-    """Encode a mapping that is no job: what an entity says of itself.
+    """Encode a mapping that is no job: what an entity shows of itself.
 
     Raises: ``InvalidArgument``.
     """
@@ -162,7 +162,7 @@ class _Refused(ValueError):
 
 
 class _NoType(TypeError):
-    """No type of msgpack can hold a value; says what the value's type is."""
+    """No type of msgpack can hold a value; names the value's type."""
 
 
 def _reason(error: Exception) -> str:
@@ -290,7 +290,7 @@ class _DateTimes(msgpackutils.DateTimeHandler):
 
     def serialize(self, dt: datetime.datetime) -> bytes:
         zone = None if dt.utcoffset() is None else _zone_name(dt)
-        said = {
+        fields = {
             "day": dt.day,
             "month": dt.month,
             "year": dt.year,
@@ -301,14 +301,14 @@ class _DateTimes(msgpackutils.DateTimeHandler):
             **({"fold": 1} if dt.fold else {}),
             **({} if zone is None else {"tz": zone}),
         }
-        packed: bytes = msgpack.packb(said)
+        packed: bytes = msgpack.packb(fields)
         return packed
 
     def deserialize(self, blob: bytes) -> datetime.datetime:
-        said = msgpack.unpackb(blob, raw=False)
-        name = said.pop("tz", None)
+        fields = msgpack.unpackb(blob, raw=False)
+        name = fields.pop("tz", None)
         zone = None if name is None else _fixed_zone(name) or zoneinfo.ZoneInfo(name)
-        return datetime.datetime(**said, tzinfo=zone)
+        return datetime.datetime(**fields, tzinfo=zone)
 
 
 def _zone_name(when: datetime.datetime) -> str:

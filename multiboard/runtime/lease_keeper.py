@@ -115,7 +115,7 @@ class LeaseKeeper:
                 self._errands.wake(0.0)
             elif lease.session != self._session.id:
                 lost = self._begin_session(lease.session)
-            # Until the first renewal tells better: a lease begins with at least half of its
+            # Until the first renewal shows better: a lease begins with at least half of its
             # session's time, see LeaseLock.
             deadline = self._session.deadline = max(self._session.deadline or 0.0, half)
             self._kept[lease.key] = Kept(lease)
@@ -140,8 +140,8 @@ class LeaseKeeper:
             self._wake_for(kept)
 
     def _session_time(self) -> float:
-        told, granted = self._backend.session_time, self._session.granted
-        return told if granted is None else min(told, granted)
+        configured, granted = self._backend.session_time, self._session.granted
+        return configured if granted is None else min(configured, granted)
 
     def _lives(self, lease: Lease) -> bool:
         with self._lock:
@@ -208,7 +208,7 @@ class LeaseKeeper:
         """Put right what may be wrong since somebody was interrupted who used the session.
 
         What was leased as one of ``claim_ids`` nobody received: it is given back. All else is
-        looked at: the store may have said that the session ended, and says it once.
+        looked at: the store may have replied that the session ended, and replies so once.
         """
         with self._lock:
             for kept in list(self._kept.values()):
@@ -474,7 +474,7 @@ class LeaseKeeper:
         if claims:
             found = leases_of(self._backend, claims)
             for lease in [lease for lease in found if not self.has(lease)]:
-                LOG.warning("%s is given back: nobody heard that it was claimed", lease.key)
+                LOG.warning("%s is given back: nobody received the claim", lease.key)
                 give_back(self._backend, lease)
             with self._lock:
                 self._unconfirmed.looked(claims, now)

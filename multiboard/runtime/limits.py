@@ -46,7 +46,7 @@ _CONTAINERS = {0xDC: (2, _LIST), 0xDD: (4, _LIST), 0xDE: (2, _MAP), 0xDF: (4, _M
 
 
 class LimitExceeded(ValueError):
-    """A value is deeper or larger than a reader builds; says which limit it exceeds."""
+    """A value is deeper or larger than a reader builds; names which limit it exceeds."""
 
 
 class Malformed(ValueError):

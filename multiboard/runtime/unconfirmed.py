@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Attempts to claim of which nobody heard what became of them.
+"""Attempts to claim whose outcome nobody received.
 
-Whoever asked was told that it is not known, and went on without the job; or a repeat was answered,
+The caller got an error that it is not known, and went on without the job; or a repeat was answered,
 its job done or given back, and then the first attempt arrived. Where such an attempt was done all
 the same, its lease lives by a session that is kept for other jobs: nobody could have that job for
 as long as this process lives. It has no lock and no thread: the keeper has both.

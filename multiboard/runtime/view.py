@@ -1,9 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The local picture of a board: filled by listing, kept by the change feed, corrected by both.
 
-A thread follows the feed, and asks the store where a change does not tell enough; whoever does
+A thread follows the feed, and asks the store where a change does not hold enough; whoever does
 something to the board itself notes it here, so that it is seen at once. It knows neither jobs nor
-TaskFlow; what a posting means is told by the caller.
+TaskFlow; what a posting means is the caller's matter.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ LOG = logging.getLogger(__name__)
 #: Seconds that one question to the feed waits for an answer: bounds how long silence is believed.
 FEED_TIMEOUT = 15.0
 #: Seconds that changes may gather for before they are taken in, unless somebody listens, or waits
-#: for the picture to change: a worker's own claims, one by one, would cost as much to hear of as
+#: for the picture to change: a worker's own claims, one by one, would cost as much to receive as
 #: to make, and the questions of all who watch would reach the store before its answer reaches the
 #: poster.
 GATHER = 0.02
 #: Pages of the feed that are read to bring a picture up to date, before a listing is the shorter
-#: way; and seconds for which that replaces a listing, which also shows what no feed tells: what was
-#: written by hand, or is damaged.
+#: way; and seconds for which that replaces a listing, which also shows what no feed reports: what
+#: was written by hand, or is damaged.
 CATCH_UP = 4
 RELIST = 30.0
 #: Seconds after a reset when the board is listed once more. Where a store has just changed its
@@ -100,7 +100,7 @@ class View:
         """Begin to keep the view, in a thread of its own; does not wait for it.
 
         ``prompt`` is for those who listen: from then on changes do not gather, since what this
-        board does itself is told at once and must not overtake what others did before.
+        board does itself is reported at once and must not overtake what others did before.
         """
         with self._changed:
             if prompt:
@@ -197,7 +197,7 @@ class View:
                 left = None if give_up is None else give_up - boottime()
                 if left is not None and left <= 0:
                     return False
-                self._hurry.set()  # what changes is told at once
+                self._hurry.set()  # what changes is reported at once
                 self._changed.wait(left)
 
     def _check(self) -> None:
@@ -295,8 +295,8 @@ class View:
     def refresh(self) -> None:
         """Bring the picture up to date: it is then no older than this call.
 
-        Where the feed can tell, it is asked, which costs as much as happened meanwhile; elsewhere,
-        and now and then, the board is listed, which costs as much as it holds.
+        Where the feed can answer, it is asked, which costs as much as happened meanwhile;
+        elsewhere, and now and then, the board is listed, which costs as much as it holds.
 
         Raises: what :meth:`multiboard.primitives.PostingDirectory.list` does.
         """
@@ -310,7 +310,7 @@ class View:
             return False
         if boottime() > listed_at + RELIST:
             return False
-        # The thread that follows the feed takes in the same again: to hear twice is harmless.
+        # The thread that follows the feed takes in the same again: to receive it twice is harmless.
         with contextlib.suppress(errors.Unavailable, errors.Indeterminate):
             for _ in range(CATCH_UP):
                 answer = self._backend.changes(cursor, 0.0)

@@ -7,7 +7,7 @@ learned after that is newer and stays. It has no lock and no thread: the view ha
 
 A step that is cut short leaves the picture torn: the view sees that, has it mended and lists the
 board anew. What is known of the postings is in ``entries`` alone, all else is made of that; and a
-change is told before it is shown, so that it is rather told twice than never.
+change is reported before it is shown, so that it is rather reported twice than never.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Entry:
     item: Any
     #: The token of the current lease; None where there is none.
     leased: int | None
-    #: The highest token heard of.
+    #: The highest token received.
     last_token: int
     #: By this machine's boottime.
     due_at: float
     #: When this was learned.
     tick: int
-    #: The token of an earlier lease that must be over, of whose end nothing was heard yet: until
-    #: then it is not told that the posting was leased again.
+    #: The token of an earlier lease that must be over, of whose end nothing was received yet: until
+    #: then it is not reported that the posting was leased again.
     unreported: int | None = None
 
 
@@ -72,7 +72,7 @@ class ViewState:
         #: and what has gone since the first began.
         self._questions: dict[int, float] = {}
         self._gone: dict[str, int] = {}
-        #: The tokens with which postings went, 0 where it was not told.
+        #: The tokens with which postings went, 0 where it was not reported.
         self._past: OrderedDict[str, int] = OrderedDict()
         #: When delayed postings are due, as a heap; those that are free to take, as far as is seen.
         self._due: list[tuple[float, str]] = []
@@ -142,7 +142,7 @@ class ViewState:
         postings: Mapping[str, Posting],
         asked_at: int,
     ) -> None:
-        """Take in changes, and what the store said of those that did not tell enough."""
+        """Take in changes, and what the store replied about those that did not hold enough."""
         last = {event.key: index for index, event in enumerate(events)}
         for index, event in enumerate(events):
             if event.kind in _GOES:
@@ -157,7 +157,7 @@ class ViewState:
                 self._end_lease(event.key, event.token, event.kind)
 
     def to_ask(self, events: Sequence[Change]) -> set[str]:
-        """Return the keys of which the events do not tell enough."""
+        """Return the keys of which the events do not hold enough."""
         ask: set[str] = set()
         went: set[str] = set()
         for event in events:
@@ -247,7 +247,7 @@ class ViewState:
         """Show that a posting is leased."""
         entry = self.entries.get(key)
         if entry is None or token <= entry.last_token:
-            return  # not heard of yet, or old news
+            return  # not received yet, or old news
         self._tick += 1
         self._report_end(entry, ChangeKind.RELEASED)  # of an even earlier one, if at all
         if entry.leased is None:
@@ -280,7 +280,7 @@ class ViewState:
             self._open(key, entry)
 
     def _report_end(self, entry: Entry, kind: ChangeKind) -> None:
-        """Tell how a lease ended that was succeeded before that was heard, and the successor."""
+        """Report the end of a lease, received after its successor began, and the successor."""
         if entry.unreported is not None:
             self._on_change(kind, entry.item)
             self._on_change(ChangeKind.CLAIMED, entry.item)
