@@ -38,8 +38,8 @@ step that does the work, or once on each new connection where none outlives such
 no verb costs a round trip more. It must hold for good: the store goes on, and soon has come as far
 by other changes. A server that merely lags behind the others is no such case, and must not be
 taken for one. A forked child goes on from what was known; a backend that is opened anew knows
-nothing. What a replica missed that took over is lost without this error, where the store's contract
-says so and the backend can tell that another server answers.
+nothing. What was missed by a replica that took over is lost without this error, where the store's
+contract states so and the backend can detect that another server answers.
 
 **Time.** Durations are seconds as ``float``, measured by the store's clock unless stated otherwise.
 What a store answers about the future (``ends_in``, ``due_in``) is relative to the instant of its

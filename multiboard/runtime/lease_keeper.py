@@ -39,15 +39,15 @@ T = TypeVar("T")
 #: one can be tried, and the seconds that it may take at least.
 SHARE = 2 / 3
 LEAST = 0.05
-#: Seconds after which is looked for what an interrupted attempt leased: it may be on its way yet.
+#: Seconds after which the lease of an interrupted attempt is looked for: it may be in flight.
 ON_ITS_WAY = 0.3
 
 
 class LeaseKeeper:
     """Keeps the session of one backend as long as anything lives by it.
 
-    The backend should not repeat operations: the session comes round again soon, and must not
-    wait for anything else. ``on_lost`` is called for each lease that ended, or may have ended,
+    The backend should not repeat operations: the next renewal comes soon, and must not wait for
+    anything else. ``on_lost`` is called for each lease that ended, or may have ended,
     without being given back; it must not block.
     """
 
@@ -208,7 +208,7 @@ class LeaseKeeper:
         """Put right what may be wrong since somebody was interrupted who used the session.
 
         What was leased as one of ``claim_ids`` nobody received: it is given back. All else is
-        looked at: the store may have replied that the session ended, and replies so once.
+        verified: the interrupted caller may have lost the one reply that the session ended.
         """
         with self._lock:
             for kept in list(self._kept.values()):
@@ -266,7 +266,7 @@ class LeaseKeeper:
                 self._session.deadline = None
                 lapsed = list(self._kept.by_session())
                 lost += [(lease, "its session could not be renewed in time") for lease in lapsed]
-                # The session may turn out to live, by what else is kept. Nobody works on these any
+                # The session may turn out to live, kept for other leases. Nobody works on these any
                 # more, so they are given back; not before they could have ended by themselves.
                 rest = (1 - SAFE) * self._session_time()
                 self._returns.update((lease.key, (lease, now + rest)) for lease in lapsed)

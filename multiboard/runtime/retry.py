@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """The guard that repeats whole operations, so that a short outage is ridden out.
 
-Every verb may be repeated with the same key, claim id or lease. Who keeps a pace of their own (the
-lease keeper, whoever opens a board) use :mod:`multiboard.runtime.guard` alone.
+Every verb may be repeated with the same key, claim id or lease. Callers that pace themselves
+(the lease keeper, the opening of a board) use :mod:`multiboard.runtime.guard` alone.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class RetryingGuard(Guard):
         What attempts raised that may have been applied is added to ``lost``.
         """
         try:
-            done = self._once(operation)  # no machinery on the way that nearly every call takes
+            done = self._once(operation)  # tenacity costs more than a call that succeeds
         except (errors.Unavailable, errors.Indeterminate) as error:
             if isinstance(error, errors.Indeterminate):
                 lost.append(error)

@@ -46,7 +46,7 @@ class UnconfirmedClaims:
         self._in_flight.update(claim_ids)
 
     def end(self, claim_ids: Iterable[str]) -> bool:
-        """Let go of attempts: what they leased is kept now, or nobody will; are any in doubt?"""
+        """Note that the attempts were answered; return whether any of them is unconfirmed."""
         self._in_flight.difference_update(claim_ids)
         return not self._open.keys().isdisjoint(claim_ids)
 

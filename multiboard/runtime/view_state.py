@@ -6,8 +6,8 @@ takes time, so each piece of news carries the tick at which the question for it 
 learned after that is newer and stays. It has no lock and no thread: the view has both.
 
 A step that is cut short leaves the picture torn: the view sees that, has it mended and lists the
-board anew. What is known of the postings is in ``entries`` alone, all else is made of that; and a
-change is reported before it is shown, so that it is rather reported twice than never.
+board anew. ``entries`` is the only record of the postings, and all else is derived from it. A
+change is reported to the callback before the entries show it: better twice than never.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class ViewState:
         last = {event.key: index for index, event in enumerate(events)}
         for index, event in enumerate(events):
             if event.kind in _GOES:
-                # It is older than the answer to what was asked because of it.
+                # The removal is older than the answer to the question that it caused.
                 self.drop(event.key, event.kind, event.token, asked_at)
             elif event.key in asked:
                 if index == last[event.key] and event.key in postings:

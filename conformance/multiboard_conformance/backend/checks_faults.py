@@ -1,7 +1,7 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Checks of faults between backend and server: lost replies, cut connections, silence.
 
-A proxy stands between them. A store without one server to stand before is not exercised here.
+A proxy stands between them. A store that is not reached through one server is not exercised here.
 """
 
 from __future__ import annotations

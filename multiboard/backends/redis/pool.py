@@ -19,7 +19,7 @@ from redis import exceptions as native
 from multiboard import errors
 from multiboard.backends.redis.client import Connection, packed
 from multiboard.backends.redis.errors import MovedError, NotMasterError, translate_error
-from multiboard.backends.redis.high_water_mark import HighWaterMark
+from multiboard.backends.redis.position import HighWaterMark
 from multiboard.backends.redis.script_loader import ScriptCall
 from multiboard.backends.redis.topology import CHECKED_FOR, ServerLocator
 from multiboard.primitives import interrupts

@@ -20,8 +20,8 @@ from typing import Any
 
 from multiboard import errors
 from multiboard.backends.redis.errors import MovedError, WrongTypeError
-from multiboard.backends.redis.high_water_mark import HighWaterMark
 from multiboard.backends.redis.pool import ConnectionPool
+from multiboard.backends.redis.position import HighWaterMark
 from multiboard.backends.redis.records import FORMAT, KEYS, keys_of
 from multiboard.backends.redis.script_loader import FAST, UNAWAITED, ScriptCall, ScriptCalls
 from multiboard.backends.redis.topology import ServerLocator

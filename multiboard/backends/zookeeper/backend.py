@@ -17,8 +17,8 @@ from multiboard.backends.zookeeper.board import Board
 from multiboard.backends.zookeeper.cache import Cache
 from multiboard.backends.zookeeper.claim_next import NextClaims
 from multiboard.backends.zookeeper.directory import MAX_BODY, Directory
-from multiboard.backends.zookeeper.endings import RELEASE, REMOVE, TRASH, LeaseEndings
 from multiboard.backends.zookeeper.feed import Feed
+from multiboard.backends.zookeeper.lease_endings import RELEASE, REMOVE, TRASH, LeaseEndings
 from multiboard.backends.zookeeper.leases import Leases
 from multiboard.backends.zookeeper.server_info import server_info
 from multiboard.backends.zookeeper.session import Session

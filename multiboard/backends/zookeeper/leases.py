@@ -17,7 +17,7 @@ Versions alone would not fence, because a node that was made anew counts from 0 
 token in the name, and the child ``states/KEY/BORN`` that a later claim checks. The fence is in the
 replicated data, so it survives a failover. The nodes are described in
 :mod:`multiboard.backends.zookeeper.records`; leases end in
-:mod:`multiboard.backends.zookeeper.endings`.
+:mod:`multiboard.backends.zookeeper.lease_endings`.
 
 This module imports kazoo, the primitives, the errors and its own siblings.
 """
@@ -55,7 +55,7 @@ class Leases:
         self._cache = cache
 
     def client_for(self, expires_in: float | None) -> Client:
-        """Return a client for claims: a lease without an expiry is going to live by its session."""
+        """Return a client for claims: a session lease lives as long as its session."""
         session = self._board.session
         return session.leasing_client() if expires_in is None else session.client()
 

@@ -1,10 +1,10 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """How far a board had come: by it a data folder that was put back to an older one is found out.
 
-A server breaks off a session that saw more than the server has. A new session is served by any,
-and so is an old one where the servers elected a leader since: its epoch is the upper half of every
-later number. So the board itself is compared too, by the last change to the folders in which every
-change adds a node or deletes one. This module imports kazoo and its own siblings.
+A server breaks off a session that saw more than the server has. A new session is accepted
+by every server, and so is an old one after an election: the leader's epoch is the upper half of
+every later number. So the board itself is compared too, by the last change to the folders in which
+every change adds a node or deletes one. This module imports kazoo and its own siblings.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 """Writes, each one transaction, and what became of each: applied, refused or indeterminate.
 
 A write may carry a commit marker (see :mod:`multiboard.backends.zookeeper.slots`): after a lost
-reply it shows whether the transaction was applied, as long as the session lasts. This module
-imports kazoo, the errors and its own siblings.
+reply it shows whether the transaction was applied, as long as the session lasts. How a lease fences
+its holder's writes is described in :mod:`multiboard.backends.zookeeper.leases`. This module imports
+kazoo, the errors and its own siblings.
 """
 
 from __future__ import annotations
