@@ -25,7 +25,7 @@ def test_a_board_survives_a_signal_handler_that_raises(board: JobBoard, other: J
     assert sum(ordeal.hits.values()) > 20
 
 
-@pytest.mark.strict  # an hour of it, in all: by hand, as MULTIBOARD_FULL=strict
+@pytest.mark.strict  # twenty minutes in all
 @pytest.mark.timeout(400, method="thread")
 @pytest.mark.parametrize("strikes", [ByHandler, FromAnotherThread])
 @pytest.mark.parametrize("seed", [1, 2])
