@@ -9,10 +9,10 @@ import time
 
 import pytest
 from multiboard_conformance.backend.feeds import Limit, Reader, beside
-from test_conformance import report
 
 from multiboard.backends.memory import MemoryBackend
 from multiboard.primitives import NewPosting
+from tests.conformance.test_conformance import report
 
 
 def test_a_limit_begins_when_it_is_told_to() -> None:
