@@ -14,6 +14,7 @@ import json
 import platform
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ def of_backend(
         },
         "backend": {
             "target": anonymous(store.target, store),
-            "class": f"{cls.__module__}:{cls.__qualname__}",
+            "class": _public_name(cls),
             "version": _version(cls.__module__.partition(".")[0]),
         },
         "store": {name: _without_places(text) for name, text in facts.items()},
@@ -146,9 +147,9 @@ def reproduce(argv: Sequence[str], store: Store, seed: int) -> str:
 
 def anonymous(target: str, store: Store) -> str:
     """Return a target without the user, the host, the path and the options in it."""
+    if "://" not in target:
+        return target.partition("?")[0]
     text = loading.redact(target)
-    if "://" not in text:
-        return text
     fields = {field.name for field in dataclasses.fields(store.load().settings)}
     scheme, _, rest = text.partition("://")
     hosts, slash, path = rest.partition("/")
@@ -162,6 +163,16 @@ def anonymous(target: str, store: Store) -> str:
 def _without_places(text: str) -> str:
     text = re.sub(r"(?<![\w/])/[\w.-]+(?:/[\w.-]+)+", "/PATH", text)
     return re.sub(r"\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?", "HOST:PORT", text)
+
+
+def _public_name(cls: type[Any]) -> str:
+    """Return ``module:Class``, by the outermost package from which the class can be imported."""
+    words = cls.__module__.split(".")
+    for length in range(1, len(words)):
+        package = sys.modules.get(".".join(words[:length]))
+        if getattr(package, cls.__qualname__, None) is cls:
+            return f"{'.'.join(words[:length])}:{cls.__qualname__}"
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def _version(package: str) -> str:

@@ -290,9 +290,13 @@ class RetryPostsTwice(memory.MemoryBackend):
 class ConsumedComesBack(memory.MemoryBackend):
     """Forgets at once what was consumed."""
 
-    def _add_one(self, board: Any, new: Any) -> Posting | errors.MultiboardError:
-        board.consumed.clear()
-        return super()._add_one(board, new)
+    def _remove_one(
+        self, board: Any, lease: Lease, to: Shelf | None
+    ) -> errors.MultiboardError | None:
+        answer = super()._remove_one(board, lease, to)
+        if to is None:
+            board.drop(board.consumed, lease.key)
+        return answer
 
 
 @caught_by("DIR-3", also="BATCH-1 DIR-1 DIR-2 DIR-4 LEASE-2")
