@@ -196,13 +196,18 @@ class Ordeal:
         if self._jobs:
             do(self.chance.choice(self._jobs))
 
-    def run(self, striker: Any, interrupts: int, seconds: float) -> None:
-        """Do what comes, until so many interrupts struck or the time is over."""
+    def run(self, striker: Any, interrupts: int, seconds: float, at_least: int = 0) -> None:
+        """Do what comes, until so many interrupts struck or the time is over.
+
+        ``at_least`` so many strike, however long a busy machine takes for them.
+        """
         give_up = time.monotonic() + seconds
         for verb in self._verbs:  # how long each takes
             self._jobs = list(self.board.iterjobs())
             self._tried(striker, verb, 0.0)
-        while sum(self.hits.values()) < interrupts and time.monotonic() < give_up:
+        while (hits := sum(self.hits.values())) < at_least or (
+            hits < interrupts and time.monotonic() < give_up
+        ):
             self._jobs = list(self.board.iterjobs())
             verb = self.chance.choice(list(self._verbs))
             if len(self._jobs) > 30:

@@ -285,19 +285,19 @@ def test_etcds_timed_leases_end_after_a_defect(
 ) -> None:
     """The thread that ends them failed in a way that nobody thought of; it goes on."""
     with multiboard.backend("b", f"{etcd_url}?namespace=t-{uuid.uuid4().hex}") as board:
-        warden: Any = board._here.backend._warden  # type: ignore[attr-defined]
-        settle, fail = warden.settle, [SystemExit(), ZeroDivisionError()]
+        timer: Any = board._here.backend._timer  # type: ignore[attr-defined]
+        end_due, fail = timer.end_due, [SystemExit(), ZeroDivisionError()]
 
         def failing() -> int:
             if fail:
                 raise fail.pop()
-            return int(settle())
+            return int(end_due())
 
-        monkeypatch.setattr(warden, "settle", failing)
+        monkeypatch.setattr(timer, "end_due", failing)
         job = board.post("a")
         board.claim(job, "me", expiry=1.0)
         eventually(lambda: fail == [])
-        keys = board._here.backend._board.keys.of("leases", job.key)  # type: ignore[attr-defined]
+        keys = board._here.backend._session.keys.of("leases", job.key)  # type: ignore[attr-defined]
         held = board._here.backend._board.scan  # type: ignore[attr-defined]
         eventually(lambda: keys not in [kv.key for kv in held("leases").kvs])
     assert "SystemExit" in caplog.text

@@ -122,7 +122,8 @@ def test_a_change_of_the_accounts_does_not_end_the_feed(locked: Admin) -> None:
 def test_accounts_that_change_all_the_time_deny_nothing(locked: Admin) -> None:
     """Between a token and the call with it there may be another change."""
     with boards_on(locked, username="me", password=SECRET) as make:
-        board = RetryingGuard(make(operation_timeout=60.0))
+        # Nobody keeps the session here, and a busy machine takes its time for the passwords.
+        board = RetryingGuard(make(operation_timeout=60.0, session_timeout=120.0))
         over = threading.Event()
 
         def change() -> None:
