@@ -16,6 +16,9 @@ from multiboard.backends.etcd.records import Keys
 from multiboard.backends.etcd.settings import EtcdSettings
 from multiboard.primitives import boottime
 
+#: How many keys are read at once where boards are looked for.
+_PAGE = 1_000
+
 
 def find_or_make(client: Client, keys: Keys, settings: EtcdSettings) -> str:
     """Return the incarnation of the board, which is made where there is none.
@@ -57,20 +60,23 @@ def namespaces(settings: EtcdSettings, within: float) -> list[str]:
     give_up = boottime() + within
     keys = Keys(settings.root, settings.namespace)
     client = Client(settings, min(within, settings.attempt_timeout))
-    names: list[str] = []
+    found: set[bytes] = set()
     begin, end = keys.all, messages.prefix_end(keys.all)
     try:
-        while True:
-            # From board to board: what is in them is not read.
-            first = messages.read(begin, end, limit=1, keys_only=True)
-            kvs = _read(client, first, give_up)
-            if not kvs:
-                return sorted(names)
-            found = keys.around(kvs[0].key)
-            if _read(client, messages.read(found.meta, keys_only=True), give_up):
-                names.append(found.namespace)
-            # A name that is not UTF-8 stands at another place in the order than its text.
-            begin = max(messages.prefix_end(found.top), kvs[0].key + b"\0")
+        while begin < end:
+            # The server counts all keys of the range at each read, however few are asked for.
+            page = messages.read(begin, end, limit=_PAGE, keys_only=True)
+            read = [kv.key for kv in _read(client, page, give_up)]
+            metas = [keys.meta_beside(key) for key in read]
+            found.update(set(metas).intersection(read))
+            if len(read) < _PAGE:
+                break
+            # What else is in the last board is not read, but whether it is one.
+            if _read(client, messages.read(metas[-1], keys_only=True), give_up):
+                found.add(metas[-1])
+            begin = messages.prefix_end(metas[-1].removesuffix(b"meta"))
+        boards = [keys.around(meta) for meta in found]
+        return sorted(board.namespace for board in boards if board.meta in found)
     finally:
         client.close()
 

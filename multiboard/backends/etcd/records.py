@@ -70,6 +70,10 @@ class Keys:
         name = raw[len(self.all) :].partition(b"/")[0].decode("utf-8", "backslashreplace")
         return Keys(self._root, name.replace(":", "/"))
 
+    def meta_beside(self, raw: bytes) -> bytes:
+        """Return the key by which the board that a key belongs to is one; its name may be any."""
+        return self.all + raw[len(self.all) :].partition(b"/")[0] + b"/meta"
+
     def part(self, raw: bytes) -> tuple[str, str]:
         """Return the folder and the name of a record."""
         folder, _, name = raw[len(self.top) :].decode("utf-8", "backslashreplace").partition("/")
