@@ -1,7 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 #
 #   make demo [URL=redis://...] [DIR=...]   see it work: workers, a kill -9, a takeover
-#   make check                              style, types, what needs no server: under a minute
+#   make check                              style, types, what needs no server and is short: under a
+#                                           minute
 #   make test                               everything, conformance too: on real servers
 #   make test-full                          every mutant, clusters under faults, a fuzzed codec,
 #                                           the installed package
@@ -62,7 +63,8 @@ format: venv
 
 # The inner loop: no server, and no process that takes long.
 check: lint
-	$(BIN)/python -m pytest -n 2 -m 'not served' $(CHECKED) $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m 'not served and not long' --hypothesis-profile few \
+		--ignore tests/jobboard/test_taskflow_suite.py $(CHECKED) $(ARGS)
 
 # Most tests wait for something most of the time: hence more of them at once than there are cores.
 test: venv servers lint

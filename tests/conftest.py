@@ -44,6 +44,9 @@ hypothesis.settings.register_profile(
         hypothesis.HealthCheck.data_too_large,
     ],
 )
+hypothesis.settings.register_profile(
+    "few", hypothesis.settings.get_profile("busy machine"), max_examples=20
+)
 hypothesis.settings.load_profile("busy machine")
 
 STORES = ("memory", "sqlite", "redis", "zookeeper", "etcd")
@@ -124,6 +127,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: takes minutes; runs where MULTIBOARD_FULL is set")
     config.addinivalue_line("markers", "strict: runs where MULTIBOARD_FULL is 'strict'")
     config.addinivalue_line("markers", "served: needs a server; set by itself where that shows")
+    config.addinivalue_line("markers", "long: takes seconds; `make check` leaves it out")
 
 
 #: The stores that have a server.
@@ -131,12 +135,13 @@ _SERVED = frozenset({"redis", "zookeeper", "etcd"})
 
 
 def _needs_server(item: pytest.Item) -> bool:
-    """Tell whether a test asks for a server: by a fixture, by a parameter, or by its folder."""
+    """Tell whether a test asks for a server: by a fixture, a parameter, its class or its folder."""
     asked = {name.removesuffix("_url") for name in getattr(item, "fixturenames", ())}
     callspec = getattr(item, "callspec", None)
     values = () if callspec is None else callspec.params.values()
     given = {value.partition("+")[0] for value in values if isinstance(value, str)}
-    return bool((asked | given | {item.path.parent.name}) & _SERVED)
+    of_class = getattr(getattr(item, "cls", None), "store", "")
+    return bool((asked | given | {of_class, item.path.parent.name}) & _SERVED)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by the marker

@@ -59,6 +59,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", [page for page, code in PROGRAMS.items() if code])
 def test_the_examples_of_a_page_run(page: str, tmp_path: pathlib.Path) -> None:
     # In a process of its own: an example that forgets to close its board must still end.
@@ -73,6 +74,7 @@ def test_the_examples_of_a_page_run(page: str, tmp_path: pathlib.Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.long
 def test_the_documentation_builds_without_a_warning(tmp_path: pathlib.Path) -> None:
     build = ["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", f"{tmp_path}/trees"]
     done = subprocess.run(

@@ -46,6 +46,7 @@ def test_extending_uses_its_argument(board: JobBoard, other: JobBoard) -> None:
         job.extend_expiry(0)
 
 
+@pytest.mark.long
 def test_a_claim_without_expiry_does_not_expire(make_board: Maker) -> None:
     board = make_board(session_timeout=1.0)
     job = board.post("a")
@@ -121,6 +122,7 @@ def test_the_claim_belongs_to_the_board_not_to_the_job_object(board: JobBoard) -
     board.consume(fresh, "me")
 
 
+@pytest.mark.long
 def test_octavias_claim(board: JobBoard, other: JobBoard) -> None:
     """Octavia replaces ``claim`` and extends through another board of the same process."""
     board.claim = functools.partial(board.claim, expiry=3)

@@ -102,6 +102,8 @@ def test_a_stop_gives_the_job_under_way_back(persistence: Any) -> None:
         assert flows.runs == {"a": 1}
 
 
+@pytest.mark.served
+@pytest.mark.long
 def test_a_lost_claim_suspends_its_engine(
     persistence: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -182,6 +184,8 @@ def test_a_conductor_ends_with_one_error_where_its_board_is_lost(
     assert len(said) < 12, [record.getMessage() for record in said]
 
 
+@pytest.mark.served
+@pytest.mark.long
 def test_an_outage_is_logged_at_growing_pauses(
     persistence: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -29,6 +29,8 @@ from multiboard.runtime.view import View
 from tests.jobboard import flows
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 Maker = Callable[..., JobBoard]
 
 

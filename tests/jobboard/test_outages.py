@@ -170,6 +170,7 @@ def test_a_server_that_is_not_there_fails_within_the_connect_timeout(name: str) 
     assert not board.connected
 
 
+@pytest.mark.served
 def test_a_wrong_password_is_told_without_the_password() -> None:
     with servers.redis_server(password="right") as server:
         board = multiboard.fetch("b", f"redis://:s3cret@{server.host}:{server.port}")
@@ -182,6 +183,7 @@ def test_a_wrong_password_is_told_without_the_password() -> None:
             assert "right" not in repr(good.settings)
 
 
+@pytest.mark.served
 def test_a_store_that_would_lose_its_data_is_warned_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

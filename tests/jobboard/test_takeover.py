@@ -21,6 +21,8 @@ from multiboard.jobboard.job import Job
 from tests.processes import state
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.long
+
 OWNER = pathlib.Path(__file__).with_name("owner.py")
 TIMEOUT = 2.0
 

@@ -69,6 +69,7 @@ class BoardTests(OnStore):
         return None, board
 
 
+@pytest.mark.long
 class ConductorTests(OnStore, test_conductors.ManyConductorTest):  # type: ignore[misc]
     """TaskFlow's conductor tests."""
 

@@ -17,6 +17,8 @@ from multiboard.primitives import NewPosting, Shelf
 from multiboard.runtime.retry import RetryingGuard
 from tests.hostile import BODIES
 
+pytestmark = pytest.mark.long
+
 #: The smaller ones: a store may take no more.
 HOSTILE = {name: body for name, (body, _) in BODIES.items() if len(body) < 200_000}
 

@@ -43,6 +43,7 @@ def alarm() -> Iterator[Callable[..., None]]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.long
 def test_a_condition_is_free_after_each_interrupt(alarm: Callable[..., None]) -> None:
     condition = interrupts.Condition()
     chance, armed, struck = random.Random(1), False, 0

@@ -71,6 +71,7 @@ for value in values:
 """
 
 
+@pytest.mark.long
 def test_what_no_reader_would_read_is_refused_to_its_poster_and_named() -> None:
     run = subprocess.run(
         [sys.executable, "-c", POSTER], capture_output=True, text=True, timeout=100
