@@ -281,7 +281,7 @@ def test_more_replicas_than_there_are_is_warned_of(
     cluster: clusters.Cluster, make: Callable[..., RedisBackend]
 ) -> None:
     there = len(replicas_of(cluster, master_of(cluster, make())))
-    board = make(durability=f"wait:{there + 1}", connect_timeout=0.2)
+    board = make(durability=f"wait:{there + 1}", connect_timeout=1.0)
     warning = board.server_info()["warning_durability"]
     assert f"wait:{there + 1}" in warning
     with pytest.raises(errors.Indeterminate, match=f"{there} of {there + 1} replicas"):

@@ -221,7 +221,7 @@ def test_a_repeat_waits_for_replicas_on_a_board_that_was_opened_anew(
     make: Callable[..., RedisBackend], raw: Any
 ) -> None:
     """What is written behind a repeat carries the incarnation of the board that is open now."""
-    board = make(durability="wait:1", connect_timeout=0.2)
+    board = make(durability="wait:1", connect_timeout=1.0)
     first = board.incarnation
     for _ in range(2):
         with pytest.raises(errors.Indeterminate, match="0 of 1 replicas"):
