@@ -73,6 +73,13 @@ class Harness:
         """
         raise NotImplementedError
 
+    def keep_changes(self, settings: Settings) -> int:
+        """Let the backends of this process keep few changes of the board from now on; say how many.
+
+        They trim by themselves, as they do after many more.
+        """
+        raise NotImplementedError
+
     def spare(self) -> str:
         """Start a store for the checks that disturb it, and return its target.
 

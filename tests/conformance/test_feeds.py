@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import pathlib
-import threading
 import time
 
 import pytest
-from multiboard_conformance.backend.feeds import Limit, Reader, beside
+from multiboard_conformance.backend.feeds import Limit, Reader, Start, beside
 
 from multiboard.backends.memory import MemoryBackend
 from multiboard.primitives import NewPosting
@@ -16,7 +15,7 @@ from tests.conformance.test_conformance import report
 
 
 def test_a_limit_begins_when_it_is_told_to() -> None:
-    since = threading.Event()
+    since = Start()
     limit = Limit(0.2, since)
     time.sleep(0.3)
     assert limit.left() == 0.2
@@ -25,6 +24,15 @@ def test_a_limit_begins_when_it_is_told_to() -> None:
     time.sleep(0.3)
     assert limit.left() < 0.0
     assert Limit(0.2).left() <= 0.2
+
+
+def test_a_limit_begins_at_its_start_though_nobody_looked_then() -> None:
+    since = Start()
+    limit = Limit(0.2, since)
+    since.set()
+    time.sleep(0.3)
+    since.set()  # the first time counts
+    assert limit.left() < 0.0
 
 
 def test_a_reader_waits_for_what_is_done_beside_it_however_long_that_takes() -> None:

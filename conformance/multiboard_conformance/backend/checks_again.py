@@ -52,6 +52,31 @@ def check_purged_posting_does_not_come_back(board: Board) -> None:
     assert reader.story("k") == []
 
 
+@guarantee("DIR-2", "DIR-1")
+@pytest.mark.parametrize("end", ["remove", "purge"])
+def check_two_posters_of_one_key_repeat(board: Board, end: str) -> None:
+    """Of two posters of one posting neither brings it back by its repeat, first or second.
+
+    The second one's add found the posting, was answered with it, and may have lost that answer.
+    """
+    first, second, worker = board.open(), board.open(), board.open()
+    (posting,) = post(first, "k")
+    assert post(second, "k") == [posting]
+    if end == "purge":
+        _purge(worker, "k")
+    else:
+        assert list(worker.remove([take(worker, "k")])) == [None]
+    reader = Reader(worker).start()
+    for poster in (second, first, second):
+        (again,) = poster.add([NewPosting("k", b"body")])
+        place = again.place if isinstance(again, Posting) else name_of(again)
+        assert place in (posting.place, "PostingNotFound")
+        assert (listed(worker), listed(worker, Shelf.TRASH)) == ([], [])
+    post(first, "last")
+    assert reader.receives(ChangeKind.POSTED, "last")
+    assert reader.story("k") == []
+
+
 @guarantee("LEASE-2", "ERR-2")
 def check_repeat_of_what_was_purged(board: Board) -> None:
     """A lease that trashed a posting which was purged did not remove it, nor can be given back."""

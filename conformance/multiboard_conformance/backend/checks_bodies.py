@@ -8,11 +8,13 @@ import time
 import uuid
 
 from multiboard.errors import PostingTooLarge
-from multiboard.primitives import NewPosting, Shelf
+from multiboard.primitives import NewPosting, Posting, Shelf
 from multiboard.runtime.retry import RetryingGuard
+from multiboard_conformance.backend.answers import eventually
+from multiboard_conformance.backend.feeds import MOMENTS
 from multiboard_conformance.backend.fixtures import Board, added, post, take
 from multiboard_conformance.backend.guarantees import guarantee
-from multiboard_conformance.backend.reading import keys, look
+from multiboard_conformance.backend.reading import is_free, keys, look
 from multiboard_conformance.machinery.plugin import Effort
 
 
@@ -84,3 +86,45 @@ def check_times_are_the_stores(board: Board) -> None:
     assert {new.created_on, acquired.created_on, released.created_on} == {new.created_on}
     assert new.modified_on <= acquired.modified_on == renewed.modified_on <= released.modified_on
     assert released.modified_on > new.modified_on
+
+
+@guarantee("DIR-4")
+def check_each_change_moves_the_time(board: Board) -> None:
+    """modified_on moves with trash, restore and the end of a lease; created_on stays throughout."""
+    backend, other = board.open(), board.open()
+    (new,) = post(backend, "k")
+    seen = [new]
+
+    def changed(posting: Posting) -> None:
+        seen.append(posting)
+        time.sleep(0.02)  # a store's clock may count in milliseconds
+
+    time.sleep(0.02)
+    take(backend, "k", 0.2)
+    eventually(lambda: is_free(other, "k"), MOMENTS)
+    changed(look(other, "k"))
+    assert list(backend.remove([take(backend, "k", 60.0)], Shelf.TRASH)) == [None]
+    (trashed,) = other.list(Shelf.TRASH).postings
+    changed(trashed)
+    backend.restore("k")
+    changed(look(other, "k"))
+    assert {posting.created_on for posting in seen} == {new.created_on}
+    moments = [posting.modified_on for posting in seen]
+    assert moments == sorted(set(moments))
+
+
+@guarantee("LEASE-5", "NEXT-2")
+def check_long_times_are_kept(board: Board) -> None:
+    """A lease and a delay of months are as long as was asked for, as others see them, too."""
+    backend, other = board.open(), board.open()
+    months = 100 * 86400.0
+    post(backend, "leased", "released")
+    post(backend, "later", delay=months)
+    lease = take(backend, "leased", 60.0)
+    backend.renew(lease, months)
+    backend.release(take(backend, "released", 2 * months), months)
+    leased, released, later = (look(other, key) for key in ("leased", "released", "later"))
+    assert leased.lease is not None
+    times = [leased.lease.ends_in or 0.0, released.due_in, later.due_in]
+    assert [months - 120.0 <= seconds <= months for seconds in times] == [True] * 3, times
+    assert list(other.acquire_next("me", [uuid.uuid4().hex])) == []

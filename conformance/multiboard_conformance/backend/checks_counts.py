@@ -10,7 +10,6 @@ from multiboard_conformance.backend.fixtures import (
     Board,
     close_with_a_lease,
     post,
-    post_and_trash,
     take,
     try_to_take,
 )
@@ -75,8 +74,11 @@ def check_closing_with_a_lease_is_a_death(board: Board) -> None:
 @guarantee("LEASE-8")
 def check_counts_survive_the_trash(board: Board) -> None:
     """Attempts and deaths go with a posting into the trash and back."""
-    backend = board.open()
-    post_and_trash(backend, "k", released=1)
+    backend = close_with_a_lease(board, "k")
+    eventually(lambda: is_free(backend, "k"), MOMENTS)
+    backend.release(take(backend, "k"))
+    assert list(backend.remove([take(backend, "k")], Shelf.TRASH)) == [None]
     (trashed,) = backend.list(Shelf.TRASH).postings
-    backend.restore("k")
-    assert ((trashed.attempts, trashed.deaths), _counted(backend, "k")) == ((2, 0), (2, 0))
+    restored = backend.restore("k")
+    counted = [(posting.attempts, posting.deaths) for posting in (trashed, restored)]
+    assert [*counted, _counted(backend, "k")] == [(3, 1)] * 3

@@ -226,14 +226,24 @@ def check_adding_again_tells_nothing(board: Board) -> None:
 
 
 @guarantee("DIR-2")
-@pytest.mark.parametrize("other", [{"body": b"other"}, {"rank": 1}])
+@pytest.mark.parametrize(
+    "other",
+    [{"body": b"other"}, {"body": b"bodY"}, {"body": b"body\0"}, {"body": b""}, {"rank": 1}],
+    ids=["other", "same length", "longer", "empty", "rank"],
+)
 def check_another_posting_of_that_key_is_refused(board: Board, other: dict[str, object]) -> None:
-    """Another body or rank under a known key is answered with PostingExists; nothing changes."""
-    backend = board.open()
-    post(backend, "k")
+    """Another body or rank under a known key is answered with PostingExists; nothing changes.
+
+    Live or in the trash, posted by oneself or by another, one byte or all of them differ.
+    """
+    backend, stranger = board.open(), board.open()
+    post(backend, "k", "t")
+    backend.remove([take(backend, "t")], Shelf.TRASH)
     before = snapshot(backend)
-    new = NewPosting(**{"key": "k", "body": b"body", **other})  # type: ignore[arg-type]
-    assert [name_of(answer) for answer in backend.add([new])] == ["PostingExists"]
+    for key in ("k", "t"):
+        new = NewPosting(**{"key": key, "body": b"body", **other})  # type: ignore[arg-type]
+        for poster in (backend, stranger):
+            assert [name_of(answer) for answer in poster.add([new])] == ["PostingExists"]
     assert snapshot(backend) == before
 
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from multiboard.primitives import Backend, ChangeKind, boottime
 from multiboard_conformance.backend.feeds import MOMENTS, Reader
 from multiboard_conformance.backend.fixtures import Board, post
@@ -35,33 +37,64 @@ def check_trimmed_history_is_a_reset(board: Board, harness: Harness) -> None:
 def check_reader_that_is_far_too_slow(board: Board, effort: Effort) -> None:
     """After more changes than a store may keep a reader receives all of them in order, or a reset.
 
-    The full run makes as many as it can in 15 seconds, up to 120,000: on a fast store more than
-    it keeps. Where that is not enough, a harness trims the history instead.
+    There are 12,000 before it reads, or as many as the store does in some seconds. The full run
+    makes up to 120,000: on a fast store more than it keeps. Where that is not enough, a harness
+    trims the history instead, or has it trimmed sooner.
     """
     backend = board.open()
     reader = Reader(board.open().backend).start()
     # Not through the record: it would keep each of these operations.
-    made = _churn(backend.backend, effort.rounds(400, 120_000), effort.rounds(1, 15))
+    made = _churn(backend.backend, effort.rounds(12_000, 120_000), effort.rounds(5, 25))
+    _receives_all_or_reset(reader, made)
+    post(backend, "last")
+    assert reader.receives(K.POSTED, "last")
+
+
+@guarantee("FEED-4", "FEED-1")
+def check_history_that_the_backend_trims(board: Board, harness: Harness) -> None:
+    """At the edge of what a backend keeps a reader receives all changes in order, or a reset.
+
+    The harness has the backend keep few changes and trim them by itself. Readers come back after
+    each number of changes: one more than is kept, one less, as many.
+    """
+    need(harness, "keep_changes")
+    backend = board.open()
+    kept = harness.keep_changes(backend.settings)
+    readers: list[tuple[Reader, int]] = []
+    made: list[tuple[ChangeKind, str]] = []
+    for n in range(2 * kept + 10):
+        readers.append((Reader(backend).start(), n))
+        post(backend, f"k{n}")
+        made.append((K.POSTED, f"k{n}"))
+    for reader, seen in readers:
+        _receives_all_or_reset(reader, made[seen:])
+    post(backend, "last")
+    for reader, _ in readers:
+        assert reader.receives(K.POSTED, "last")
+
+
+def _receives_all_or_reset(reader: Reader, made: list[tuple[ChangeKind, str]]) -> None:
+    """Read until a reset or as many changes as were made came, in the same order."""
     reported: list[tuple[ChangeKind, str]] = []
-    give_up = boottime() + 30.0
+    give_up = boottime() + 60.0
     while not reader.resets and len(reported) < len(made) and boottime() < give_up:
         reader.read(MOMENTS)
         reported = [(change.kind, change.key) for change in reader.received]
+        assert reader.resets or reported == made[: len(reported)], "changes are missing"
     assert reader.resets or reported == made
-    post(backend, "last")
-    assert reader.receives(K.POSTED, "last")
 
 
 def _churn(backend: Backend, most: int, seconds: float) -> list[tuple[ChangeKind, str]]:
     """Make changes until there are enough or the time is over; return them in their order."""
     give_up = boottime() + seconds
-    names = [f"k{n}" for n in range(50)]
-    post(backend, *names)
-    made = [(K.POSTED, name) for name in names]
-    while len(made) < most and boottime() < give_up:
+    made: list[tuple[ChangeKind, str]] = []
+    for n in itertools.count():
+        names = [f"k{n}.{m}" for m in range(200)]
+        post(backend, *names)
         won = backend.acquire_next("me", [claim_id() for _ in names], 600.0)
-        made += [(K.CLAIMED, posting.key) for posting, _ in won]
-        for posting, lease in won:
-            backend.release(lease)
-            made.append((K.RELEASED, posting.key))
-    return made
+        assert [posting.key for posting, _ in won] == names
+        assert list(backend.remove([lease for _, lease in won])) == [None] * len(names)
+        made += [(kind, name) for kind in (K.POSTED, K.CLAIMED, K.REMOVED) for name in names]
+        if len(made) >= most or boottime() > give_up:
+            return made
+    raise AssertionError

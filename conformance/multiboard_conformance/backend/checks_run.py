@@ -204,8 +204,11 @@ def check_order_among_processes(board: Board, effort: Effort) -> None:
 
 @guarantee("RUN-1", "DIR-1")
 def check_opening_and_closing_beside_others(board: Board, effort: Effort) -> None:
-    """A board is opened and closed for every posting beside a backend that stays open."""
-    steady = board.open()
+    """A board is opened and closed for every posting beside a backend that stays open.
+
+    That one keeps its session meanwhile, however long it takes to open so many boards.
+    """
+    steady = board.open(session_timeout=120.0)
     post(steady, "held")
     lease = take(steady, "held")
     reader = Reader(steady).start()
@@ -215,9 +218,10 @@ def check_opening_and_closing_beside_others(board: Board, effort: Effort) -> Non
         post(passing, f"k{n}")
         passing.add([NewPosting("passer", b"")], Shelf.ENTITIES)
         passing.close()
+        steady.keepalive()
     assert len(keys(steady.list().postings)) == number + 1
     assert (steady.get(["held"])[0].lease, listed(steady, Shelf.ENTITIES)) == (lease, [])  # type: ignore[union-attr]
-    assert reader.until(lambda: reader.resets or len(reader.received) >= number)
+    assert reader.until(lambda: reader.resets or len(reader.received) >= number, 30.0)
 
 
 @guarantee("RUN-1")

@@ -57,6 +57,23 @@ def check_boards_of_like_names_share_nothing(board: Board, name: str) -> None:
 
 
 @guarantee("DIR-5")
+def check_long_board_names_are_told_apart(board: Board) -> None:
+    """Boards whose long names differ at the end, or by what joins their parts, share nothing."""
+    long = f"{board.namespace}/{'n' * 30}"
+    names = [f"{long}/{end}" for end in ("a", "b", "a.b", "a-b", "a_b", "a/b", "ab")]
+    boards = [board.open(namespace=name) for name in names]
+    for number, backend in enumerate(boards):
+        post(backend, "k", f"own{number}", body=b"%d" % number)
+        backend.remove([take(backend, f"own{number}")], Shelf.TRASH)
+    assert [backend.get(["k"])[0].body for backend in boards] == [  # type: ignore[union-attr]
+        b"%d" % number for number in range(len(boards))
+    ]
+    assert [listed(backend, Shelf.TRASH) for backend in boards] == [
+        [f"own{number}"] for number in range(len(boards))
+    ]
+
+
+@guarantee("DIR-5")
 def check_board_names_are_told_apart_by_case(board: Board) -> None:
     """Two namespaces that differ by case only are two boards."""
     backend = board.open()

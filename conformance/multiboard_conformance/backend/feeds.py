@@ -19,30 +19,41 @@ BUSY = 2.0
 T = TypeVar("T")
 
 
-class Limit:
-    """A time limit that begins at once, or when an event is set."""
+class Start(threading.Event):
+    """An event that records when it was first set."""
 
-    def __init__(self, within: float, since: threading.Event | None = None) -> None:
+    #: By boottime; None before.
+    at: float | None = None
+
+    def set(self) -> None:
+        if self.at is None:
+            self.at = boottime()
+        super().set()
+
+
+class Limit:
+    """A time limit that begins at once, or at the instant at which an event is set.
+
+    Not when somebody first asks afterwards: a reader that is stuck in a call asks nothing.
+    """
+
+    def __init__(self, within: float, since: Start | None = None) -> None:
         self._within = within
         self._since = since
-        self._give_up = boottime() + within if since is None else None
+        self._began = boottime()
 
     def left(self) -> float:
         """Return the seconds that are left: all of them where the time has not begun."""
-        if self._give_up is None:
-            assert self._since is not None
-            if not self._since.is_set():
-                return self._within
-            self._give_up = boottime() + self._within
-        return self._give_up - boottime()
+        began = self._began if self._since is None else self._since.at
+        return self._within if began is None else began + self._within - boottime()
 
 
 @contextlib.contextmanager
 def beside(
-    *calls: Callable[[threading.Event], T],
-) -> Iterator[tuple[list[Future[T]], threading.Event]]:
+    *calls: Callable[[Start], T],
+) -> Iterator[tuple[list[Future[T]], Start]]:
     """Run calls in threads; each gets the event that the body sets when their time begins."""
-    begun = threading.Event()
+    begun = Start()
     with ThreadPoolExecutor(len(calls)) as threads:
         futures = [threads.submit(call, begun) for call in calls]
         try:
@@ -78,7 +89,7 @@ class Reader:
         self,
         condition: Callable[[], object],
         within: float = MOMENTS,
-        since: threading.Event | None = None,
+        since: Start | None = None,
     ) -> bool:
         """Read until a condition holds; return whether it did within the time.
 
@@ -98,7 +109,7 @@ class Reader:
         kind: ChangeKind,
         key: str,
         within: float = MOMENTS,
-        since: threading.Event | None = None,
+        since: Start | None = None,
     ) -> bool:
         """Read until a change comes; return whether it did."""
         return self.until(lambda: kind in self.story(key), within, since)

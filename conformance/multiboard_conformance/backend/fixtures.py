@@ -208,6 +208,17 @@ class Board:
             backend.close()
 
 
+def open_patiently(opening: Callable[..., T], within: float = 30.0, **settings: float) -> T:
+    """Open what soon gives up, on a store that may be too busy to greet it at the first try."""
+    give_up = boottime() + within
+    while True:
+        try:
+            return opening(**settings)
+        except errors.Unavailable:
+            if boottime() > give_up:
+                raise
+
+
 def together(calls: Sequence[Callable[[], T]]) -> list[T]:
     """Make calls at the same time, a thread each; return the answers, or raise the first error."""
     with ThreadPoolExecutor(len(calls)) as threads:

@@ -7,16 +7,20 @@ primitives and the errors only: no pytest, every worker process loads it.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from multiboard import errors
 from multiboard.primitives import Backend, Lease, NewPosting, Shelf, boottime
+
+
+T = TypeVar("T")
 
 
 def claim_id() -> str:
@@ -38,16 +42,25 @@ def drain(
     done: list[str] = []
     hungry_since = boottime()
     while boottime() - hungry_since < idle:
-        won = backend.acquire_next(holder, [claim_id() for _ in range(batch)], expires_in)
+        attempts = [claim_id() for _ in range(batch)]
+        won = _persist(lambda: backend.acquire_next(holder, attempts, expires_in))  # noqa: B023
         if not won:
             time.sleep(0.02)
             continue
-        answers = backend.remove([lease for _, lease in won])
+        answers = _persist(lambda: backend.remove([lease for _, lease in won]))  # noqa: B023
         done += [
             lease.key for (_, lease), answer in zip(won, answers, strict=True) if answer is None
         ]
         hungry_since = boottime()
     return done
+
+
+def _persist(call: Callable[[], T]) -> T:
+    """Repeat a call that a busy machine made too late, with the same arguments, a few times."""
+    for _ in range(4):
+        with contextlib.suppress(errors.Unavailable, errors.Indeterminate):
+            return call()
+    return call()
 
 
 def churn(

@@ -58,6 +58,8 @@ class Proxy:
         self.address: tuple[str, int] = self._listener.getsockname()
         self.delay = 0.0
         self.mode = Mode.PASS
+        #: New connections to the server have a receive buffer of a few kilobytes.
+        self.narrow = False
         #: How often a fault that waits for a request or a reply has struck.
         self.struck = 0
         #: Bytes and chunks passed to the server, and bytes passed back.
@@ -151,7 +153,7 @@ class Proxy:
             except OSError:
                 return
             try:
-                server = socket.create_connection(self._server, timeout=5.0)
+                server = self._connect()
             except OSError:
                 _cut(client)
                 continue
@@ -168,6 +170,23 @@ class Proxy:
                 return
             self._thread(self._pump, pair, client, server, True)
             self._thread(self._pump, pair, server, client, False)
+
+    def _connect(self) -> socket.socket:
+        if not self.narrow:
+            return socket.create_connection(self._server, timeout=5.0)
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            *self._server, type=socket.SOCK_STREAM
+        )[0]
+        server = socket.socket(family, kind, protocol)
+        try:
+            # Before it connects: the window that is offered then is not made smaller later.
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            server.settimeout(5.0)
+            server.connect(address)
+        except BaseException:
+            server.close()
+            raise
+        return server
 
     def _pump(self, pair: _Pair, source: socket.socket, sink: socket.socket, request: bool) -> None:
         try:

@@ -156,8 +156,13 @@ class Additions:
             elif seen is None and trashed is None:
                 answers.append(self._gone(new))
                 continue
-            same = found is not None and (found.rank, found.body) == (new.rank, new.body)
-            answers.append(found if found and same else errors.PostingExists(new.key))
+            if found is None or (found.rank, found.body) != (new.rank, new.body):
+                answers.append(errors.PostingExists(new.key))
+                continue
+            if self._added.get(new.key) is None:
+                # Whoever added it first: a repeat of this add must not bring it back, either.
+                self._note(new, found, self._board.session.client.revision)
+            answers.append(found)
         return answers
 
     def _gone(self, new: NewPosting) -> Posting | errors.MultiboardError:

@@ -143,8 +143,14 @@ class Directory:
                 else:
                     answers.append(errors.PostingNotFound(new.key))
                 continue
-            same = found is not None and (found.rank, found.body) == (new.rank, new.body)
-            answers.append(found if found and same else errors.PostingExists(new.key))
+            if found is None or (found.rank, found.body) != (new.rank, new.body):
+                answers.append(errors.PostingExists(new.key))
+                continue
+            added = self._board.session.writes.applied(("add", new.key))
+            if added is None or not added.matches(new):
+                # Whoever added it first: a repeat of this add must not bring it back, either.
+                self._note_added(new, found.serial, found.created_on)
+            answers.append(found)
         return answers
 
     def _enter(self, new: NewPosting) -> Posting | errors.MultiboardError:
