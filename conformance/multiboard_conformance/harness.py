@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 from multiboard.primitives import Settings
@@ -73,10 +74,10 @@ class Harness:
         """
         raise NotImplementedError
 
-    def keep_changes(self, settings: Settings) -> int:
-        """Let the backends of this process keep few changes of the board from now on; say how many.
+    def keep_changes(self, settings: Settings) -> AbstractContextManager[int]:
+        """Let the backends of this process keep few changes of the board meanwhile; say how many.
 
-        They trim by themselves, as they do after many more.
+        They trim by themselves, as they do after many more. A few dozen are best.
         """
         raise NotImplementedError
 

@@ -95,11 +95,12 @@ class PostingDirectory(abc.ABC):
         and it lives as long as this backend's session; the feed reports nothing.
 
         A repeat finds the posting and answers with it. Where the same backend adds the same
-        posting again after it was consumed or purged, the answer must be the posting as it was
-        added or :class:`~multiboard.errors.PostingNotFound`, and the posting must not come back,
-        for at least 60 seconds or, where the store has no memory of what is gone, the life of the
-        session. With another rank or body such a key is ``PostingExists``, where it is remembered.
-        Where it is not remembered it is a new posting, with higher tokens.
+        posting again after it was consumed or purged, whether its first add made the posting or
+        found it there, the answer must be the posting as it was added or
+        :class:`~multiboard.errors.PostingNotFound`, and the posting must not come back, for at
+        least 60 seconds or, where the store has no memory of what is gone, the life of the session.
+        With another rank or body such a key is ``PostingExists``, where it is remembered. Where it
+        is not remembered it is a new posting, with higher tokens.
 
         Errors as values: ``PostingExists`` (the key is on the live or trash shelf with another
         rank or body; nothing changed).

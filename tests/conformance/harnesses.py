@@ -31,6 +31,7 @@ from multiboard_conformance.harness import Harness
 
 from multiboard.backends.redis.locators import locator_factory
 from multiboard.backends.redis.records import keys_of
+from tests.conformance.short_histories import FEW, keeps_few
 
 TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
 if str(TOOLS) not in sys.path:
@@ -165,6 +166,8 @@ time.sleep(60.0)
 class SQLiteHarness(Harness):
     """Foreign tables and rows in the board's file."""
 
+    keep_changes = keeps_few("multiboard.backends.sqlite.transactions", HISTORY=FEW, TIDY_EVERY=3)
+
     def __init__(self, target: str) -> None:
         super().__init__(target)
         self._folder: str | None = None
@@ -288,6 +291,7 @@ class ZooKeeperHarness(ServerHarness):
     """Foreign nodes among the board's."""
 
     store = "zookeeper"
+    keep_changes = keeps_few("multiboard.backends.zookeeper.feed", HISTORY=FEW)
 
     @contextlib.contextmanager
     def _client(self, settings: Any) -> Iterator[tuple[kazoo.client.KazooClient, str]]:
@@ -405,6 +409,7 @@ class EtcdHarness(ServerHarness):
     """Foreign keys among the board's."""
 
     store = "etcd"
+    keep_changes = keeps_few("multiboard.backends.etcd.feed", HISTORY=FEW)
 
     @contextlib.contextmanager
     def _client(self, settings: Any) -> Iterator[tuple[etcd3gw.Etcd3Client, str]]:

@@ -26,6 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATHS = [ROOT, ROOT / "conformance"]
 
 HARNESSES = {
+    "memory": "tests.conformance.short_histories:MemoryHarness",
     "sqlite": "tests.conformance.harnesses:SQLiteHarness",
     "redis": "tests.conformance.harnesses:RedisHarness",
     "zookeeper": "tests.conformance.harnesses:ZooKeeperHarness",

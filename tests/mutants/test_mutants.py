@@ -16,9 +16,11 @@ import pytest
 from tests.mutants import (
     memory_mutants,  # noqa: F401 - each fills the list
     memory_mutants_feed,  # noqa: F401
+    memory_mutants_shelves,  # noqa: F401
     memory_mutants_traits,  # noqa: F401
     served,
     served_mutants,  # noqa: F401
+    served_mutants_answers,  # noqa: F401
 )
 from tests.mutants.mutants import MUTANTS
 
@@ -42,7 +44,7 @@ def port() -> Iterator[int]:
 def target(request: pytest.FixtureRequest, name: str) -> list[str]:
     """The arguments of the command for a mutant."""
     if not name.startswith("tests.mutants.served"):
-        return [name]
+        return [name, "--harness", "tests.conformance.short_histories:MemoryHarness"]
     return [
         f"{name}?port={request.getfixturevalue('port')}",
         "--harness",
@@ -73,8 +75,6 @@ def judge(
 #: The mutants that the quick suite does not find, and why; each is a hole to be closed.
 SURVIVORS = {
     "memory_mutants_feed:RenewalWakesNobody": "memory's waiters look for themselves every second",
-    "served_mutants:FeedWaitsForEver": "no quick check waits for longer on a dead connection",
-    "served_mutants:ClientRemembers": "only the full suite asks, see the test of that",
 }
 
 

@@ -59,18 +59,19 @@ def check_history_that_the_backend_trims(board: Board, harness: Harness) -> None
     """
     need(harness, "keep_changes")
     backend = board.open()
-    kept = harness.keep_changes(backend.settings)
     readers: list[tuple[Reader, int]] = []
     made: list[tuple[ChangeKind, str]] = []
-    for n in range(2 * kept + 10):
-        readers.append((Reader(backend).start(), n))
-        post(backend, f"k{n}")
-        made.append((K.POSTED, f"k{n}"))
-    for reader, seen in readers:
-        _receives_all_or_reset(reader, made[seen:])
-    post(backend, "last")
-    for reader, _ in readers:
-        assert reader.receives(K.POSTED, "last")
+    with harness.keep_changes(backend.settings) as kept:
+        for n in range(2 * kept + 10):
+            readers.append((Reader(backend).start(), n))
+            post(backend, f"k{n}")
+            made.append((K.POSTED, f"k{n}"))
+        for reader, seen in readers:
+            _receives_all_or_reset(reader, made[seen:])
+        assert readers[0][0].resets, "nothing was trimmed"
+        post(backend, "last")
+        for reader, _ in readers:
+            assert reader.receives(K.POSTED, "last")
 
 
 def _receives_all_or_reset(reader: Reader, made: list[tuple[ChangeKind, str]]) -> None:

@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 from multiboard import errors
 from multiboard.primitives import Backend, Lease, NewPosting, Shelf, boottime
 
-
 T = TypeVar("T")
 
 
