@@ -328,12 +328,12 @@ class TenThousandAtOnce(memory.MemoryBackend):
 
 
 @caught_by("FEED-1", "FEED-4")
-class LatestThousand(memory.MemoryBackend):
-    """Answers with the latest 1,000 changes, and not with those before."""
+class LatestTwoHundred(memory.MemoryBackend):
+    """Answers with the latest 200 changes, and not with those before."""
 
     def changes(self, cursor: str | None, timeout: float) -> primitives.Changes:
         changes = super().changes(cursor, timeout)
-        return dataclasses.replace(changes, events=changes.events[-1000:])
+        return dataclasses.replace(changes, events=changes.events[-200:])
 
 
 @caught_by("FEED-1", "FEED-4")
