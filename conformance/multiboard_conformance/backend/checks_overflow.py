@@ -37,9 +37,9 @@ def check_trimmed_history_is_a_reset(board: Board, harness: Harness) -> None:
 def check_reader_that_is_far_too_slow(board: Board, effort: Effort) -> None:
     """After more changes than a store may keep a reader receives all of them in order, or a reset.
 
-    There are 12,000 before it reads, or as many thousands as the store does in some seconds. The full run
-    makes up to 120,000: on a fast store more than it keeps. Where that is not enough, a harness
-    trims the history instead, or has it trimmed sooner.
+    There are 12,000 before it reads, or as many thousands as the store does in some seconds. The
+    full run makes up to 120,000: on a fast store more than it keeps. Where that is not enough, a
+    harness trims the history instead, or has it trimmed sooner.
     """
     backend = board.open()
     reader = Reader(board.open().backend).start()
