@@ -129,21 +129,23 @@ def _is_not_blocked(backend: Backend, key: str, usual: float) -> None:
 def check_client_that_reads_no_answer(board: Board, faulty: Board, proxy: Proxy) -> None:
     """A client that does not read the answer to its verb blocks nobody else.
 
-    Its buffers are small, so that the server can't be rid of any answer of some hundred kilobytes.
+    Its buffer is small, so that the server can't be rid of an answer of 4 MiB: what it has itself
+    to send from holds 2.6 MB on a loopback device, and grows only where the client reads.
     """
     proxy.narrow = True
     # To list megabytes takes a busy machine longer than an impatient client waits.
     direct = _opened(board.open, operation_timeout=4 * OPERATION)
     reading, taking = faulty.open(), faulty.open()
     body = bytes(min(direct.traits.max_body, 256 * 1024))
-    for n in range(16):
+    for n in range(20):
         post(direct, f"large{n}", body=body)
+    attempts = [claim_id() for _ in range(18)]
     usual = _usual(direct)
     with ThreadPoolExecutor(2) as threads:
         proxy.set(Mode.HOLD_REPLIES)
         stuck = [
             threads.submit(raised, reading.list),
-            threads.submit(raised, lambda: taking.acquire_next("me", list("abcdefgh"), 60.0)),
+            threads.submit(raised, lambda: taking.acquire_next("me", attempts, 60.0)),
         ]
         time.sleep(0.3)
         try:
