@@ -8,24 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 from multiboard import errors, primitives
 from multiboard.primitives import Lease
 from tests.mutants import served
 from tests.mutants.mutants import caught_by
-
-
-@caught_by("RUN-1")
-class HandsOutUnderLock(served.ServedBackend):
-    """Its server keeps the board locked until what it hands out was taken."""
-
-    def ask(self, verb: str, args: Mapping[str, Any], waits: float = 0.0) -> Any:
-        # The other verbs wait for the lock, too; their own answers are small.
-        small = ("changes", "close", "list")
-        self.asks = {"answers_under_lock": verb not in small}
-        return super().ask(verb, args, waits)
 
 
 @caught_by("ERR-1", "ERR-2")
