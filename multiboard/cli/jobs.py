@@ -12,7 +12,7 @@ from cliff.lister import Lister
 from cliff.show import ShowOne
 
 from multiboard import errors
-from multiboard.cli import opening
+from multiboard.cli import opening, words
 from multiboard.cli.opening import StoreCommand
 from multiboard.primitives import Damage, Shelf
 
@@ -64,7 +64,7 @@ class Show(opening.Shown, ShowOne):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        opening.add_url_and_uuids(parser, several=False)
+        words.add_url_and_uuids(parser, several=False)
         parser.add_argument(
             "--details",
             action="store_true",
@@ -73,7 +73,7 @@ class Show(opening.Shown, ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
-        url, uuids = opening.url_and_uuids(parsed_args.words)
+        url, uuids = words.url_and_uuids(parsed_args.words)
         if len(uuids) > 1:
             raise errors.ConfigError("one job at a time")
         with opening.opened(url) as guard:
@@ -106,7 +106,7 @@ class _OnTrash(Command):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        opening.add_url_and_uuids(parser, several=True)
+        words.add_url_and_uuids(parser, several=True)
         return parser
 
     def _absent(self, uuids: Iterable[str]) -> int:
@@ -121,7 +121,7 @@ class Restore(_OnTrash):
     """Put jobs back from the trash, the last of their priority."""
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
-        url, uuids = opening.url_and_uuids(parsed_args.words)
+        url, uuids = words.url_and_uuids(parsed_args.words)
         absent = []
         with opening.opened(url) as guard:
             trashed = {posting.key for posting in guard.list(Shelf.TRASH).postings}
@@ -143,7 +143,7 @@ class Purge(_OnTrash):
     """Delete jobs in the trash for good."""
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
-        url, uuids = opening.url_and_uuids(parsed_args.words)
+        url, uuids = words.url_and_uuids(parsed_args.words)
         with opening.opened(url) as guard:
             done = guard.purge(uuids)
         for uuid, deleted in zip(uuids, done, strict=True):

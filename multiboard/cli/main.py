@@ -14,10 +14,11 @@ from typing import Any, NoReturn
 from cliff.app import App
 from cliff.commandmanager import CommandManager
 
-from multiboard.cli import demo, jobs, stores
+from multiboard.cli import conducting, demo, jobs, stores
 
 COMMANDS: Mapping[str, type[Any]] = {
     "backends": stores.Backends,
+    "conductor run": conducting.ConductorRun,
     "demo": demo.Demo,
     "entities": stores.Entities,
     "health": stores.Health,

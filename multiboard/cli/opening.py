@@ -13,8 +13,7 @@ import datetime
 import json
 import os
 import time
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from cliff import columns
@@ -45,42 +44,6 @@ class StoreCommand(Command):
             help=f"the store, as in sqlite:///path?namespace=x (default: ${URL_VARIABLE})",
         )
         return parser
-
-
-def add_url_and_uuids(parser: argparse.ArgumentParser, several: bool) -> None:
-    """Let a command take a URL, which may be left out, and one UUID or several."""
-    # The words are distinguished by their look: argparse can't leave out the first of them.
-    parser.usage = f"%(prog)s [options] [URL] UUID{' [UUID ...]' if several else ''}"
-    parser.add_argument(
-        "words",
-        nargs="+",
-        metavar="UUID",
-        help=f"of a job; the store's URL may stand before it (default: ${URL_VARIABLE})",
-    )
-
-
-def url_and_uuids(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Split what :func:`add_url_and_uuids` took.
-
-    Raises: ``ConfigError`` for what is no UUID.
-    """
-    url = words[0] if ":" in words[0] or (len(words) > 1 and not _is_uuid(words[0])) else None
-    uuids = list(words) if url is None else list(words[1:])
-    if not uuids:
-        raise errors.ConfigError("name a job by its UUID; 'multiboard jobs' shows them")
-    for word in uuids:
-        if not _is_uuid(word):
-            shown = repr(word) if word.replace("-", "").isalnum() else "one of the words"
-            raise errors.ConfigError(f"{shown} is not a UUID of a job")
-    return url, [str(uuid.UUID(word)) for word in uuids]
-
-
-def _is_uuid(word: str) -> bool:
-    try:
-        uuid.UUID(word)
-    except ValueError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from cliff.lister import Lister
 from cliff.show import ShowOne
 
 from multiboard import errors
-from multiboard.cli import opening
+from multiboard.cli import opening, words
 from multiboard.cli.opening import StoreCommand
 from multiboard.config import loading
 from multiboard.primitives import Change, ChangeKind, Settings, Shelf, arguments, boottime
@@ -115,7 +115,7 @@ class Watch(StoreCommand):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument(
-            "--for", type=_seconds, dest="seconds", metavar="SECONDS", help="end after so long"
+            "--for", type=words.seconds, dest="seconds", metavar="SECONDS", help="end after so long"
         )
         return parser
 
@@ -126,25 +126,14 @@ class Watch(StoreCommand):
             self._print("WATCHING", guard.settings.namespace)
             while give_up is None or boottime() < give_up:
                 left = FEED_TIMEOUT if give_up is None else max(0.0, give_up - boottime())
-                for words in feed.next(min(left, FEED_TIMEOUT)):
-                    self._print(*words)
+                for line in feed.next(min(left, FEED_TIMEOUT)):
+                    self._print(*line)
         return 0
 
-    def _print(self, *words: str) -> None:
+    def _print(self, *line: str) -> None:
         now = time.strftime("%H:%M:%S")
-        self.app.stdout.write(
-            " ".join([now, *map(arguments.printable, filter(None, words))]) + "\n"
-        )
+        self.app.stdout.write(" ".join([now, *map(arguments.printable, filter(None, line))]) + "\n")
         self.app.stdout.flush()
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    try:
-        arguments.check_duration("it", seconds, least=0.0)
-    except errors.InvalidArgument as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return seconds
 
 
 class _Feed:
