@@ -13,18 +13,18 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cliff.command import Command
 
 import multiboard
 from multiboard import errors
 from multiboard.cli import systemd, words
-from multiboard.config import oslo
-from multiboard.jobboard.board import JobBoard
-from multiboard.jobboard.conductor import Conductor
-from multiboard.jobboard.logbooks import open_logbooks
 from multiboard.primitives import FailureLog, arguments
+
+if TYPE_CHECKING:
+    from multiboard.jobboard.board import JobBoard
+    from multiboard.jobboard.conductor import Conductor
 
 LOG = logging.getLogger(__name__)
 
@@ -84,6 +84,11 @@ class ConductorRun(Command):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
+        # TaskFlow's engines take longer to load than the other commands take to run.
+        from multiboard.config import oslo
+        from multiboard.jobboard.conductor import Conductor
+        from multiboard.jobboard.logbooks import open_logbooks
+
         name = parsed_args.name or f"{socket.gethostname()}-{os.getpid()}"
         arguments.check_holder(name)
         for module in parsed_args.modules:
