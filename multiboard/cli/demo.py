@@ -11,10 +11,10 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 from cliff.command import Command
 
+from multiboard.cli import words
 from multiboard.demo import files
 from multiboard.demo.run import Run, board_conf
 
@@ -32,10 +32,13 @@ class Demo(Command):
             help="work on the files of this folder (default: the standard library's sources)",
         )
         parser.add_argument(
-            "--conductors", type=_between(2, 1_000), default=3, help="processes (default: 3)"
+            "--conductors", type=words.whole(2, 1_000), default=3, help="processes (default: 3)"
         )
         parser.add_argument(
-            "--jobs", type=_between(1, 1_000_000), default=200, help="files at most (default: 200)"
+            "--jobs",
+            type=words.whole(1, 1_000_000),
+            default=200,
+            help="files at most (default: 200)",
         )
         parser.add_argument("--json", metavar="FILE", help="write the result to a file, too")
         return parser
@@ -54,15 +57,6 @@ class Demo(Command):
                 result = {**run.ledger.to_dict(), "jobs_per_second": run.rate, "faults": faults}
                 pathlib.Path(parsed_args.json).write_text(json.dumps(result, indent=2) + "\n")
         return 1 if faults else 0
-
-
-def _between(least: int, most: int) -> Any:
-    def number(text: str) -> int:
-        if not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"it should be {least} or more, and at most {most}")
-        return int(text)
-
-    return number
 
 
 @contextlib.contextmanager

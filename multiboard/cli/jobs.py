@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Operators' commands about jobs: jobs, show, trash, restore, purge."""
+"""Operators' commands that show jobs: jobs, show, and the listing of the trash."""
 
 from __future__ import annotations
 
@@ -7,56 +7,71 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cliff.command import Command
 from cliff.lister import Lister
 from cliff.show import ShowOne
 
 from multiboard import errors
-from multiboard.cli import opening
+from multiboard.cli import opening, selecting, words
 from multiboard.cli.opening import StoreCommand
-from multiboard.primitives import Damage, Shelf
+from multiboard.primitives import Shelf
+
+#: Jobs that a listing shows unless it is asked for more.
+LIMIT = 200
 
 
-class _Listing(opening.Shown, StoreCommand, Lister):
+class Listing(opening.Shown, Lister):
     """A command that lists a shelf."""
 
     shelf = Shelf.LIVE
+    elastic = ("Name", "Owner")
+    optional = ("Attempts", "Age")
 
-    def take_action(
-        self, parsed_args: argparse.Namespace
+    def add_choice(self, parser: argparse.ArgumentParser) -> None:
+        """Let the command take the options that choose what is listed."""
+        selecting.add_options(parser, self.shelf)
+        parser.add_argument(
+            "--limit",
+            type=words.whole(0, 10**9),
+            default=LIMIT,
+            help=f"show so many at most (default: {LIMIT})",
+        )
+        parser.add_argument("--all", action="store_true", help="show all of them")
+
+    def listed(
+        self, url: str | None, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
-        with opening.opened(parsed_args.url) as guard:
-            found, damaged = opening.read(guard, self.shelf)
-        self._warn(damaged)
-        unclaimed = getattr(parsed_args, "unclaimed", False)
-        return opening.COLUMNS, [
-            opening.row_of(posting, body, self.shelf)
-            for posting, body in found
-            if not (unclaimed and posting.lease is not None)
-        ]
-
-    def _warn(self, damaged: Sequence[Damage]) -> None:
-        if damaged:
-            self.app.stderr.write(
-                f"{len(damaged)} record(s) can't be read; 'multiboard health' names them\n"
+        """Return the listing that was asked for, and write beside it what is not in it."""
+        limit = None if parsed_args.all else parsed_args.limit
+        with opening.opened(url) as guard:
+            selection = selecting.select(
+                guard, self.shelf, selecting.chosen(parsed_args, self.shelf), limit
             )
+        if selection.more:
+            self.app.stderr.write(f"{selection.more} more; --all or --limit shows them\n")
+        if selection.damaged:
+            self.app.stderr.write(
+                f"{len(selection.damaged)} record(s) can't be read; 'multiboard health' names"
+                " them\n"
+            )
+        rows = [opening.row_of(posting, body, self.shelf) for posting, body in selection.found]
+        return opening.COLUMNS, rows
 
 
-class Jobs(_Listing):
+class Jobs(StoreCommand, Listing):
     """List the jobs of a board in the order in which they are handed out."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
+        self.add_choice(parser)
         parser.add_argument(
             "--unclaimed", action="store_true", help="leave out those that somebody works on"
         )
         return parser
 
-
-class Trash(_Listing):
-    """List the jobs that were set aside."""
-
-    shelf = Shelf.TRASH
+    def take_action(
+        self, parsed_args: argparse.Namespace
+    ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+        return self.listed(parsed_args.url, parsed_args)
 
 
 class Show(opening.Shown, ShowOne):
@@ -64,7 +79,7 @@ class Show(opening.Shown, ShowOne):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        opening.add_url_and_uuids(parser, several=False)
+        words.add_url_and_uuids(parser, several=False)
         parser.add_argument(
             "--details",
             action="store_true",
@@ -73,7 +88,7 @@ class Show(opening.Shown, ShowOne):
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
-        url, uuids = opening.url_and_uuids(parsed_args.words)
+        url, uuids = words.url_and_uuids(parsed_args.words)
         if len(uuids) > 1:
             raise errors.ConfigError("one job at a time")
         with opening.opened(url) as guard:
@@ -99,54 +114,3 @@ class Show(opening.Shown, ShowOne):
         if parsed_args.details:
             shown["details"] = opening.in_json(body.details)
         return list(shown), list(shown.values())
-
-
-class _OnTrash(Command):
-    """A command that does something to trashed jobs."""
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = super().get_parser(prog_name)
-        opening.add_url_and_uuids(parser, several=True)
-        return parser
-
-    def _absent(self, uuids: Iterable[str]) -> int:
-        status = 0
-        for uuid in uuids:
-            self.app.stderr.write(f"no job {uuid} in the trash\n")
-            status = 1
-        return status
-
-
-class Restore(_OnTrash):
-    """Put jobs back from the trash, the last of their priority."""
-
-    def take_action(self, parsed_args: argparse.Namespace) -> int:
-        url, uuids = opening.url_and_uuids(parsed_args.words)
-        absent = []
-        with opening.opened(url) as guard:
-            trashed = {posting.key for posting in guard.list(Shelf.TRASH).postings}
-            for uuid in uuids:
-                # A live job would be answered as if it had just been restored.
-                if uuid not in trashed:
-                    absent.append(uuid)
-                    continue
-                try:
-                    guard.restore(uuid)
-                except errors.PostingNotFound:
-                    absent.append(uuid)
-                else:
-                    self.app.stdout.write(f"restored {uuid}\n")
-        return self._absent(absent)
-
-
-class Purge(_OnTrash):
-    """Delete jobs in the trash for good."""
-
-    def take_action(self, parsed_args: argparse.Namespace) -> int:
-        url, uuids = opening.url_and_uuids(parsed_args.words)
-        with opening.opened(url) as guard:
-            done = guard.purge(uuids)
-        for uuid, deleted in zip(uuids, done, strict=True):
-            if deleted:
-                self.app.stdout.write(f"purged {uuid}\n")
-        return self._absent(u for u, deleted in zip(uuids, done, strict=True) if not deleted)

@@ -14,19 +14,36 @@ from typing import Any, NoReturn
 from cliff.app import App
 from cliff.commandmanager import CommandManager
 
-from multiboard.cli import demo, jobs, stores
+from multiboard.cli import (
+    acting,
+    conducting,
+    demo,
+    health,
+    jobs,
+    posting,
+    shells,
+    stores,
+    watching,
+)
 
 COMMANDS: Mapping[str, type[Any]] = {
+    "abandon": acting.Abandon,
     "backends": stores.Backends,
+    "boards": stores.Boards,
+    "completion": shells.Completion,
+    "conductor run": conducting.ConductorRun,
+    "consume": acting.Consume,
     "demo": demo.Demo,
     "entities": stores.Entities,
-    "health": stores.Health,
+    "health": health.Health,
     "jobs": jobs.Jobs,
-    "purge": jobs.Purge,
-    "restore": jobs.Restore,
+    "man": shells.Manual,
+    "post": posting.Post,
+    "purge": acting.Purge,
+    "restore": acting.Restore,
     "show": jobs.Show,
-    "trash": jobs.Trash,
-    "watch": stores.Watch,
+    "trash": acting.Trash,
+    "watch": watching.Watch,
 }
 
 #: Loggers of libraries that log on their own account what our error says already.
@@ -52,7 +69,7 @@ class MultiboardApp(App):
         for name, command in COMMANDS.items():
             manager.add_command(name, command)
         super().__init__(
-            description="Look at job boards on any store, and see one work.",
+            description=shells.DESCRIPTION,
             version=importlib.metadata.version("multiboard"),
             command_manager=manager,
             deferred_help=True,
@@ -67,7 +84,11 @@ class MultiboardApp(App):
     ) -> argparse.ArgumentParser:
         """Name the command as it is installed, however it was started."""
         given = {"prog": self.NAME, **(argparse_kwargs or {})}
-        return self._discreet(super().build_option_parser(description, version, given))
+        parser = super().build_option_parser(description, version, given)
+        for action in parser._actions:
+            if "--version" in action.option_strings:  # cliff names the program's file
+                action.version = f"{self.NAME} {version}"  # type: ignore[attr-defined]
+        return self._discreet(parser)
 
     def prepare_to_run_command(self, cmd: Any) -> None:
         """Let the command's parser show no URL."""

@@ -13,7 +13,6 @@ import datetime
 import json
 import os
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,9 +20,10 @@ from cliff import columns
 from cliff.command import Command
 
 from multiboard import errors
+from multiboard.cli import fitting
 from multiboard.config import loading
 from multiboard.jobboard.job import PRIORITIES
-from multiboard.primitives import Damage, Posting, Shelf, arguments
+from multiboard.primitives import Posting, Shelf, arguments
 from multiboard.runtime import codec
 from multiboard.runtime.retry import RetryingGuard
 
@@ -47,52 +47,24 @@ class StoreCommand(Command):
         return parser
 
 
-def add_url_and_uuids(parser: argparse.ArgumentParser, several: bool) -> None:
-    """Let a command take a URL, which may be left out, and one UUID or several."""
-    # The words are distinguished by their look: argparse can't leave out the first of them.
-    parser.usage = f"%(prog)s [options] [URL] UUID{' [UUID ...]' if several else ''}"
-    parser.add_argument(
-        "words",
-        nargs="+",
-        metavar="UUID",
-        help=f"of a job; the store's URL may stand before it (default: ${URL_VARIABLE})",
-    )
+def guarded(url: str | None, create: bool = False) -> RetryingGuard:
+    """Return the board that a URL, or the environment, names; it is not connected.
 
-
-def url_and_uuids(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Split what :func:`add_url_and_uuids` took.
-
-    Raises: ``ConfigError`` for what is no UUID.
-    """
-    url = words[0] if ":" in words[0] or (len(words) > 1 and not _is_uuid(words[0])) else None
-    uuids = list(words) if url is None else list(words[1:])
-    if not uuids:
-        raise errors.ConfigError("name a job by its UUID; 'multiboard jobs' shows them")
-    for word in uuids:
-        if not _is_uuid(word):
-            shown = repr(word) if word.replace("-", "").isalnum() else "one of the words"
-            raise errors.ConfigError(f"{shown} is not a UUID of a job")
-    return url, [str(uuid.UUID(word)) for word in uuids]
-
-
-def _is_uuid(word: str) -> bool:
-    try:
-        uuid.UUID(word)
-    except ValueError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def opened(url: str | None) -> Iterator[RetryingGuard]:
-    """Connect to the board that a URL, or the environment, names; to look must not make one.
-
-    Raises: ``ConfigError``, ``BoardNotFound``; as :meth:`multiboard.primitives.Backend.open`.
+    Raises: ``ConfigError``.
     """
     spec = url or os.environ.get(URL_VARIABLE)
     if not spec:
         raise errors.ConfigError(f"name the store by its URL, or in ${URL_VARIABLE}")
-    guard = RetryingGuard(loading.load(spec, create=False))
+    return RetryingGuard(loading.load(spec, create=create))
+
+
+@contextlib.contextmanager
+def opened(url: str | None, create: bool = False) -> Iterator[RetryingGuard]:
+    """Connect to the board that a URL, or the environment, names; to look must not make one.
+
+    Raises: ``ConfigError``, ``BoardNotFound``; as :meth:`multiboard.primitives.Backend.open`.
+    """
+    guard = guarded(url, create)
     guard.open()
     try:
         yield guard
@@ -113,11 +85,36 @@ class Shown:
     written as ``\n`` and ``\x1b``, except in the formats that have a way of their own.
     """
 
+    #: The columns of a table that may be cut, and those that may be left out, to fit a terminal.
+    elastic: Sequence[str] = ()
+    optional: Sequence[str] = ()
+
     def produce_output(self, parsed_args: argparse.Namespace, names: Any, data: Any) -> int:
         """Display the data; called by cliff."""
         if parsed_args.formatter not in FAITHFUL:
             data = _harmless(data)
+        if parsed_args.formatter == "table" and parsed_args.max_width < 1:
+            names, data = self._fitting(parsed_args, names, data)
         return int(super().produce_output(parsed_args, names, data))  # type: ignore[misc]
+
+    def _fitting(
+        self, parsed_args: argparse.Namespace, names: Any, data: Any
+    ) -> tuple[Sequence[str], Any]:
+        """Return the columns and the data of a table that fits where it goes to."""
+        width = fitting.width_of(self.app.stdout)  # type: ignore[attr-defined]
+        if width is None or parsed_args.fit_width:
+            return names, data
+        if not self.elastic:
+            parsed_args.max_width = width  # cliff breaks the lines of cells
+            return names, data
+        asked = [name.lower().replace("_", " ") for name in parsed_args.columns]
+        picked = [at for at, name in enumerate(names) if not asked or name.lower() in asked]
+        if not picked:
+            return names, data  # cliff knows what to answer
+        rows = [[row[at] for at in picked] for row in data]
+        shown = [names[at] for at in picked]
+        free = () if asked or getattr(parsed_args, "sort_columns", None) else self.optional
+        return fitting.fit(shown, rows, width, self.elastic, free)
 
 
 def _harmless(value: Any) -> Any:
@@ -200,20 +197,6 @@ def row_of(posting: Posting, body: codec.Body, shelf: Shelf) -> tuple[Any, ...]:
         Age(round(max(0.0, time.time() - posting.created_on), 1)),
         posting.attempts,
     )
-
-
-def read(
-    guard: RetryingGuard, shelf: Shelf
-) -> tuple[list[tuple[Posting, codec.Body]], list[Damage]]:
-    """Return a shelf's postings with their contents, and what can't be read."""
-    page = guard.list(shelf)
-    found, damaged = [], list(page.damaged)
-    for posting in page.postings:
-        try:
-            found.append((posting, codec.decode(posting.body)))
-        except codec.Undecodable as error:
-            damaged.append(Damage(posting.key, str(error)))
-    return found, damaged
 
 
 def find(guard: RetryingGuard, key: str) -> tuple[Posting, codec.Body, Shelf]:

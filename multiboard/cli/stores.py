@@ -1,28 +1,22 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Operators' commands about stores: backends, health, entities, watch."""
+"""Operators' commands about stores: backends, boards, entities."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import time
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cliff.lister import Lister
-from cliff.show import ShowOne
 
 from multiboard import errors
-from multiboard.cli import opening
+from multiboard.cli import opening, selecting
 from multiboard.cli.opening import StoreCommand
 from multiboard.config import loading
-from multiboard.primitives import Change, ChangeKind, Settings, Shelf, arguments, boottime
+from multiboard.primitives import Settings, Shelf
 from multiboard.runtime import codec
-from multiboard.runtime.retry import RetryingGuard
-
-#: Seconds that one question to the feed waits: bounds how late Ctrl-C and --for are noticed.
-FEED_TIMEOUT = 1.0
 
 
 class Backends(opening.Shown, Lister):
@@ -68,27 +62,20 @@ def _options(settings: type[Settings]) -> Iterable[Sequence[Any]]:
         yield (field.name, kind, default, meaning)
 
 
-class Health(opening.Shown, StoreCommand, ShowOne):
-    """Show what the store is, what it promises, and what is wrong with the board."""
+class Boards(opening.Shown, StoreCommand, Lister):
+    """List the boards of a store; the namespace in the URL does not matter."""
 
-    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Sequence[Any]]:
-        with opening.opened(parsed_args.url) as guard:
-            shown: dict[str, Any] = {
-                "namespace": guard.settings.namespace,
-                "incarnation": guard.incarnation,
-                **guard.server_info(),
-            }
-            jobs, damaged = opening.read(guard, Shelf.LIVE)
-            shown["jobs"] = len(jobs)
-            shown["claimed"] = sum(posting.lease is not None for posting, _ in jobs)
-            shown["delayed"] = sum(posting.due_in > 0 for posting, _ in jobs)
-            trash, more = opening.read(guard, Shelf.TRASH)
-            shown["trash"] = len(trash)
-            shown["entities"] = guard.count(Shelf.ENTITIES)
-            damage = [f"{damage.where}: {damage.why}" for damage in [*damaged, *more]]
-            shown["damaged"] = opening.Lines(damage)
-            shown.update(dataclasses.asdict(guard.traits))
-        return list(shown), list(shown.values())
+    def take_action(
+        self, parsed_args: argparse.Namespace
+    ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+        guard = opening.guarded(parsed_args.url)
+        try:
+            found = guard.boards()
+        finally:
+            guard.close()
+        if not found:
+            self.app.stderr.write("there are no boards\n")
+        return ("Board",), [(name,) for name in found]
 
 
 class Entities(opening.Shown, StoreCommand, Lister):
@@ -99,7 +86,7 @@ class Entities(opening.Shown, StoreCommand, Lister):
     ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
         rows = []
         with opening.opened(parsed_args.url) as guard:
-            for posting in guard.list(Shelf.ENTITIES).postings:
+            for posting in selecting.postings(guard, Shelf.ENTITIES, []):
                 try:
                     entity = codec.decode_plain(posting.body)
                     about = opening.in_json(entity["metadata"])
@@ -107,97 +94,3 @@ class Entities(opening.Shown, StoreCommand, Lister):
                 except (codec.Undecodable, KeyError) as error:
                     self.app.stderr.write(f"the entity {posting.key} can't be read: {error}\n")
         return ("Kind", "Name", "Metadata"), rows
-
-
-class Watch(StoreCommand):
-    """Print what happens on a board, as it happens, until Ctrl-C."""
-
-    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
-        parser = super().get_parser(prog_name)
-        parser.add_argument(
-            "--for", type=_seconds, dest="seconds", metavar="SECONDS", help="end after so long"
-        )
-        return parser
-
-    def take_action(self, parsed_args: argparse.Namespace) -> int:
-        give_up = None if parsed_args.seconds is None else boottime() + parsed_args.seconds
-        with opening.opened(parsed_args.url) as guard:
-            feed = _Feed(guard)
-            self._print("WATCHING", guard.settings.namespace)
-            while give_up is None or boottime() < give_up:
-                left = FEED_TIMEOUT if give_up is None else max(0.0, give_up - boottime())
-                for words in feed.next(min(left, FEED_TIMEOUT)):
-                    self._print(*words)
-        return 0
-
-    def _print(self, *words: str) -> None:
-        now = time.strftime("%H:%M:%S")
-        self.app.stdout.write(
-            " ".join([now, *map(arguments.printable, filter(None, words))]) + "\n"
-        )
-        self.app.stdout.flush()
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    try:
-        arguments.check_duration("it", seconds, least=0.0)
-    except errors.InvalidArgument as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return seconds
-
-
-class _Feed:
-    """The change feed with the names of jobs, which it does not hold itself."""
-
-    def __init__(self, guard: RetryingGuard) -> None:
-        self._guard = guard
-        self._cursor = guard.changes(None, 0.0).cursor
-        self._names = self._listed()
-        self._away = False
-
-    def _listed(self) -> dict[str, str]:
-        return {
-            posting.key: body.name for posting, body in opening.read(self._guard, Shelf.LIVE)[0]
-        }
-
-    def next(self, timeout: float) -> Iterable[Sequence[str]]:
-        """Return the next events as words; that the store is away is one of them, once."""
-        try:
-            answer = self._guard.changes(self._cursor, timeout)
-            owners = self._owners(answer.events)
-            lines = [self._line(event, owners) for event in answer.events]
-            if answer.reset:
-                self._names = self._listed()
-        except errors.Unavailable as error:
-            time.sleep(timeout)
-            known, self._away = self._away, True
-            return [] if known else [("UNAVAILABLE", str(error))]
-        self._cursor, self._away = answer.cursor, False
-        return [("RESET", "some events may have been missed"), *lines] if answer.reset else lines
-
-    def _owners(self, events: Sequence[Change]) -> Mapping[str, str]:
-        """Return who holds what was claimed, and learn the names of what is new."""
-        keys = [
-            event.key
-            for event in events
-            if event.kind is ChangeKind.CLAIMED or event.key not in self._names
-        ]
-        owners = {}
-        for posting in self._guard.get(list(dict.fromkeys(keys))):
-            if posting is None:
-                continue
-            if posting.lease is not None:
-                owners[posting.key] = posting.lease.holder
-            if posting.key not in self._names:
-                try:
-                    self._names[posting.key] = codec.decode(posting.body).name
-                except codec.Undecodable:
-                    self._names[posting.key] = "(can't be read)"
-        return owners
-
-    def _line(self, event: Change, owners: Mapping[str, str]) -> Sequence[str]:
-        gone = event.kind in (ChangeKind.REMOVED, ChangeKind.TRASHED)
-        name = self._names.pop(event.key, "") if gone else self._names.get(event.key, "")
-        by = owners.get(event.key) if event.kind is ChangeKind.CLAIMED else None
-        return (event.kind.name, event.key, name, f"by {by}" if by else "")

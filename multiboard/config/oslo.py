@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 from oslo_config import cfg
@@ -27,6 +29,14 @@ _URL = cfg.StrOpt(
     help="The store that holds the job board: sqlite:///path, redis://host:6379/0,"
     " zookeeper://host1,host2,host3/path, or memory:// for tests. Options of the backend may"
     " follow after a '?' and override its group's.",
+)
+
+_PERSISTENCE = cfg.StrOpt(
+    "persistence_connection",
+    secret=True,
+    help="Where 'multiboard conductor run' finds the logbooks of the flows that it runs:"
+    " TaskFlow's persistence, as in mysql+pymysql://user:password@host/database, sqlite:////path or"
+    " dir:///path. It is the one that the services that post the jobs use.",
 )
 
 
@@ -72,13 +82,54 @@ def _classes() -> dict[str, type[Backend]]:
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     """Return all options by group, for ``oslo-config-generator --namespace multiboard``."""
     groups = [(group, backend_options(cls)) for group, cls in sorted(_classes().items())]
-    return [(GROUP, [copy.deepcopy(_URL)]), *groups]
+    return [(GROUP, [copy.deepcopy(_URL), copy.deepcopy(_PERSISTENCE)]), *groups]
 
 
 def register(conf: cfg.ConfigOpts) -> None:
     """Register the options of a service's configuration; may be called again."""
     for group, options in list_opts():
         conf.register_opts(options, group=group)
+
+
+def load(paths: Sequence[str], url: str | None = None) -> cfg.ConfigOpts:
+    """Return the configuration in these files; ``url`` takes the place of their ``backend_url``.
+
+    Raises: ``ConfigError`` for a file that can't be read, naming the line, without its text.
+    """
+    conf = cfg.ConfigOpts()
+    try:
+        conf(args=[], project=GROUP, default_config_files=list(paths), default_config_dirs=[])
+    except cfg.ConfigFilesNotFoundError as error:
+        missing = ", ".join(error.config_files)
+    except cfg.ConfigFilesPermissionDeniedError as error:
+        missing = ", ".join(error.config_files)
+    except cfg.ConfigFileParseError as error:
+        line = re.search(r":(\d+), ", str(error))  # behind it the line stands, and secrets in it
+        where = f"{error.config_file}, line {line[1]}" if line else error.config_file
+        raise errors.ConfigError(f"{where}: this is no line of a configuration file") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise errors.ConfigError(f"the configuration can't be read: {error}") from None
+    else:
+        conf.register_opts([copy.deepcopy(_URL)], group=GROUP)
+        if url is not None:
+            conf.set_override(_URL.name, url, group=GROUP)
+        return conf
+    raise errors.ConfigError(f"can't read the configuration file {missing}")
+
+
+def persistence_connection(conf: cfg.ConfigOpts) -> str:
+    """Return where TaskFlow's logbooks are, by a configuration.
+
+    Raises: ``ConfigError`` where it says nothing of them.
+    """
+    conf.register_opts([copy.deepcopy(_PERSISTENCE)], group=GROUP)
+    found = _value(conf, GROUP, _PERSISTENCE.name, secret=True)
+    if not found:
+        raise errors.ConfigError(
+            f"[{GROUP}] {_PERSISTENCE.name} names TaskFlow's logbooks, without which no flow can be"
+            " run; the configuration does not have it"
+        )
+    return str(found)
 
 
 def read(conf: cfg.ConfigOpts) -> dict[str, Any]:

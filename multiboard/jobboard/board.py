@@ -473,7 +473,8 @@ class JobBoard(base.NotifyingJobBoard):  # type: ignore[misc]
 
         ``feed_age`` is how many seconds ago the change feed answered last (it answers at least
         every 15 s when all is well; None before the first listing). ``session_seconds_left`` is
-        how long the session certainly lives. ``damaged`` names what was skipped, and why.
+        how long the session certainly lives. ``damaged`` names what was skipped, and why;
+        ``board_lost`` is true once the store was found to have lost the board.
         """
         here = self._open
         return {"connected": False} if here is None else here.health()

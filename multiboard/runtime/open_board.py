@@ -113,6 +113,7 @@ class OpenBoard:
             "claims": len(self.claims),
             "session_seconds_left": self.keeper.seconds_left,
             "damaged": self.view.damage,
+            "board_lost": self.found_lost,
         }
 
     # -- looking -----------------------------------------------------------------------------

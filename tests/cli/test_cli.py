@@ -343,7 +343,7 @@ def test_a_wrong_option_is_status_2(cli: Cli) -> None:
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_has_help(cli: Cli, name: str) -> None:
-    answer = cli(name, "--help")
+    answer = cli(*name.split(), "--help")
     assert answer.status == 0
     assert f"usage: multiboard {name}" in answer.out
 
