@@ -179,7 +179,7 @@ class _Run:
             verdict, made = workspace.run("original", effort, Limits(), self._order(""))
             print(f"{verdict.verdict} {verdict.by}, {verdict.seconds} s", flush=True)
             if verdict.verdict == KILLED:
-                raise RuntimeError(f"the suite fails on the original\n{workspace.printed()}")
+                raise RuntimeError(f"the original fails: {verdict.by}\n{workspace.printed()}")
             checks = made["checks"]
             self._seconds = {
                 **{name: one["seconds"] for name, one in checks.items()},
