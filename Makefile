@@ -8,6 +8,7 @@
 #                                           the installed package
 #   make soak [MINUTES=10] [CLUSTERS='...'] workers on clusters whose leader is killed, and so on
 #   make reports                            conformance/reports/*.json, from real servers
+#   make mutate BACKEND=redis [SAMPLE=50]   mutants of a backend that the suite does not find
 #   make side-by-side                       conformance/reports/boards/*.json: whole jobboards
 #   make bench                              against TaskFlow's own boards
 #
@@ -21,6 +22,9 @@ ARGS ?=
 # For make soak: minutes for each store, and the stores; without a name all of them.
 MINUTES ?= 10
 CLUSTERS ?=
+# For make mutate: the backend, and how many of its mutants; the seed is among ARGS.
+BACKEND ?= memory
+SAMPLE ?= 50
 
 # What needs no server; of boards on every store, those in memory and in SQLite files.
 CHECKED := tests/primitives tests/runtime tests/config tests/jobboard tests/backends/sqlite \
@@ -32,7 +36,7 @@ STAMP := $(VENV)/.installed
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo check test test-full soak reports side-by-side bench docs lint format servers venv clean
+.PHONY: help demo check test test-full soak reports mutate side-by-side bench docs lint format servers venv clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -81,6 +85,9 @@ soak: venv servers
 
 reports: venv servers
 	$(BIN)/python tools/make-reports $(ARGS)
+
+mutate: venv servers
+	$(BIN)/python tools/mutate $(BACKEND) --sample $(SAMPLE) $(ARGS)
 
 # TaskFlow's etcd board is judged too; its client is among what the tests need.
 side-by-side: venv servers

@@ -54,6 +54,8 @@ LIBRARIES: Mapping[str, frozenset[str]] = {
     "pytest": frozenset({"conformance"}),
     "pytest_timeout": frozenset({"conformance"}),
     "hypothesis": frozenset({"conformance"}),
+    "tree_sitter": frozenset({"conformance"}),
+    "tree_sitter_lua": frozenset({"conformance"}),
 }
 
 

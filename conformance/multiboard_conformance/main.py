@@ -50,6 +50,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--harness", metavar="MODULE:CLASS", help="what the suite can't guess")
     parser.add_argument("--seed", type=int, help="repeat the random schedules of a run")
+    parser.add_argument(
+        "-x", "--exitfirst", action="store_true", help="stop at the first check that fails"
+    )
+    parser.add_argument(
+        "--order",
+        metavar="FILE",
+        help="names of checks, a line each: they run first, in this order",
+    )
+    parser.add_argument(
+        "--check-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="a check that takes longer fails (150)",
+    )
     parser.add_argument("--list", action="store_true", help="print the guarantees and stop")
     # The second name is what it was called before.
     parser.add_argument(
@@ -136,15 +150,18 @@ def _run(options: argparse.Namespace, argv: Sequence[str], store: Store) -> int:
     results = v.Results(GUARANTEES, waivers)
     progress = v.Progress(options.verbose)
 
-    def receive(outcome: v.Outcome) -> None:
+    def receive(outcome: v.Outcome) -> bool:
         results.add(outcome)
         progress.show(outcome)
+        return options.exitfirst and outcome.verdict == v.FAILED
 
     arguments = ["--board", options.backend, "--seed", str(seed)]
     arguments += ["--quick"] if options.quick else []
     arguments += ["--harness", options.harness] if options.harness else []
     arguments += [f"--only={name}" for name in options.only]
     arguments += ["-k", options.k] if options.k is not None else []
+    arguments += [f"--order={os.path.abspath(options.order)}"] if options.order else []
+    arguments += [f"--timeout={options.check_timeout}"] if options.check_timeout else []
     alone = ("beside" if options.spare else "after") if options.harness else None
     broken_off = shards.run(options.shards, arguments, receive, alone=alone)
     progress.end()

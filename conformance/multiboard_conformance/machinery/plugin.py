@@ -42,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--only", action="append", default=[], metavar="ID")
     group.addoption("--seed", type=int, default=0, help="of the random schedules")
     group.addoption("--shard", default="0/1", help="which part of the checks, of how many; 'alone'")
+    group.addoption("--order", help="file with names of checks, which run first, in this order")
     group.addoption("--outcomes", type=int, help="descriptor to write outcomes to, as JSON lines")
 
 
@@ -83,6 +84,7 @@ class Suite:
         if only:
             config.hook.pytest_deselected(items=[i for i in items if not only & set(ids_of(i))])
             items[:] = [item for item in items if only & set(ids_of(item))]
+        _sort(items, config.getoption("--order"))
         shard, _, shards = config.getoption("--shard").partition("/")
         # Without a harness they only report that they can't be run, and may do so in any shard.
         disturbing = config.getoption("--harness") is not None
@@ -138,6 +140,21 @@ class Suite:
             self.harness.close()
         self.store.close()
         self._report(THE_END)
+
+
+def _sort(items: list[pytest.Item], order: str | None) -> None:
+    """Put the checks that a file names first; those that share a scene stay together."""
+    if order is None:
+        return
+    with open(order, encoding="utf-8") as file:
+        places = {name: number for number, name in enumerate(file.read().split())}
+
+    def place(item: pytest.Item) -> int:
+        return places.get(item.name.partition("[")[0], len(places))
+
+    sharing = [item for item in items if "deaths" in getattr(item, "fixturenames", ())]
+    first = min(map(place, sharing), default=0)
+    items.sort(key=lambda item: first if item in sharing else place(item))
 
 
 def _shortened(text: str, most: int = 60) -> str:

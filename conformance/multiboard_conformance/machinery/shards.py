@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,11 @@ _REGULAR = (0, 1, 5)
 #: The last line of a shard that came to its end.
 THE_END = {"the": "end"}
 
-Receive = Callable[[Outcome], None]
+#: Takes an outcome, and returns whether the run has to stop.
+Receive = Callable[[Outcome], bool]
+
+#: Seconds that a shard has, when a run is stopped, to close what its checks opened.
+_TO_CLOSE = 3.0
 
 
 class Shard:
@@ -59,6 +64,7 @@ class Shard:
         os.close(writing)
         self._receive = receive
         self._complete = False
+        self._stopped = False
         self._thread = threading.Thread(target=self._read, args=(reading,), daemon=True)
         self._thread.start()
 
@@ -73,6 +79,14 @@ class Shard:
                 else:
                     self._receive(Outcome(**{**value, "ids": tuple(value["ids"])}))
 
+    def stop(self) -> None:
+        """Let it end now, its checks unfinished."""
+        self._stopped = True
+        self.process.send_signal(signal.SIGINT)
+        timer = threading.Timer(_TO_CLOSE, self.process.kill)
+        timer.daemon = True
+        timer.start()
+
     def finish(self) -> str | None:
         """Wait for the end; return what the process printed if it did not end regularly."""
         status = self.process.wait()
@@ -81,7 +95,7 @@ class Shard:
         self.output.seek(0)
         printed = self.output.read()
         self.output.close()
-        regular = status in _REGULAR and self._complete
+        regular = self._stopped or (status in _REGULAR and self._complete)
         return None if regular else f"pytest ended early, with status {status}\n{printed}"
 
 
@@ -96,29 +110,43 @@ def run(shards: int, arguments: Sequence[str], receive: Receive, *, alone: str |
 
     The checks that disturb a store have a shard of their own: "beside" the others, on a store of
     its own; or "after" them. With None they can't be run, and are reported so by any shard.
+    Where ``receive`` returns true, the shards are stopped and nothing more is received.
     """
     lock = threading.Lock()
+    running: list[Shard] = []
+    stopped = False
 
-    def one_at_a_time(outcome: Outcome) -> None:
+    def one_at_a_time(outcome: Outcome) -> bool:
+        nonlocal stopped
         with lock:
-            receive(outcome)
+            # What ends while the shards are stopping was disturbed by that.
+            if not stopped and receive(outcome):
+                stopped = True
+                for shard in running:
+                    shard.stop()
+            return stopped
+
+    def start(name: str) -> None:
+        shard = Shard(name, arguments, one_at_a_time)
+        with lock:
+            running.append(shard)
+            if stopped:
+                shard.stop()
 
     side_by_side = [f"{number}/{shards}" for number in range(shards)]
-    return [
-        printed
+    broken_off: list[str | None] = []
+    try:
         for names in (
             [*side_by_side, "alone"] if alone == "beside" else side_by_side,
             ["alone"] if alone == "after" else [],
-        )
-        for printed in _run_together([Shard(name, arguments, one_at_a_time) for name in names])
-    ]
-
-
-def _run_together(shards: Sequence[Shard]) -> list[str]:
-    try:
-        ended = [shard.finish() for shard in shards]
+        ):
+            for name in () if stopped else names:
+                start(name)
+            broken_off += [shard.finish() for shard in running]
+            with lock:
+                running.clear()
     except BaseException:
-        for shard in shards:
+        for shard in running:
             shard.process.kill()
         raise
-    return [printed for printed in ended if printed is not None]
+    return [printed for printed in broken_off if printed is not None]
