@@ -181,7 +181,11 @@ def test_no_import_goes_in_a_circle() -> None:
 def test_every_library_is_declared() -> None:
     declared = (ROOT / "setup.cfg").read_text()
     # What is imported as google.protobuf is installed as protobuf.
-    installed = {"google": "protobuf"}
+    installed = {
+        "google": "protobuf",
+        "tree_sitter": "tree-sitter",
+        "tree_sitter_lua": "tree-sitter-lua",
+    }
     names = {
         installed.get(library, library.replace("pytest_", "pytest-").replace("_", "."))
         for library in LIBRARIES

@@ -43,7 +43,7 @@ def render() -> str:
     parts = [_HEAD]
     for promise in GUARANTEES.values():
         judged = "\n".join(f"- `{name}`: {doc}" for name, doc in by_id[promise.id])
-        parts.append(f"## {promise.id}\n\n**{promise.sentence}**\n\n{promise.why}\n\n{judged}\n")
+        parts.append(f"## {promise.id}\n\n**{promise.sentence}** {promise.why}\n\n{judged}\n")
     return "\n".join(parts)
 
 
