@@ -52,7 +52,7 @@ def check_purged_posting_does_not_come_back(board: Board) -> None:
     assert reader.story("k") == []
 
 
-@guarantee("DIR-2", "DIR-1")
+@guarantee("DIR-2")
 @pytest.mark.parametrize("end", ["remove", "purge"])
 def check_two_posters_of_one_key_repeat(board: Board, end: str) -> None:
     """Of two posters of one posting neither brings it back by its repeat, first or second.
