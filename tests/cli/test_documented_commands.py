@@ -52,9 +52,11 @@ def shown() -> list[str]:
 @pytest.mark.parametrize("line", shown())
 def test_a_command_that_is_shown_can_be_parsed(line: str) -> None:
     app = MultiboardApp()
-    _, rest = app.parser.parse_known_args(shlex.split(line)[1:])
-    if "--version" in rest or line.endswith("--version"):
+    if line == "multiboard --version":  # the one that ends where it is parsed
+        with pytest.raises(SystemExit, match="0"):
+            app.parser.parse_known_args(["--version"])
         return
+    _, rest = app.parser.parse_known_args(shlex.split(line)[1:])
     factory, name, words = app.command_manager.find_command(rest)
     factory(app, None).get_parser(name).parse_args(words)
 
