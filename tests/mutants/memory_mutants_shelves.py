@@ -202,18 +202,6 @@ class TrashForgetsDeaths(memory.MemoryBackend):
         return super().restore(key)
 
 
-@caught_by("DIR-4")
-class EndMovesNoTime(memory.MemoryBackend):
-    """Leaves the time of the last change where a lease ends by itself."""
-
-    def _end_lease(self, board: Any, record: Any, kind: ChangeKind) -> None:
-        before = record.posting.modified_on
-        super()._end_lease(board, record, kind)
-        if kind is ChangeKind.EXPIRED:
-            ended = board.live[record.posting.key]
-            ended.posting = dataclasses.replace(ended.posting, modified_on=before)
-
-
 @caught_by("DIR-4", also="DIR-1 LEASE-1")
 class RestoredIsNew(memory.MemoryBackend):
     """Takes the time at which a posting was restored for that of its making."""
