@@ -77,6 +77,7 @@ def check_history_that_the_backend_trims(board: Board, harness: Harness) -> None
 def _receives_all_or_reset(reader: Reader, made: list[tuple[ChangeKind, str]]) -> None:
     """Read until a reset or as many changes as were made came, in the same order."""
     reported: list[tuple[ChangeKind, str]] = []
+    expected = set(made)
     give_up = boottime() + 30.0
     while not reader.resets and len(reported) < len(made) and boottime() < give_up:
         known = len(reader.received)
@@ -85,7 +86,7 @@ def _receives_all_or_reset(reader: Reader, made: list[tuple[ChangeKind, str]]) -
             give_up = boottime() + 30.0
         # What was made right before the reader began may be reported, too: at least once.
         told = [(change.kind, change.key) for change in reader.received]
-        reported = [change for change in told if change in made]
+        reported = [change for change in told if change in expected]
         assert reader.resets or reported == made[: len(reported)], "changes are missing"
     assert reader.resets or reported == made
 
