@@ -26,6 +26,7 @@ def scripts() -> list[str]:
     return [textwrap.dedent(block) for page in PAGES for block in _SHELL.findall(page.read_text())]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)  # each command is a process of its own, and the machine may be busy
 @pytest.mark.parametrize("script", scripts())
 def test_a_block_of_shell_runs(script: str, tmp_path: pathlib.Path) -> None:

@@ -302,13 +302,15 @@ def test_committed_report_names_no_machine(path: pathlib.Path) -> None:
 
 def test_servers_leave_nothing_out() -> None:
     left_out = {path.stem: json.loads(path.read_text())["not_exercised"] for path in REPORTS}
-    # In Redis a purged key can't be used again: its own tests make the store forget it first.
-    remembered = {
+    # In Redis a purged key can't be used again: its own tests make the store forget it first. How
+    # many changes it keeps stands in its scripts: the check of a trimmed history cuts them itself.
+    of_redis = {
         "check_tokens_rise_where_a_purged_key_is_used_again": (
             "the store remembers for everybody what was purged"
-        )
+        ),
+        "check_history_that_the_backend_trims": "needs a harness with keep_changes",
     }
-    assert (left_out["redis"], left_out["zookeeper"], left_out["etcd"]) == (remembered, {}, {})
+    assert (left_out["redis"], left_out["zookeeper"], left_out["etcd"]) == (of_redis, {}, {})
 
 
 def test_report_as_markdown(tmp_path: pathlib.Path) -> None:
