@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import itertools
 import os
 import queue
@@ -68,6 +69,11 @@ class Peer(Delegate):
     def ask(self, do: str, **command: Any) -> Any:
         """Let the actor obey one command."""
 
+    def visit(self, namespace: str, **settings: Any) -> primitives.Backend:
+        """Let it open a further board of the store; return what does verbs there."""
+        self.ask("visit", namespace=namespace, settings=settings)
+        return Visit(self, namespace)
+
     def run(self, program: str, **args: Any) -> Any:
         """Run a program of :mod:`multiboard_conformance.machinery.programs` there."""
         return self.ask("run", program=program, args=args)
@@ -97,6 +103,25 @@ class Peer(Delegate):
     @abc.abstractmethod
     def leave(self) -> None:
         """Close it, at the end of a check."""
+
+
+class Visit(Delegate):
+    """A further board on which a peer works, by a backend and a session of its own."""
+
+    def __init__(self, peer: Peer, namespace: str) -> None:
+        super().__init__(dataclasses.replace(peer.settings, namespace=namespace))
+        self._peer = peer
+
+    @property
+    def traits(self) -> primitives.Traits:
+        return self._peer.traits
+
+    @property
+    def incarnation(self) -> str:
+        raise NotImplementedError("a check that needs it asks a backend of this process")
+
+    def do(self, verb: str, args: Mapping[str, Any]) -> Any:
+        return self._peer.ask("call", verb=verb, args=dict(args), on=self.settings.namespace)
 
 
 class LocalPeer(Peer):

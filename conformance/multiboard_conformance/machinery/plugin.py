@@ -31,6 +31,8 @@ _BOARD = pytest.StashKey[Board]()
 _SUITE = pytest.StashKey["Suite"]()
 #: Seconds that the fixtures of a check took before it began.
 _PREPARED = pytest.StashKey[float]()
+#: The fixtures that many checks share, and wait for once; and which shard has the checks.
+SCENES = {"deaths": 0, "endings": 1}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -79,7 +81,7 @@ class Suite:
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
-        """Keep the checks of this shard; those that share a scene stay together, in the first."""
+        """Keep the checks of this shard; those that share a scene stay together."""
         only = set(config.getoption("--only"))
         if only:
             config.hook.pytest_deselected(items=[i for i in items if not only & set(ids_of(i))])
@@ -96,8 +98,8 @@ class Suite:
         mine: list[pytest.Item] = []
         others: list[pytest.Item] = []
         for item in items:
-            shared = "deaths" in getattr(item, "fixturenames", ())
-            number = 0 if shared else next(numbers)
+            shares = [SCENES[n] for n in getattr(item, "fixturenames", ()) if n in SCENES]
+            number = shares[0] if shares else next(numbers)
             chosen = number % int(shards) == int(shard) and item not in alone
             (mine if chosen else others).append(item)
         items[:] = mine

@@ -42,7 +42,7 @@ class Delegate(primitives.Backend):
         self.do("close", {})
 
     def keepalive(self, within: float | None = None) -> float:
-        answer: float = self.do("keepalive", {})
+        answer: float = self.do("keepalive", {} if within is None else {"within": within})
         return answer
 
     def server_info(self) -> Mapping[str, str]:

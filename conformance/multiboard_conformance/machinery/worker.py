@@ -9,6 +9,7 @@ processes share. No pytest here: every worker process loads this module.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
@@ -36,17 +37,29 @@ class Actor:
         history: History,
         at: float | None = None,
     ) -> None:
-        self.bare: Backend = loading.load(target, **settings)
+        self._load = functools.partial(loading.load, target, **settings)
+        self.bare: Backend = self._load()
         self.backend = Recorded(self.bare, who, history)
+        #: The backends of further boards, by their namespaces.
+        self._visited: dict[str, Recorded] = {}
         _sleep_until(at)
         self.backend.open()
         self._stopped = threading.Event()
         self._keeper: threading.Thread | None = None
 
-    def call(self, verb: str, args: Mapping[str, Any], at: float | None = None) -> Any:
-        """Do one verb, at an instant of :func:`boottime` if one is given."""
+    def call(
+        self, verb: str, args: Mapping[str, Any], at: float | None = None, on: str | None = None
+    ) -> Any:
+        """Do one verb, at an instant of :func:`boottime`, on a board that it visits, if so given."""
         _sleep_until(at)
-        return apply(self.backend, verb, args)
+        return apply(self.backend if on is None else self._visited[on], verb, args)
+
+    def visit(self, namespace: str, settings: Mapping[str, Any]) -> None:
+        """Open a further board of the store, by a backend of its own."""
+        bare = self._load(**{**settings, "namespace": namespace})
+        who = f"{self.backend.who} ({namespace})"
+        self._visited[namespace] = Recorded(bare, who, self.backend.history)
+        self._visited[namespace].open()
 
     def run(self, program: str, args: Mapping[str, Any]) -> Any:
         """Run a program by its name."""
@@ -85,9 +98,10 @@ class Actor:
         self._stopped.set()
 
     def close(self) -> None:
-        """Close the backend."""
+        """Close the backend, and those of the boards that it visited."""
         self._stopped.set()
-        self.backend.close()
+        for backend in (self.backend, *self._visited.values()):
+            backend.close()
 
 
 def _sleep_until(at: float | None) -> None:
