@@ -246,10 +246,18 @@ class LeaseLock(abc.ABC):
         won: list[tuple[Posting, Lease]] = []
         postings = self.list(Shelf.LIVE).postings
         for posting in postings:  # what a lost answer left to us comes first
-            lease = posting.lease
-            if lease is not None and lease.claim_id in wanted:
-                wanted.remove(lease.claim_id)
+            if posting.lease is None or posting.lease.claim_id not in wanted:
+                continue
+            claim_id = posting.lease.claim_id
+            try:
+                lease = self.acquire(posting.key, holder, claim_id, expires_in)
+            except (errors.LeaseHeld, errors.PostingNotFound):  # another session's: not ours
+                continue
+            except errors.LeaseLost:
+                pass
+            else:
                 won.append((posting, lease))
+            wanted.remove(claim_id)
         for posting in postings:
             if not wanted:
                 break

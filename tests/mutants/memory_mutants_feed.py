@@ -125,16 +125,19 @@ class FeedPolls(memory.MemoryBackend):
 class RenewalWakesNobody(memory.MemoryBackend):
     """Whoever waits for the end of a lease goes on waiting when a renewal makes it shorter."""
 
-    def renew(self, lease: Lease, expires_in: float) -> Lease:
+    def changes(self, cursor: str | None, timeout: float) -> Changes:
         board = self._opened()
+        give_up = boottime() + timeout
         with board.changed:
-            self._reap(board)
-            record = self._leased(board, lease)
-            if lease.session is None:
-                record.lease_ends_at = boottime() + expires_in
-            renewed = record.as_posting().lease
-            assert renewed is not None
-            return renewed
+            ends, position = board.next_deadline(), board.position
+        while (left := min(give_up, ends) - boottime()) > 0:
+            with board.changed:
+                seen = self._position(board, cursor)
+                if seen is None or seen < board.position or self._board is not board:
+                    break
+                if board.position == position:
+                    board.changed.wait(left)
+        return super().changes(cursor, max(0.0, give_up - boottime()))
 
 
 @caught_by("FEED-4")

@@ -163,7 +163,8 @@ class ServedBackend(Delegate):
         line = b""
         try:
             try:
-                connection.settimeout(waits + self.patience(verb))
+                within = args.get("within") or self.settings.connect_timeout + waits + 600.0
+                connection.settimeout(min(waits + self.patience(verb), within))
                 connection.sendall(serialization.dumps(request).encode() + b"\n")
             except OSError as error:
                 raise self.unsent(error) from error

@@ -7,6 +7,8 @@ It imports the served backend, whose requests it spoils; ``serving`` has the fau
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -202,3 +204,44 @@ class LateIsInTime(served.ServedBackend):
     def ask(self, verb: str, args: Mapping[str, Any], waits: float = 0.0) -> Any:
         self.losses = 0
         return super().ask(verb, args, waits)
+
+
+# -- sessions --------------------------------------------------------------------------------
+
+
+@caught_by("LEASE-4", "LEASE-8")
+class ClaimThenSession(served.ServedBackend):
+    """Claims by one request, and lets the session have an end by the next."""
+
+    def do(self, verb: str, args: Mapping[str, Any]) -> Any:
+        if not verb.startswith("acquire") or args["expires_in"] is not None:
+            return super().do(verb, args)
+        self.asks = {"unbounded": True}
+        answer = super().do(verb, args)
+        self.asks = {}
+        time.sleep(0.01)
+        super().do("keepalive", {})
+        return answer
+
+
+@caught_by("LEASE-7", "ERR-1")
+class WithinIsIgnored(served.ServedBackend):
+    """Keepalive waits as long as any verb, whatever time it was given."""
+
+    def do(self, verb: str, args: Mapping[str, Any]) -> Any:
+        return super().do(verb, {} if verb == "keepalive" else args)
+
+
+@caught_by("LEASE-7", "ERR-1", also="RUN-1")
+class KeepaliveWaitsItsTurn(served.ServedBackend):
+    """One verb at a time: keepalive waits for one that waits for the server."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._turn = threading.Lock()
+
+    def do(self, verb: str, args: Mapping[str, Any]) -> Any:
+        if verb == "changes":
+            return super().do(verb, args)
+        with self._turn:
+            return super().do(verb, args)

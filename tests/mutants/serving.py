@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import socketserver
 import threading
 from collections import defaultdict
@@ -149,7 +150,10 @@ class Conversation(socketserver.StreamRequestHandler):
         boards.losses[request["who"]] = max(boards.losses[request["who"]], request["losses"])
         if request["losses"] < boards.losses[request["who"]]:
             raise errors.Unavailable("the client gave this request up, and asked again since")
-        return apply(client, verb, request["args"])
+        answer = apply(client, verb, request["args"])
+        if request.get("unbounded") and client._session is not None:
+            client._opened().sessions[client._session] = math.inf
+        return answer
 
 
 class Server(socketserver.ThreadingTCPServer):

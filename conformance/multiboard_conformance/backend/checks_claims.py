@@ -44,28 +44,27 @@ def check_early_claim_that_ended_changes_no_delay(board: Board, noticed: bool) -
     """A claim made before not_before leaves that as it is, whether it ends before it or after."""
     backend, other = board.open(), board.open()
     sent = boottime()
-    post(backend, "before", delay=1.5)
-    post(backend, "after", delay=0.3)
-    answered = boottime()
+    post(backend, "before", delay=2.0)
+    post(backend, "after", delay=0.9)
     take(backend, "before", 0.2)
-    take(backend, "after", 0.8)
+    take(backend, "after", 1.2)
+    answered = boottime()
     held = look(other, "before").due_in
-    early = boottime() - sent
-    assert 1.5 - early - 0.1 <= held <= 1.5, "a posting that was leased early shows when it is due"
+    assert 2.0 - (boottime() - sent) - 0.1 <= held <= 2.0, "a lease shows when its posting is due"
     if noticed:
         time.sleep(0.4)
-        assert _handed_out(other) == [] or boottime() - sent >= 0.8
+        assert _handed_out(other) == [] or boottime() - sent >= 1.2
         shown = look(other, "before")
-        assert shown.lease is None
-        assert shown.due_in > 0 or boottime() - sent >= 1.5
-    time.sleep(max(0.0, answered + 1.1 - boottime()))
-    taken = _handed_out(other)
-    assert "after" in taken or look(other, "after").lease is not None
-    assert "before" not in taken or boottime() - sent >= 1.5
-    last, _ = eventually(lambda: look(other, "before").lease or _handed_out(other), 1.5 + BUSY)
+        assert (shown.lease, shown.due_in > 0 or boottime() - sent >= 2.0) == (None, True)
+    time.sleep(max(0.0, answered + 1.25 - boottime()))
+    # Who added it knows best when it is due. A delay that began anew would last longer than this.
+    taken, _ = eventually(lambda: _handed_out(backend), 0.6)
+    assert "after" in taken
+    assert "before" not in taken or boottime() - sent >= 2.0
+    last, _ = eventually(lambda: look(other, "before").lease or _handed_out(other), 2.0 + BUSY)
     assert last
-    assert boottime() - sent >= 1.5
-    assert look(other, "before").due_in == 0.0
+    assert boottime() - sent >= 2.0
+    assert look(backend, "before").due_in == 0.0
     assert {(p.attempts, p.deaths) for p in other.list().postings} == {(2, 1)}
 
 
@@ -176,8 +175,10 @@ def _left(lease: Lease | None) -> float:
 
 @guarantee("LEASE-5")
 def check_ends_in_after_a_repeat_and_a_renewal(board: Board) -> None:
-    """What is answered of the end is what is left, in a repeat, a renewal, and by anybody's look."""
+    """ends_in is what is left in a repeat, too, in a renewal, and to whoever looks."""
     backend = board.open()
+    # A backend that did not see it begin may know less: as much as where a session ended.
+    coarse = 0.6 + board.traits.lease_slack
     post(backend, "k", "next")
     sent = boottime()
     backend.acquire("k", "me", "one", 300.0)
@@ -186,13 +187,11 @@ def check_ends_in_after_a_repeat_and_a_renewal(board: Board) -> None:
     time.sleep(0.4)
     asked = boottime()
     ((_, again),) = backend.acquire_next("me", ["two"], 900.0)
-    seen = [
-        _left(backend.acquire("k", "me", "one", 900.0)),
-        _left(again),
-        *(_left(posting.lease) for posting in board.open().list().postings),
-    ]
+    seen = [_left(backend.acquire("k", "me", "one", 900.0)), _left(again)]
+    looks = [_left(posting.lease) for posting in board.open().list().postings]
     assert max(seen) <= 300.0 - (asked - answered) + 0.1
-    assert min(seen) >= 300.0 - (boottime() - sent) - 0.1
+    assert max(looks) <= min(300.0, 300.0 - (asked - answered) + coarse)
+    assert min(seen + looks) >= 300.0 - (boottime() - sent) - 0.1
     for span in (900.0, 100.0):
         sent = boottime()
         renewed = [backend.renew(p.lease, span) for p in backend.list().postings if p.lease]
@@ -266,7 +265,9 @@ def check_replaced_entity_lives_by_its_new_session(board: Board) -> None:
     """An entity that another session replaced lives by that one: neither longer nor shorter."""
     first, second, third = board.open(), board.open(), board.open()
     for backend in (first, second):
-        backend.add([NewPosting("me", backend.who.encode()), NewPosting(backend.who, b"")], Shelf.ENTITIES)
+        backend.add(
+            [NewPosting("me", backend.who.encode()), NewPosting(backend.who, b"")], Shelf.ENTITIES
+        )
     first.close()
     gone, _ = eventually(lambda: first.who not in listed(third, Shelf.ENTITIES), BUSY)
     assert gone
@@ -333,7 +334,7 @@ def check_keepalive_within_a_time(board: Board) -> None:
 
 
 @guarantee("LEASE-7", "ERR-1")
-def check_keepalive_within_a_silence(board: Board, faulty: Board, proxy: Proxy) -> None:
+def check_keepalive_within_a_silence(faulty: Board, proxy: Proxy) -> None:
     """Keepalive that is given a time is back by then, also where a server is silent.
 
     Another verb of the same backend waits for the server meanwhile, for much longer.

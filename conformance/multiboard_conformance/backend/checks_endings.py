@@ -8,6 +8,7 @@ awaited once, see :mod:`.endings`; the checks ask, and judge.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def endings(request: pytest.FixtureRequest, _endings: Endings) -> Endings:
 
 
 #: What a board shows whose only lease ended by itself: one attempt, one death.
-FREE = (None, 1, 1, [])
+FREE: tuple[Any, ...] = (None, 1, 1, [])
 
 
 def _opened(ended: Ended) -> Backend:
@@ -146,9 +147,7 @@ def _follows_a_death(endings: Endings, question: str, verb: str) -> None:
 @guarantee("LEASE-8", "FEED-1")
 @pytest.mark.parametrize("verb", CLAIMS)
 @pytest.mark.parametrize("kind", scene.KINDS)
-def check_claim_behind_a_death_that_nobody_noticed(
-    endings: Endings, kind: str, verb: str
-) -> None:
+def check_claim_behind_a_death_that_nobody_noticed(endings: Endings, kind: str, verb: str) -> None:
     """A claim behind an end that nobody noticed counts the death, and is reported after it."""
     _follows_a_death(endings, f"{kind} {verb}", verb)
 
@@ -235,7 +234,7 @@ def check_refused_claim_leaves_all_times_alone(endings: Endings) -> None:
 
 @guarantee("LEASE-4", "LEASE-8")
 def check_claim_at_the_instant_of_a_kill(endings: Endings) -> None:
-    """A claim that was under way when its process was killed ends with its session, or never was."""
+    """A claim under way when its process was killed ends with its session, or never was."""
     witness, reader = endings.witness, endings.reader
     assert witness is not None
     assert reader is not None
@@ -244,7 +243,9 @@ def check_claim_at_the_instant_of_a_kill(endings: Endings) -> None:
         BUSY,
     )
     assert free, "a killed process holds a lease"
-    counted = {key: (look(witness, key).attempts, look(witness, key).deaths) for key in endings.struck}
+    counted = {
+        key: (look(witness, key).attempts, look(witness, key).deaths) for key in endings.struck
+    }
     reader.until(
         lambda: len(reader.keys(K.EXPIRED)) >= sum(deaths for _, deaths in counted.values()),
         MOMENTS,

@@ -9,6 +9,7 @@ instant; what can be seen of the length of sessions is looked at meanwhile. The 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -109,7 +110,7 @@ class Endings:
     slack: float
     ended: dict[str, Ended] = field(default_factory=dict)
     spans: dict[str, Span] = field(default_factory=dict)
-    #: The answers to claims that were refused; leases of the holder and the asker, before and after.
+    #: The answers to claims that were refused; leases of holder and asker, before and after.
     refused: list[list[Any]] = field(default_factory=list)
     beside: list[tuple[Lease, Lease | None]] = field(default_factory=list)
     #: The postings that were claimed at the instant of a kill, and who looks on.
@@ -230,20 +231,18 @@ def _prepare_lengths(seen: Endings, frozen: Peer, patient: Peer) -> None:
         seen.spans[name] = Span(judge, lease, since, granted)
     asker = frozen.visit(seen.name("asker"))
     other = seen.board.open(namespace=seen.name("asker"))
-    post(other, "held", "own", "own-timed")
+    keys = ["held", "own", "own-timed"]
+    post(other, *keys)
     held = take(other, "held", 300.0, "other")
     timed = take(asker, "own-timed", 300.0)
     for _ in range(TRIES):
         since, granted, lease = _claimed(asker, "own")
         seen.refused = [_ask_in_vain(asker) for _ in range(3)]
-        if boottime() - since < granted:  # else its session may have ended meanwhile
+        if boottime() - since < granted:
             break
-    seen.beside = [
-        (lease, posting and posting.lease)
-        for lease, posting in zip(
-            (held, lease, timed), other.get(["held", "own", "own-timed"]), strict=True
-        )
-    ]
+        raised(lambda: other.release(lease))  # noqa: B023 - its session may have ended meanwhile
+    for had, posting in zip((held, lease, timed), other.get(keys), strict=True):
+        seen.beside.append((had, None if posting is None else posting.lease))
     seen.spans["asker"] = Span(other, lease, since, granted)
 
 
@@ -326,8 +325,5 @@ def _strike(seen: Endings, number: int) -> None:
 
 
 def _claim(victim: Peer, key: str) -> None:
-    try:
+    with contextlib.suppress(WorkerGone):
         take(victim, key)
-    except WorkerGone:
-        pass
-

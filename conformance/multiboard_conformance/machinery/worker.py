@@ -50,7 +50,7 @@ class Actor:
     def call(
         self, verb: str, args: Mapping[str, Any], at: float | None = None, on: str | None = None
     ) -> Any:
-        """Do one verb, at an instant of :func:`boottime`, on a board that it visits, if so given."""
+        """Do one verb, at an instant of :func:`boottime` or now, ``on`` a board that it visits."""
         _sleep_until(at)
         return apply(self.backend if on is None else self._visited[on], verb, args)
 

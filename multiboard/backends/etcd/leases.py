@@ -135,7 +135,9 @@ class Leases:
         feed.wait_for(self._timer.end_due(), patience)
         won: list[tuple[Posting, Lease]] = []
         wanted = [claim_id for claim_id in claim_ids if claim_id not in self._spent]
-        if self._unconfirmed or any(claim_id in self._attempted for claim_id in wanted):
+        with feed.changed:  # a timed lease is found again by any backend
+            held = not session and any(feed.order.claimed_as(c) is not None for c in wanted)
+        if held or self._unconfirmed or any(c in self._attempted for c in wanted):
             won = self._won_before(wanted, session)
             wanted = [c for c in wanted if c not in {lease.claim_id for _, lease in won}]
         for claim_id in wanted:
