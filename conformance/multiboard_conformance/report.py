@@ -70,6 +70,8 @@ def of_backend(
         "waived": {o.check: o.why for o in results.all(v.WAIVED)},
         "not_exercised": _reasons(results.all(v.NOT_EXERCISED)),
         "needless_waivers": results.needless_waivers(),
+        "measured": _measured(results.outcomes.values()),
+        "resets": sum(int(o.measured.get("resets", 0)) for o in results.outcomes.values()),
     }
 
 
@@ -123,6 +125,16 @@ def _checks(outcomes: Iterable[v.Outcome]) -> dict[str, dict[str, Any]]:
         known["seconds"] = round(known["seconds"] + outcome.seconds, 2)
         known["ids"] += [one for one in outcome.ids if one not in known["ids"]]
     return checks
+
+
+def _measured(outcomes: Iterable[v.Outcome]) -> dict[str, dict[str, float]]:
+    """Return what the checks counted, their variants together."""
+    measured: dict[str, dict[str, float]] = {}
+    for outcome in sorted(outcomes, key=lambda o: o.check):
+        for name, value in outcome.measured.items():
+            known = measured.setdefault(outcome.check.partition("[")[0], {})
+            known[name] = known.get(name, 0) + value
+    return measured
 
 
 def _reasons(outcomes: Iterable[v.Outcome]) -> dict[str, str]:

@@ -46,6 +46,8 @@ class Outcome:
     why: str = ""
     #: What a failure prints.
     text: str = ""
+    #: How much it did, and ``resets``: how many resets of the feed it met.
+    measured: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -76,6 +78,7 @@ class Results:
             self.outcomes[outcome.check] = outcome
             return
         known.seconds += outcome.seconds
+        known.measured.update(outcome.measured)
         known.ids = tuple(dict.fromkeys(known.ids + outcome.ids))
         if _OF_A_CHECK.index(outcome.verdict) > _OF_A_CHECK.index(known.verdict):
             known.verdict, known.why, known.text = outcome.verdict, outcome.why, outcome.text

@@ -1,14 +1,14 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Random programs of operations, on the backend under test and on the reference model at once.
+"""Random programs of operations, on the backend under test and on the model at once.
 
 Hypothesis makes up programs for two backends on one board, and shortens one that fails. The model
-is loaded by its name, ``memory``, as any user would. What the contract leaves open is not
-compared: serials and tokens count by their order only, and times by whether they are far or near.
+is no backend of ours: it is a specification of its own (:mod:`machinery.model`), so that memory is
+judged as any other. What the contract leaves open is not compared: serials, tokens and sessions
+count by their order only, and times roughly.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,12 +16,13 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from multiboard.config import loading
 from multiboard.primitives import Backend, boottime
 from multiboard_conformance.backend import side_by_side, steps
 from multiboard_conformance.backend.fixtures import Board, Store
 from multiboard_conformance.backend.guarantees import guarantee
-from multiboard_conformance.machinery.plugin import Effort, show
+from multiboard_conformance.machinery.model import Board as Model
+from multiboard_conformance.machinery.model import ModelBackend
+from multiboard_conformance.machinery.plugin import Effort, measure, show
 
 #: Seconds for which a program that fails is shortened.
 SHORTENING = 15.0
@@ -59,27 +60,36 @@ _PROGRAM = st.lists(
 
 
 class _Runs:
-    """The runs of one check: as many as time allows, and the programs that failed."""
+    """The runs of one check: as many as time allows, never fewer than must be, and what failed."""
 
-    def __init__(self, store: Store, board: Board, seconds: float) -> None:
+    def __init__(
+        self, store: Store, board: Board, seconds: float, least: tuple[int, int]
+    ) -> None:
         self._store = store
         self._board = board
         self._seconds = seconds
+        #: So many programs and steps are run however long they take: else a slow store, or a busy
+        #: machine, is judged by next to nothing.
+        self._least = least
         #: Begins with the first run: to draw the first program may take longer than all the time.
         self._give_up: float | None = None
         self._failed: dict[str, AssertionError] = {}
         self.number = 0
+        self.steps = 0
+
+    def enough(self) -> bool:
+        """Tell whether as much was run as a verdict needs."""
+        return self.number >= self._least[0] and self.steps >= self._least[1]
 
     def run(self, program: Sequence[side_by_side.Step]) -> None:
         """Run a program on both, unless the time is over."""
         name = repr(program)
         if self._give_up is None:
             self._give_up = boottime() + self._seconds
-        if boottime() > self._give_up:
+        if boottime() > self._give_up and (self._failed or self.enough()):
             if name in self._failed:  # the shortest one is run again, to be shown
                 raise self._failed[name]
             return
-        self.number += 1
         try:
             self._compare(program)
         except AssertionError as error:
@@ -92,17 +102,18 @@ class _Runs:
         # A board of its own for each program: the table of a failure shows that one alone.
         self._board.close()
         board = Board(self._store, session_timeout=60.0)
+        board.history.resets = self._board.history.resets
         self._board.history, self._board.namespace = board.history, board.namespace
-        model = f"conformance-{uuid.uuid4().hex[:12]}"
+        model = Model()
 
         def open_model() -> Backend:
-            backend = loading.load("memory", namespace=model, session_timeout=60.0)
-            backend.open()
-            return backend
+            return ModelBackend(model)
 
         both = side_by_side.SideBySide(board.open, open_model)
         try:
             both.run(program)
+            self.number += 1
+            self.steps += both.steps
         finally:
             both.close()
             board.close()
@@ -114,7 +125,8 @@ def check_random_programs_agree_with_the_model(
 ) -> None:
     """Whatever two backends do, their answers, the board and the feed are those of the model."""
     show(request, board)
-    runs = _Runs(store, board, float(effort.rounds(3, 30)))
+    least = effort.rounds(6, 60), effort.rounds(60, 600)
+    runs = _Runs(store, board, float(effort.rounds(3, 30)), least)
     judged = hypothesis.given(_PROGRAM)(runs.run)
     judged = hypothesis.settings(
         max_examples=effort.rounds(60, 600),
@@ -126,4 +138,5 @@ def check_random_programs_agree_with_the_model(
         phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
     )(judged)
     hypothesis.seed(effort.seed)(judged)()
-    assert runs.number > 0
+    measure(request, programs=runs.number, steps=runs.steps)
+    assert runs.enough(), f"{runs.number} programs of {runs.steps} steps ran, not {least}"

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from multiboard.primitives import Backend, Change, ChangeKind, boottime
+from multiboard_conformance.machinery.resets import accept_reset
 
 #: Seconds within which "within moments" must be, on a machine that is busy with other tests.
 MOMENTS = 5.0
@@ -61,18 +62,31 @@ class Reader:
         self.cursor: str | None = None
         #: The longest that one call waits. A long one shows whether the backend wakes by itself.
         self.call = 2.0
+        #: The backend that answered last, its cursor, and when: a reset must be due only there.
+        self._given: tuple[Backend, str, float] | None = None
 
     def start(self) -> Reader:
         """Read from now on."""
+        began = boottime()
         self.cursor = self.backend.changes(None, 0.0).cursor
+        self._given = (self.backend, self.cursor, began)
         return self
 
     def read(self, timeout: float) -> None:
-        """Make one call."""
+        """Make one call; a reset must be due, where the cursor is of this reader and backend.
+
+        Raises: ``ResetNotDue``.
+        """
+        began = boottime()
         changes = self.backend.changes(self.cursor, timeout)
+        if changes.reset and self._given is not None:
+            backend, cursor, since = self._given
+            if backend is self.backend and cursor == self.cursor:
+                accept_reset(backend, since, began, timeout)
         self.received += changes.events
         self.resets += changes.reset
         self.cursor = changes.cursor
+        self._given = (self.backend, self.cursor, began)
 
     def until(
         self,

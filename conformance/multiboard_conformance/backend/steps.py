@@ -77,10 +77,12 @@ class Acquire(Step):
     def do(self, both: SideBySide) -> None:
         attempt = both.claim()
 
-        def acquire(side: Side) -> Lease:
-            lease = side.actors[self.actor].acquire(self.key, "me", attempt, self.expires_in)
+        def acquire(side: Side) -> Any:
+            lease = side.actors[self.actor].acquire(
+                self.key, f"w{self.actor}", attempt, self.expires_in
+            )
             _note(side, lease)
-            return lease
+            return [lease, lease.claim_id]
 
         both.both(str(self), acquire)
 
@@ -102,10 +104,12 @@ class AcquireNext(Step):
         attempts = [both.claim() for _ in range(self.number)]
 
         def acquire(side: Side) -> Any:
-            won = side.actors[self.actor].acquire_next("me", attempts, self.expires_in)
+            won = side.actors[self.actor].acquire_next(
+                f"w{self.actor}", attempts, self.expires_in
+            )
             for _, lease in won:
                 _note(side, lease)
-            return [*won, len({lease.claim_id for _, lease in won})]
+            return [*won, sorted(lease.claim_id for _, lease in won)]
 
         both.both(str(self), acquire)
 

@@ -65,6 +65,10 @@ class History:
         self._operations: list[Operation] = []
         self._report = report
         self._number = 0
+        #: A fault may be made on this board: whoever reads its feed may receive a reset.
+        self.disturbed = False
+        #: How many resets its readers received, and what was not judged for that.
+        self.resets = 0
 
     def invoke(self, who: str, verb: str, args: Mapping[str, Any]) -> Operation:
         """Note that an operation begins."""

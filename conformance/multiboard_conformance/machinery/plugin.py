@@ -31,6 +31,8 @@ _BOARD = pytest.StashKey[Board]()
 _SUITE = pytest.StashKey["Suite"]()
 #: Seconds that the fixtures of a check took before it began.
 _PREPARED = pytest.StashKey[float]()
+#: What a check counted.
+_MEASURED = pytest.StashKey[dict[str, float]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -114,6 +116,9 @@ class Suite:
         board = item.stash.get(_BOARD, None)
         took = report.duration + (item.stash.get(_PREPARED, 0.0) if report.when == "call" else 0.0)
         outcome = v.Outcome(item.name, ids, v.PASSED, took)
+        outcome.measured = dict(item.stash.get(_MEASURED, {}))
+        if board is not None and board.history.resets:
+            outcome.measured["resets"] = board.history.resets
         if report.skipped:
             outcome.verdict, outcome.why = v.NOT_EXERCISED, _reason(report)
         elif report.failed:
@@ -190,10 +195,15 @@ def harness(suite: Suite) -> Harness:
     return suite.harness
 
 
+#: The fixtures with which a check can make a fault.
+_FAULTS = frozenset({"harness", "proxy", "faulty"})
+
+
 @pytest.fixture
 def board(request: pytest.FixtureRequest, store: Store) -> Iterator[Board]:
     """Return a board of a name that nobody used before."""
     board = Board(store)
+    board.history.disturbed = not _FAULTS.isdisjoint(request.fixturenames)
     show(request, board)
     yield board
     board.close()
@@ -202,6 +212,11 @@ def board(request: pytest.FixtureRequest, store: Store) -> Iterator[Board]:
 def show(request: pytest.FixtureRequest, board: Board) -> None:
     """Let a failure of this check print the operations of a board that several checks share."""
     request.node.stash[_BOARD] = board
+
+
+def measure(request: pytest.FixtureRequest, **counted: float) -> None:
+    """Put what a check counted into the report, by names of its choice."""
+    request.node.stash.setdefault(_MEASURED, {}).update(counted)
 
 
 @pytest.fixture
