@@ -158,7 +158,9 @@ def _run(options: argparse.Namespace, argv: Sequence[str], store: Store) -> int:
     result = v.FAILED if broken_off and results.ran() else results.result()
     seconds = round(time.monotonic() - began, 1)
     effort = "quick" if options.quick else "full"
-    print(f"\n{result}: {results.summary()} in {seconds} s ({effort}, seed {seed})")
+    print(
+        f"\n{results.headline(result)}: {results.summary()} in {seconds} s ({effort}, seed {seed})"
+    )
     made = report.of_backend(
         results, store, result=result, facts=facts, argv=argv, effort=effort, seed=seed,
         seconds=seconds,

@@ -225,16 +225,18 @@ def as_json(report: Mapping[str, Any]) -> str:
 def markdown(report: Mapping[str, Any], results: v.Results) -> str:
     """Return a report for people to read."""
     of_a_board = report["schema"] == BOARD_SCHEMA
-    lines = _of_board(report, results) if of_a_board else _of_backend(report)
+    lines = _of_board(report, results) if of_a_board else _of_backend(report, results)
     return "\n".join(lines) + "\n"
 
 
-def _of_backend(report: Mapping[str, Any]) -> list[str]:
+def _of_backend(report: Mapping[str, Any], results: v.Results) -> list[str]:
     backend, store = report["backend"], report["store"]
     lines = [
         f"# Conformance of {backend['class']}",
         "",
-        f"**{report['result']}**: " + _spelled(report["counts"]) + f", in {report['seconds']} s.",
+        f"**{results.headline(report['result'])}**: "
+        + _spelled(report["counts"])
+        + f", in {report['seconds']} s.",
         "",
         "| | |",
         "|---|---|",

@@ -133,6 +133,12 @@ class Results:
         counts = {verdict: len(self.all(verdict)) for verdict in verdicts}
         return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
 
+    def headline(self, result: str) -> str:
+        """Return a result with what it does not cover: how many checks were not exercised."""
+        left_out = len(self.all(NOT_EXERCISED))
+        checks = "check was" if left_out == 1 else "checks were"
+        return f"{result}, but {left_out} {checks} not exercised" if left_out else result
+
     def table(self) -> list[str]:
         """Return the lines that end a run: a verdict for each promise, and what was left out."""
         lines = []

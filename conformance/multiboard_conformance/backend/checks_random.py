@@ -62,9 +62,7 @@ _PROGRAM = st.lists(
 class _Runs:
     """The runs of one check: as many as time allows, never fewer than must be, and what failed."""
 
-    def __init__(
-        self, store: Store, board: Board, seconds: float, least: tuple[int, int]
-    ) -> None:
+    def __init__(self, store: Store, board: Board, seconds: float, least: tuple[int, int]) -> None:
         self._store = store
         self._board = board
         self._seconds = seconds

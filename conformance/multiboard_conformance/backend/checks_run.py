@@ -19,7 +19,8 @@ from multiboard_conformance.backend.reading import keys, listed
 from multiboard_conformance.harness import Harness
 from multiboard_conformance.machinery.judge import judge
 from multiboard_conformance.machinery.peers import Peer, WorkerGone
-from multiboard_conformance.machinery.plugin import Effort, need
+from multiboard_conformance.machinery.plugin import Effort, measure, need
+from multiboard_conformance.machinery.posting_spec import explain
 from multiboard_conformance.machinery.programs import churn, claim_id
 
 
@@ -71,7 +72,9 @@ def check_forked_child_uses_what_it_inherited(board: Board) -> None:
 
 
 @guarantee("RUN-1", "LEASE-1", "LEASE-2", "LEASE-3", "FEED-1")
-def check_history_of_many_processes(board: Board, effort: Effort) -> None:
+def check_history_of_many_processes(
+    request: pytest.FixtureRequest, board: Board, effort: Effort
+) -> None:
     """The history of processes that do random operations on few postings is a possible one."""
     backend, peers = board.open(), board.peers(3)
     names = [f"k{n}" for n in range(6)]
@@ -80,7 +83,7 @@ def check_history_of_many_processes(board: Board, effort: Effort) -> None:
     dice = effort.dice("history")
     rounds = effort.rounds(40, 300)
     together([functools.partial(_churn, peer, dice.random(), rounds, names) for peer in peers])
-    assert _judged(board, backend, reader, names) == []
+    assert _judged(request, board, backend, reader, names) == []
 
 
 def _churn(peer: Peer, seed: float, rounds: int, names: list[str]) -> None:
@@ -88,7 +91,9 @@ def _churn(peer: Peer, seed: float, rounds: int, names: list[str]) -> None:
 
 
 @guarantee("RUN-1", "LEASE-1", "LEASE-2")
-def check_history_of_many_threads(board: Board, effort: Effort) -> None:
+def check_history_of_many_threads(
+    request: pytest.FixtureRequest, board: Board, effort: Effort
+) -> None:
     """The history of threads that do random operations on one backend is a possible one."""
     backend = board.open()
     names = [f"k{n}" for n in range(4)]
@@ -98,16 +103,22 @@ def check_history_of_many_threads(board: Board, effort: Effort) -> None:
     rounds = effort.rounds(30, 200)
     act = functools.partial(churn, backend, rounds=rounds, keys=names, timed=60.0)
     together([functools.partial(act, holder=f"t{n}", seed=dice.random()) for n in range(4)])
-    assert _judged(board, backend, reader, names) == []
+    assert _judged(request, board, backend, reader, names) == []
 
 
-def _judged(board: Board, backend: Backend, reader: Reader, names: list[str]) -> list[str]:
+def _judged(
+    request: pytest.FixtureRequest, board: Board, backend: Backend, reader: Reader, names: list[str]
+) -> list[str]:
     """Read the feed to its end and the board, and judge the history."""
     live, trash = listed(backend), listed(backend, Shelf.TRASH)
     post(backend, "the-end")
     assert reader.until(lambda: reader.resets or reader.story("the-end"), 15.0)
     feed = None if reader.resets else reader.received
-    return judge(board.history, posted=names, live=live, trash=trash, feed=feed)
+    found = judge(board.history, posted=names, live=live, trash=trash, feed=feed)
+    # A judge of another kind, on the same history: where they disagree one of them is wrong.
+    violations, undecided = explain(board.history, names)
+    measure(request, histories=1, postings=len(names), undecided=len(undecided))
+    return found + [f"no linearization: {violation}" for violation in violations]
 
 
 @guarantee("RUN-1", "DIR-1")
@@ -143,7 +154,9 @@ def _fresh(store: Store, harness: Harness) -> Store:
 
 
 @guarantee("RUN-1", "DIR-1", "NEXT-1", "ERR-2")
-def check_killed_workers_lose_nothing(board: Board, effort: Effort) -> None:
+def check_killed_workers_lose_nothing(
+    request: pytest.FixtureRequest, board: Board, effort: Effort
+) -> None:
     """While workers are killed at any instant each posting is finished, and none twice."""
     backend = board.open()
     names = [f"k{n}" for n in range(effort.rounds(60, 300))]
@@ -173,7 +186,7 @@ def check_killed_workers_lose_nothing(board: Board, effort: Effort) -> None:
         0.2,
     )
     assert empty
-    assert _judged(board, backend, reader, names) == []
+    assert _judged(request, board, backend, reader, names) == []
 
 
 @guarantee("RUN-1", "DIR-3")

@@ -104,9 +104,7 @@ class AcquireNext(Step):
         attempts = [both.claim() for _ in range(self.number)]
 
         def acquire(side: Side) -> Any:
-            won = side.actors[self.actor].acquire_next(
-                f"w{self.actor}", attempts, self.expires_in
-            )
+            won = side.actors[self.actor].acquire_next(f"w{self.actor}", attempts, self.expires_in)
             for _, lease in won:
                 _note(side, lease)
             return [*won, sorted(lease.claim_id for _, lease in won)]

@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What the verbs of the primitives mean, as plain sequential code: the model of the random programs.
+"""What the verbs of the primitives mean, as plain sequential code: the random programs' model.
 
 It is written from the contract (:mod:`multiboard.primitives.interface`), shares no code with any
 backend, and is slow and short on purpose: one caller at a time, nothing is forgotten, nothing
@@ -212,9 +212,7 @@ class Board:
         job.due_at = now + delay
         return None
 
-    def remove(
-        self, lease: Lease, to: Shelf | None, now: float
-    ) -> errors.MultiboardError | None:
+    def remove(self, lease: Lease, to: Shelf | None, now: float) -> errors.MultiboardError | None:
         """End a lease with its posting, or put the posting on the trash shelf."""
         how = ChangeKind.TRASHED if to is TRASH else ChangeKind.REMOVED
         if self.ends.get((lease.key, lease.token)) is how:

@@ -18,6 +18,9 @@ from typing import Any
 from multiboard import errors
 from multiboard.primitives import Backend, Lease, NewPosting, Shelf, boottime
 
+#: Seconds of a timed lease that ends while a history goes on.
+SHORT = 0.06
+
 
 def claim_id() -> str:
     """Return a claim id for one attempt."""
@@ -59,17 +62,21 @@ def churn(
     keys: Sequence[str],
     timed: float,
 ) -> int:
-    """Do random operations on the keys, leases included; what fails is part of the story."""
+    """Do random operations on the keys, leases included; what fails is part of the story.
+
+    One lease in four is so short that it ends by itself.
+    """
     dice = random.Random(seed)
     held: dict[str, Lease] = {}
     for _ in range(rounds):
         key = dice.choice(keys)
         lease = held.get(key)
+        span = SHORT if dice.randrange(4) == 0 else timed
         try:
             if lease is None:
-                _churn_free(backend, dice, holder, key, held, timed)
+                _churn_free(backend, dice, holder, key, held, span)
             else:
-                _churn_held(backend, dice, lease, held, timed)
+                _churn_held(backend, dice, lease, held, span)
         except (errors.LeaseHeld, errors.LeaseLost, errors.PostingNotFound):
             held.pop(key, None)
     return len(held)

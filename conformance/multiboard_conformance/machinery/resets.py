@@ -28,8 +28,8 @@ class ResetNotDue(AssertionError):
 def accept_reset(backend: Any, since: float, called: float, timeout: float) -> None:
     """Count a reset that the feed of a backend reported, or raise where it was not due.
 
-    ``since`` is when the reader got the cursor that it passed, ``called`` when it made the call that
-    was to wait for ``timeout`` seconds at most; by boottime.
+    ``since`` is when the reader got the cursor that it passed, ``called`` when it made the call
+    that was to wait for ``timeout`` seconds at most; by boottime.
 
     Raises: ``ResetNotDue``.
     """
