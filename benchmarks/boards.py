@@ -99,6 +99,13 @@ def details(number: int) -> dict[str, Any]:
     }
 
 
+def specs(count: int) -> list[Any]:
+    """Return so many jobs in the form in which our boards take many at once."""
+    from multiboard.jobboard.job import JobSpec
+
+    return [JobSpec(f"job-{n}", None, details(n)) for n in range(count)]
+
+
 def post_all(board: Any, count: int) -> None:
     """Post jobs one by one, through TaskFlow's API."""
     for number in range(count):
@@ -113,10 +120,8 @@ def fill(contestant: Contestant, place: str, count: int) -> None:
     checks that its board sees all of them.
     """
     if contestant.ours:
-        from multiboard.jobboard.job import JobSpec
-
         with contestant.open(place) as board:
-            board.post_many(JobSpec(f"job-{n}", None, details(n)) for n in range(count))
+            board.post_many(specs(count))
     elif contestant.store == "redis":
         _fill_redis(contestant, place, count)
     elif contestant.store == "etcd":

@@ -27,6 +27,9 @@ IDLE = (0.05, 0.4)
 #: Seconds between two posts that others watch: they are through with one when the next comes.
 PACE = 0.05
 
+#: How many workers the crowds have.
+CROWDS = (1, 2, 4, 8)
+
 #: The board that this worker process has open.
 _open: contextlib.ExitStack = contextlib.ExitStack()
 _board: Any = None
@@ -57,6 +60,27 @@ def _leave() -> None:
 def _drain(who: str, begin_at: float) -> tuple[int, float]:
     time.sleep(max(0.0, begin_at - time.monotonic()))
     return drain_board(_board, who)
+
+
+def _take_all(who: str, begin_at: float) -> tuple[int, float]:
+    """Do what comes next until there is no more; return how many and when the last was done."""
+    time.sleep(max(0.0, begin_at - time.monotonic()))
+    done, ended = 0, begin_at
+    while jobs := _board.claim_next(who):
+        _board.consume(jobs[0], who)
+        done += 1
+        ended = time.monotonic()
+    return done, ended
+
+
+def _do_one(who: str, ours: bool) -> None:
+    """Do one job of a board that nobody else works on now."""
+    if ours:
+        job = _board.claim_next(who)[0]
+    else:
+        job = next(iter(_board.iterjobs(only_unclaimed=True, ensure_fresh=True)))
+        _board.claim(job, who)
+    _board.consume(job, who)
 
 
 def _wait_for_one() -> float:
@@ -94,6 +118,40 @@ def processes(run: Run) -> None:
         if sum(done for done, _ in answers) != count:
             raise RuntimeError(f"{contestant}: {answers} is not {count} jobs done once each")
         run.note(metric, contestant, count / (max(ended for _, ended in answers) - begin_at))
+
+
+def crowds(run: Run) -> None:
+    """Drain a board by 1, 2, 4 and 8 processes: how much they do together, and how evenly.
+
+    Ours takes what comes next, TaskFlow's is iterated. Each worker has done one job before the
+    clock starts, so that nobody is still loading the board.
+    """
+    count = run.sizes["crowds-jobs"]
+    for contestant in run.turns(_shared(run)):
+        for size in CROWDS:
+            who = (
+                f"{size} worker{'s' * (size > 1)}: claim_next (TaskFlow: iterjobs, claim), consume"
+            )
+            rate = Metric(f"crowd-{size}", f"Drain {count:,} jobs by {who}", "jobs/s", True)
+            share = Metric(f"least-{size}", f"Least served of {who}", "% of the mean", True)
+            workers = run.processes.some(size)
+            place = boards.new_place()
+            boards.fill(contestant, place, count + size)
+            together(workers, _come, contestant, place, count + size)
+            drain = _take_all if contestant.ours else _drain
+            for number, worker in enumerate(workers):
+                worker.ask(_do_one, f"worker-{number}", contestant.ours)
+            begin_at = time.monotonic() + 0.2
+            for number, worker in enumerate(workers):
+                worker.send(drain, f"worker-{number}", begin_at)
+            answers = [worker.answer() for worker in workers]
+            together(workers, _leave)
+            if sum(done for done, _ in answers) != count:
+                raise RuntimeError(f"{contestant}: {answers} is not {count} jobs done once each")
+            run.note(rate, contestant, count / (max(ended for _, ended in answers) - begin_at))
+            if size > 1:
+                least = min(done for done, _ in answers)
+                run.note(share, contestant, 100.0 * least * size / count)
 
 
 def wake_up(run: Run) -> None:

@@ -35,7 +35,9 @@ SCENARIOS: dict[str, Callable[[Run], None]] = {
     "post": scenarios.post,
     "drain": scenarios.drain,
     "claim-next": scenarios.claim_next,
+    "batches": scenarios.batches,
     "processes": crowds.processes,
+    "crowds": crowds.crowds,
     "wake": crowds.wake_up,
     "list": scenarios.listing,
     "watchers": crowds.watchers,
@@ -47,6 +49,8 @@ SIZES = {
     "claim-next": (300, "jobs drained by claim_next"),
     "processes": (3, "processes that drain together"),
     "processes-jobs": (600, "jobs that they drain"),
+    "crowds-jobs": (600, "jobs that each crowd of 1, 2, 4 and 8 drains"),
+    "batches": (1000, "jobs posted together, and then done 50 at a time"),
     "wake": (10, "jobs waited for in each repetition"),
     "list": (5000, "jobs listed"),
     "watchers": (8, "processes that watch a board"),
@@ -70,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         urls = {store: stack.enter_context(_url(store, options.redis_aof)) for store in stores}
         processes = stack.enter_context(WorkerProcesses())
         sizes = {name: getattr(options, name.replace("-", "_")) for name in SIZES}
-        run = Run(contestants(urls), options.repetitions, sizes, processes, report)
+        taking_part = [who for who in contestants(urls) if who.ours or not options.ours]
+        run = Run(taking_part, options.repetitions, sizes, processes, report)
         try:
             for name in options.scenarios or SCENARIOS:
                 SCENARIOS[name](_labelled(run, name))
@@ -131,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="start Redis with its append-only file, which a durable board needs",
     )
+    parser.add_argument("--ours", action="store_true", help="leave TaskFlow's own boards out")
     parser.add_argument("--json", action="store_true", help="print JSON, with the single samples")
     for name, (default, meaning) in SIZES.items():
         parser.add_argument(

@@ -66,10 +66,8 @@ def post(run: Run) -> None:
             boards.post_all(board, count)
             run.note(single, contestant, count / (time.perf_counter() - began))
         if contestant.ours:
-            from multiboard.jobboard.job import JobSpec
-
             with contestant.open(boards.new_place()) as board:
-                specs = [JobSpec(f"job-{n}", None, boards.details(n)) for n in range(count)]
+                specs = boards.specs(count)
                 began = time.perf_counter()
                 board.post_many(specs)
                 run.note(many, contestant, count / (time.perf_counter() - began))
@@ -166,6 +164,29 @@ def claim_next(run: Run) -> None:
                 elapsed = time.perf_counter() - began
             _expect(done, count)
             run.note(metric, contestant, count / elapsed)
+
+
+def batches(run: Run) -> None:
+    """Post many jobs in one call, then claim and consume them 50 at a time."""
+    count = run.sizes["batches"]
+    posting = Metric("batch-post", f"post_many({count:,}) (ours only)", "ms")
+    working = Metric("batch-work", "claim_next(50) and consume_many(50) (ours only)", "ms")
+    for contestant in run.turns([who for who in run.contestants if who.ours]):
+        with contestant.open(boards.new_place()) as board:
+            specs = boards.specs(count)
+            began = time.perf_counter()
+            board.post_many(specs)
+            run.note(posting, contestant, 1e3 * (time.perf_counter() - began))
+            await_jobs(board, count)
+            done, times = 0, []
+            while done < count:
+                began = time.perf_counter()
+                jobs = board.claim_next("worker", limit=50)
+                _expect(board.consume_many(jobs, "worker"), [None] * len(jobs))
+                times.append(1e3 * (time.perf_counter() - began))
+                done += len(jobs)
+            _expect(done, count)
+            run.note(working, contestant, *times[1:-1])
 
 
 # -- listing -----------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from multiboard.primitives.settings import (
 )
 from multiboard.primitives.sockets import wait_for
 from multiboard.primitives.spent_claims import SpentClaims
+from multiboard.primitives.spread import Spread
 from multiboard.primitives.values import (
     Change,
     ChangeKind,
@@ -51,6 +52,7 @@ __all__ = [
     "Settings",
     "Shelf",
     "SpentClaims",
+    "Spread",
     "TlsSettings",
     "Traits",
     "Url",

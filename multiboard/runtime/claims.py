@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from multiboard import errors
-from multiboard.primitives import ChangeKind, Lease, Posting, Shelf, boottime
+from multiboard.primitives import ChangeKind, Lease, Posting, Shelf, Spread, boottime
 from multiboard.runtime.deadlines import Stamp
 from multiboard.runtime.guard import Guard
 from multiboard.runtime.lease_keeper import LeaseKeeper
@@ -62,6 +62,8 @@ class ClaimManager:
         # since asking the system for it costs as much as all the rest of a claim here.
         self._chance = os.urandom(12).hex()
         self._attempts = itertools.count(1)
+        #: Where to try next, on a store where the view shows what is free.
+        self._spread = Spread()
         #: A lost claim stays, so that its holder is refused.
         self._claims: OrderedDict[str, Claim] = OrderedDict()
 
@@ -101,7 +103,8 @@ class ClaimManager:
 
         Raises: as :meth:`multiboard.primitives.LeaseLock.acquire_next`.
         """
-        if not self.guard.traits.native_claim_next:
+        many = limit > 1 and self.guard.claims_many
+        if not (many or self.guard.traits.native_claim_next):
             taken = self._take_from_view(who, limit, expiry)
             if taken:
                 return taken
@@ -202,13 +205,19 @@ class ClaimManager:
     def _take_from_view(self, who: str, limit: int, expiry: float | None) -> list[Any]:
         self.view.load(self.guard.settings.operation_timeout)
         taken: list[Any] = []
-        for entry in self.view.entries():
+        free = (
+            entry
+            for entry in self.view.entries()
+            if entry.leased is None and entry.due_at <= boottime()
+        )
+        for entry in self._spread.over(free, lambda one: one.posting.key):
             if len(taken) == limit:
                 break
-            if entry.leased is None and entry.due_at <= boottime():
+            if entry.leased is None:  # by now
                 try:
                     self.acquire(entry.item, who, expiry)
                 except (errors.LeaseHeld, errors.LeaseLost, errors.PostingNotFound):
+                    self._spread.met()
                     continue  # somebody was faster, and the view will receive it
                 except errors.BackendError:
                     if taken:

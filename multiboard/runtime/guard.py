@@ -56,6 +56,11 @@ class Guard(Backend):
         return self.backend.traits
 
     @property
+    def claims_many(self) -> bool:
+        """Whether the backend has its own way to claim several postings at once."""
+        return type(self.backend).acquire_next is not Backend.acquire_next
+
+    @property
     def incarnation(self) -> str:
         return self.backend.incarnation
 

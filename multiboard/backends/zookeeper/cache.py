@@ -20,7 +20,8 @@ class Cache:
     """It is begun anew when the backend is opened, and in a forked child."""
 
     def __init__(self) -> None:
-        #: The serials of postings that nobody ever claimed: a claim of one needs no read before.
+        #: Of postings that nobody ever claimed, the transactions that made them: a claim of one
+        #: needs no read before.
         self._unclaimed: dict[str, int] = {}
         #: By the lease's name, the state that it stands for: no writer changes it while the lease
         #: is there.
@@ -31,10 +32,10 @@ class Cache:
         """Remember that nobody ever claimed these."""
         if len(self._unclaimed) > REMEMBERED:
             self._unclaimed = {}
-        self._unclaimed.update((posting.key, posting.serial) for posting in postings)
+        self._unclaimed.update((one.key, one.serial // records.PLACES) for one in postings)
 
     def take_unclaimed(self, key: str) -> int | None:
-        """Return the serial of a posting that nobody ever claimed, and forget it."""
+        """Return the transaction that made a posting that nobody ever claimed, and forget it."""
         return self._unclaimed.pop(key, None)
 
     def note_state(self, key: str, state: records.State | None) -> None:

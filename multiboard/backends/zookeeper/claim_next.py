@@ -6,8 +6,9 @@ This module imports kazoo, the primitives, the errors and its own siblings.
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from kazoo.protocol import serialization as wire
 
@@ -18,9 +19,11 @@ from multiboard.backends.zookeeper.cache import Cache
 from multiboard.backends.zookeeper.client import Client
 from multiboard.backends.zookeeper.directory import Directory
 from multiboard.backends.zookeeper.feed import Feed
-from multiboard.backends.zookeeper.leases import Contended, Leases
+from multiboard.backends.zookeeper.leases import Contended, Leases, Unclaimed
 from multiboard.backends.zookeeper.order import Entry
-from multiboard.primitives import FailureLog, Lease, Posting
+from multiboard.backends.zookeeper.seen import Seen
+from multiboard.backends.zookeeper.transactions import TOGETHER
+from multiboard.primitives import FailureLog, Lease, Posting, Spread
 
 LOG = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ class NextClaims:
         self._feed = feed
         self._directory = directory
         self._leases = leases
+        self._spread = Spread()
         self._passed_over = FailureLog(LOG, "A posting is passed over")
 
     def acquire_next(
@@ -59,12 +63,18 @@ class NextClaims:
         won = self._won_before(client, wanted, expires_in)
         feed.look_up(client)
         earliest = board.now(client).earliest if feed.has_delayed() else 0.0
-        for key, entry in feed.candidates(earliest):
-            if not wanted:
+        tried: set[str] = set()
+        while wanted:
+            block = self._block(earliest, min(len(wanted), TOGETHER), tried)
+            if not block:
                 break
-            pair = self._claim(client, key, records.Hold(holder, wanted[0], expires_in), entry)
-            if pair is not None:
-                wanted.pop(0)
+            tried.update(key for key, _ in block)
+            holds = [records.Hold(holder, claim_id, expires_in) for claim_id in wanted]
+            pairs = self._claim_block(client, block, holds)
+            if not all(pairs):
+                self._spread.met()
+            for pair in filter(None, pairs):
+                wanted.remove(pair[1].claim_id)
                 won.append(pair)
         if wanted:
             # That there is no more is true only if the server that replied is one of those that
@@ -87,12 +97,55 @@ class NextClaims:
         won.sort(key=lambda pair: pair[0].place)
         return won
 
-    def _claim(self, client: Client, key: str, hold: records.Hold, entry: Entry) -> Won | None:
-        """Lease one posting; None where another process has it, or where that can't be done."""
-        if entry.unclaimed:
-            pair = self._leases.claim_unclaimed(client, key, hold, entry.place[1])
+    def _block(
+        self, earliest: float, number: int, tried: Container[str]
+    ) -> list[tuple[str, Entry]]:
+        """Return the candidates to try next, as many as there are claims to make."""
+        untried = (one for one in self._feed.candidates(earliest) if one[0] not in tried)
+        found = list(itertools.islice(untried, number * self._spread.width))
+        blocks = [found[start : start + number] for start in range(0, len(found), number)]
+        return blocks[self._spread.pick([block[0][0] for block in blocks])] if blocks else []
+
+    def _claim_block(
+        self, client: Client, block: Sequence[tuple[str, Entry]], holds: Sequence[records.Hold]
+    ) -> list[Won | None]:
+        """Lease postings, in one transaction where that can be; None for what others have."""
+        if len(block) == 1:
+            ((key, entry),) = block
+            return [self._claim(client, key, holds[0], entry)]
+        claimed = [key for key, entry in block if not entry.unclaimed]
+        seen = dict(zip(claimed, self._board.look(client, claimed), strict=True))
+        now = self._board.time_for(client, seen.values())
+        known: dict[str, Seen | Unclaimed] = {}
+        for key, entry in block:
+            found = seen.get(key)
+            if entry.unclaimed:
+                known[key] = Unclaimed(key, entry.place[1] // records.PLACES)
+            elif isinstance(found, Seen) and not found.held(now):
+                known[key] = found
+        by_key = dict(zip([key for key, _ in block], holds, strict=False))
+        together = [(by_key[key], one) for key, one in known.items()]
+        pairs = dict(zip(known, self._leases.claim_together(client, together), strict=True))
+        return [
+            pairs.get(key) or self._claim(client, key, by_key[key], entry, refused=True)
+            for key, entry in block
+        ]
+
+    def _claim(
+        self, client: Client, key: str, hold: records.Hold, entry: Entry, *, refused: bool = False
+    ) -> Won | None:
+        """Lease one posting; None where another process has it, or where that can't be done.
+
+        It was ``refused`` already, as it was last seen.
+        """
+        if entry.unclaimed and not refused:
+            made_by = entry.place[1] // records.PLACES
+            pair = self._leases.claim_unclaimed(client, key, hold, made_by)
             if pair is not None:
                 return pair
+            refused = True
+        if refused and not self._feed.is_free(key):
+            return None  # the change by which it was refused was received before the refusal
         try:
             lease = self._leases.acquire(client, key, hold)
         except (errors.LeaseHeld, errors.PostingNotFound):

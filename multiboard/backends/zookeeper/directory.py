@@ -23,7 +23,7 @@ from multiboard.backends.zookeeper.errors import NodeExists, NoNode
 from multiboard.backends.zookeeper.feed import Feed
 from multiboard.backends.zookeeper.leases import TRIES
 from multiboard.backends.zookeeper.seen import Seen, is_unclaimed
-from multiboard.backends.zookeeper.transactions import Write, commit, commit_one
+from multiboard.backends.zookeeper.transactions import Write, commit, commit_one, commit_together
 from multiboard.backends.zookeeper.write_log import Added
 from multiboard.primitives import Damage, NewPosting, Posting, Shelf
 
@@ -45,9 +45,14 @@ class Directory:
     def add(
         self, postings: Sequence[NewPosting], shelf: Shelf
     ) -> Sequence[Posting | errors.MultiboardError]:
-        """Add postings or entities, each in a transaction of its own."""
+        """Add postings or entities."""
         if shelf is Shelf.ENTITIES:
             return [self._enter(new) for new in postings]
+        starts = range(0, len(postings), records.PLACES)
+        parts = [self._add(postings[start : start + records.PLACES]) for start in starts]
+        return [answer for part in parts for answer in part]
+
+    def _add(self, postings: Sequence[NewPosting]) -> list[Posting | errors.MultiboardError]:
         log = self._board.session.writes
         client = self._board.session.client()
         answers: dict[int, Posting | errors.MultiboardError] = {}
@@ -70,13 +75,16 @@ class Directory:
             elif applied is None:
                 indeterminate.append(index)
             else:
-                operations = self._add_operations(client, new)
+                operations = self._add_operations(client, new, len(writes))
                 writes[index] = (operations, log.marker("add", new.key))
         failures: list[errors.MultiboardError] = []
-        for index, outcome in zip(writes, commit(client, writes.values()), strict=True):
+        keys = [postings[index].key for index in writes]
+        outcomes = commit_together(client, list(writes.values()), keys)
+        for place, (index, outcome) in enumerate(zip(writes, outcomes, strict=True)):
             new = postings[index]
             if outcome.stat is not None:
-                answers[index] = self._added(new, outcome.stat)
+                serial = outcome.stat.mzxid * records.PLACES + place
+                answers[index] = self._added(new, serial, outcome.stat)
             elif outcome.refused is not None and isinstance(outcome.refused[1], NodeExists):
                 existing.append(index)
             else:
@@ -96,9 +104,9 @@ class Directory:
             self._note_added(new)
         return [answers[index] for index in range(len(postings))]
 
-    def _add_operations(self, client: Client, new: NewPosting) -> list[Any]:
+    def _add_operations(self, client: Client, new: NewPosting, place: int) -> list[Any]:
         paths = self._board.paths
-        job = records.Job(new.rank, new.body, new.delay)
+        job = records.Job(new.rank, new.body, new.delay, place=place)
         trashed = f"{paths.trash}/{new.key}"
         return [
             # Made and deleted at once: it is refused where the key is in the trash.
@@ -112,11 +120,11 @@ class Directory:
         added = Added(new.rank, digest, serial, created)
         self._board.session.writes.note_applied(("add", new.key), added)
 
-    def _added(self, new: NewPosting, stat: Any) -> Posting:
+    def _added(self, new: NewPosting, serial: int, stat: Any) -> Posting:
         # The marker was written in the same transaction: what it shows holds for the posting.
         when = stat.mtime / 1000.0
-        self._note_added(new, stat.mzxid, when)
-        posting = Posting(new.key, new.rank, stat.mzxid, new.body, 0, 0, when, when, new.delay)
+        self._note_added(new, serial, when)
+        posting = Posting(new.key, new.rank, serial, new.body, 0, 0, when, when, new.delay)
         self._cache.note_unclaimed([posting])
         return posting
 
@@ -317,7 +325,8 @@ class Directory:
             if outcome.results is not None:
                 stat = outcome.results[0]
                 when = float(stat.mtime) / 1000.0
-                return dataclasses.replace(found, serial=int(stat.mzxid), modified_on=when)
+                serial = job.serial(int(stat.mzxid))
+                return dataclasses.replace(found, serial=serial, modified_on=when)
         raise errors.Unavailable(f"posting {key!r} changes too fast")
 
     def purge(self, keys: Sequence[str], shelf: Shelf) -> Sequence[bool]:

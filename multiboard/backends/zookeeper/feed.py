@@ -347,7 +347,7 @@ class Feed:
             entries: dict[str, Entry | None] = {}
             for key, seen in zip(part, self._board.look(client, part), strict=True):
                 if isinstance(seen, Seen):
-                    place = (seen.job.rank, seen.stat.czxid)
+                    place = (seen.job.rank, seen.serial)
                     entries[key] = Entry(place, seen.due, seen.state_stat is None)
                 else:
                     entries[key] = None
@@ -387,6 +387,11 @@ class Feed:
         """Return the keys of the postings that are leased under one of these claim marks."""
         with self.changed:
             return [lease.key for lease in self._leases.values() if lease.mark in marks]
+
+    def is_free(self, key: str) -> bool:
+        """Return whether a posting is live and unleased, as of the events received so far."""
+        with self.changed:
+            return self._order is None or (key in self._order and key not in self._leases)
 
     def candidates(self, earliest: float) -> Iterator[tuple[str, Entry]]:
         """Walk over the postings that are due and unleased, in order, as of each step."""

@@ -21,7 +21,7 @@ from multiboard.backends.zookeeper.client import Client
 from multiboard.backends.zookeeper.errors import NodeExists
 from multiboard.backends.zookeeper.leases import TRIES, loss_of
 from multiboard.backends.zookeeper.seen import Seen, died, was_released
-from multiboard.backends.zookeeper.transactions import Write, commit, commit_one
+from multiboard.backends.zookeeper.transactions import Write, commit_one, commit_together
 from multiboard.primitives import Damage, Lease
 
 RELEASE, REMOVE, TRASH = "release", "remove", "trash"
@@ -65,7 +65,9 @@ class LeaseEndings:
                 operations = self._end_operations(client, lease, how, delay, found)
                 writes[index] = (operations, log.marker(how, lease.key))
         failures: list[errors.MultiboardError] = []
-        for index, outcome in zip(writes, commit(client, writes.values()), strict=True):
+        keys = [leases[index].key for index in writes]
+        outcomes = commit_together(client, list(writes.values()), keys)
+        for index, outcome in zip(writes, outcomes, strict=True):
             what = (how, records.lease_name(leases[index]))
             if outcome.stat is not None:
                 self._ended(what, leases[index])
@@ -167,7 +169,7 @@ class LeaseEndings:
             seen.job.rank,
             seen.job.body,
             seen.job.created or seen.stat.ctime,
-            seen.stat.czxid,
+            seen.serial,
             state.attempts,
             state.deaths,
             state.token,

@@ -25,8 +25,8 @@ This module imports kazoo, the primitives, the errors and its own siblings.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from kazoo.protocol import serialization as wire
 
@@ -36,11 +36,24 @@ from multiboard.backends.zookeeper.board import Board
 from multiboard.backends.zookeeper.cache import Cache
 from multiboard.backends.zookeeper.client import Client
 from multiboard.backends.zookeeper.seen import Now, Seen
-from multiboard.backends.zookeeper.transactions import Outcome, Write, commit, commit_one
+from multiboard.backends.zookeeper.transactions import (
+    Outcome,
+    Write,
+    commit,
+    commit_one,
+    commit_together,
+)
 from multiboard.primitives import Damage, Lease, Posting
 
 #: How often a step is retried because another writer was faster, each time at something else.
 TRIES = 30
+
+
+class Unclaimed(NamedTuple):
+    """A posting that nobody ever claimed, and the transaction that made it."""
+
+    key: str
+    made_by: int
 
 
 class Contended(errors.Unavailable):
@@ -68,7 +81,7 @@ class Leases:
             lease = self.claim(client, key, hold, serial)
             if lease is not None:
                 return lease
-        for attempt in range(TRIES):
+        for attempt in range(0 if serial is None else 1, TRIES):
             # The second time another claim was faster, or the server is behind: read fresh.
             seen = self._board.look(client, [key], fresh=attempt > 0)[0]
             if not isinstance(seen, Seen):
@@ -122,10 +135,40 @@ class Leases:
             job, stat = records.Job.decode(live[0]), live[1]
         except (ValueError, TypeError):
             return None  # somebody overwrote it this very moment
-        created, claimed = (job.created or stat.ctime) / 1000.0, outcome.stat.mtime / 1000.0
-        serial = stat.czxid
-        posting = Posting(key, job.rank, serial, job.body, 1, 0, created, claimed, 0.0, lease)
-        return posting, lease
+        return _claimed(job, stat, state, outcome, lease), lease
+
+    def claim_together(
+        self, client: Client, wanted: Sequence[tuple[records.Hold, Seen | Unclaimed]]
+    ) -> list[tuple[Posting, Lease] | None]:
+        """Lease postings as they were seen, and read them; None for those that are otherwise."""
+        states, writes, paths = [], list[Write](), []
+        for hold, known in wanted:
+            base = known if isinstance(known, Seen) else known.made_by
+            state, operations = self._claim_operations(client, known.key, hold, base)
+            marker = self._board.session.writes.marker("claim", known.key)
+            states.append(state)
+            writes.append((operations, marker))
+            paths.append(f"{self._board.paths.live}/{known.key}")
+        outcomes = commit_together(client, writes, [known.key for _, known in wanted])
+        leases: list[Lease | None] = []
+        for (hold, known), state, outcome in zip(wanted, states, outcomes, strict=True):
+            self._raise_error(client, outcome, hold)
+            won = outcome.stat is not None
+            leases.append(self._leased(client, known.key, hold, state) if won else None)
+        # What is read behind the claims no other process can take away.
+        won_paths = [path for path, lease in zip(paths, leases, strict=True) if lease is not None]
+        replies = iter(client.read(won_paths) if won_paths else ())
+        pairs: list[tuple[Posting, Lease] | None] = []
+        for lease, state, outcome in zip(leases, states, outcomes, strict=True):
+            pairs.append(None)
+            if lease is not None:
+                try:
+                    data, stat = next(replies)
+                    posting = _claimed(records.Job.decode(data), stat, state, outcome, lease)
+                    pairs[-1] = posting, lease
+                except (ValueError, TypeError):
+                    pass  # somebody overwrote it this very moment
+        return pairs
 
     def _raise_error(self, client: Client, outcome: Outcome, hold: records.Hold) -> None:
         """Raise why a claim failed; by a session lease, that the session ended goes first."""
@@ -206,6 +249,24 @@ class Leases:
                 raise errors.LeaseLost(lease.key, lease.token)
             return Lease(lease.key, hold.holder, hold.claim_id, lease.token, None, hold.expires_in)
         raise errors.Unavailable(f"the lease on {lease.key!r} changes too fast")
+
+
+def _claimed(
+    job: records.Job, stat: Any, state: records.State, outcome: Outcome, lease: Lease
+) -> Posting:
+    """Return a posting that was just claimed."""
+    return Posting(
+        lease.key,
+        job.rank,
+        job.serial(stat.czxid),
+        job.body,
+        state.attempts,
+        state.deaths,
+        (job.created or stat.ctime) / 1000.0,
+        outcome.stat.mtime / 1000.0,
+        0.0,
+        lease,
+    )
 
 
 def loss_of(lease: Lease, seen: Seen | Damage | None, now: Now) -> errors.MultiboardError | None:

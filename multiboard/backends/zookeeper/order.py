@@ -38,6 +38,9 @@ class Order:
         #: How many of the known ones have a time before which they are not handed out.
         self.delayed = 0
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._known or key in self.unknown
+
     def add(self, key: str) -> None:
         """Note a posting that has not been looked up yet."""
         self.discard(key)

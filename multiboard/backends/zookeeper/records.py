@@ -5,7 +5,7 @@
 
     ROOT/board:NAME             {"incarnation": I}; '/' in the name is ':', so boards never nest
       /I/                       a board that was made anew has other paths: no old client meets it
-        live/KEY                a posting; never written again; its czxid is the serial
+        live/KEY                a posting; never written again; its czxid begins the serial
         states/KEY              what changes: token, attempts, deaths; made by the first claim
         states/KEY/BORN         an id of the state, for the claims after the first
         leases/KEY~TOKEN~CLAIM~KIND   the lease is current as long as this node is there
@@ -33,6 +33,8 @@ from typing import Any, NamedTuple
 
 from multiboard.primitives import Lease, Posting
 
+#: Postings that are made in one transaction: a serial is its number times this, plus the place.
+PLACES = 512
 #: What takes the place of a node's data where the node itself can't be deleted, because somebody
 #: put nodes of their own under it.
 GONE = b"gone"
@@ -141,10 +143,14 @@ class Job:
     delay: float = 0.0
     #: Milliseconds by the server's clock, where the node is not as old as the posting.
     created: int | None = None
+    #: Its place among those that were made in the same transaction.
+    place: int = 0
 
     def encode(self) -> bytes:
         """Return the node's data."""
         header: dict[str, Any] = {"rank": self.rank}
+        if self.place:
+            header["place"] = self.place
         if self.delay > 0:
             header["delay"] = self.delay
         if self.created is not None:
@@ -157,7 +163,14 @@ class Job:
         header, body = _split(data)
         created = _number(header, "created") if "created" in header else None
         delay = _number(header, "delay", kind=float) if "delay" in header else 0.0
-        return cls(_number(header, "rank"), body, delay, created)
+        place = _number(header, "place") if "place" in header else 0
+        if place >= PLACES:
+            raise ValueError(f"its place is {place!r}")
+        return cls(_number(header, "rank"), body, delay, created, place)
+
+    def serial(self, zxid: int) -> int:
+        """Return the posting's serial, by the transaction that made its node."""
+        return zxid * PLACES + self.place
 
 
 @dataclass(frozen=True, slots=True)

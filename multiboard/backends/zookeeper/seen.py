@@ -39,6 +39,11 @@ class Seen:
     hold_stat: Any = None
 
     @property
+    def serial(self) -> int:
+        """The posting's serial."""
+        return self.job.serial(int(self.stat.czxid))
+
+    @property
     def lease_name(self) -> str | None:
         """The name of the node of the lease that was given last and not released."""
         if self.state is None or self.state.lease is None:
@@ -107,8 +112,9 @@ class Seen:
     def tallies(self) -> tuple[int, int, int]:
         """Token, attempts and deaths, were the lease over that was given last.
 
-        Tokens begin above the posting's serial. Each claim is a transaction of its own, so the
-        serial of a posting of the same key that is made later is above all of them.
+        Tokens begin above the number of the transaction that made the posting. No transaction
+        claims a posting twice, so that of a posting of the same key that is made later is above
+        all of them.
         """
         if self.state is None:
             return int(self.stat.czxid), 0, 0
@@ -128,7 +134,7 @@ class Seen:
         return Posting(
             self.key,
             self.job.rank,
-            self.stat.czxid,
+            self.serial,
             self.job.body,
             attempts,
             deaths,

@@ -8,6 +8,8 @@ This module imports the primitives.
 
 from __future__ import annotations
 
+from typing import Any
+
 from multiboard.primitives import interrupts
 
 
@@ -36,6 +38,17 @@ class Slots:
         if slot >= 0:
             with self._lock:
                 self._free.append(slot)
+
+    def settle(self, write: Any, applied: bool) -> bool:
+        """Note of an unconfirmed write whether it was applied; return whether nobody had before.
+
+        What another thread read of the slot after that may be of another write.
+        """
+        with self._lock:
+            first = write.applied is None
+            if first:
+                write.applied = applied
+            return first
 
     def path(self, session_id: str, slot: int) -> str:
         """Return the path of a slot's node."""

@@ -23,6 +23,10 @@ from multiboard.backends.zookeeper.errors import ABOUT_NODES, NOT_THE_CAUSE, Boa
 
 #: Transactions in flight at once.
 WRITE_WINDOW = 64
+#: Writes in one transaction: while the servers agree on it nobody else's is applied.
+TOGETHER = 100
+#: Bytes in one transaction; the servers drop the connection over a request of 1 MiB.
+REQUEST = 500_000
 
 #: The operations of a transaction, and its commit marker.
 Write = tuple[Sequence[Any], bytes | None]
@@ -30,11 +34,16 @@ Write = tuple[Sequence[Any], bytes | None]
 
 @dataclass
 class UnconfirmedWrite:
-    """A write whose reply was lost, and where its commit marker would be."""
+    """A write whose reply was lost, and where its commit marker would be.
+
+    Those that were sent as one transaction share it.
+    """
 
     client: Client
     slot: int
     marker: bytes
+    #: Whether it was applied, once that was found out: from then on others write to the slot.
+    applied: bool | None = None
 
 
 @dataclass
@@ -75,6 +84,58 @@ def commit(client: Client, writes: Iterable[Write]) -> list[Outcome]:
         waiting.append((client.submit(request), operations, slot, marker))
     outcomes.extend(_outcome(client, *item) for item in waiting)
     return outcomes
+
+
+def commit_together(client: Client, writes: Sequence[Write], keys: Sequence[str]) -> list[Outcome]:
+    """Apply writes in order, as few transactions as they fit in; return the outcome of each.
+
+    Each is about the posting of its key. A transaction that the server refuses because of one of
+    its writes changed nothing: then each of them is a transaction of its own. All have a commit
+    marker.
+    """
+    outcomes: list[Outcome] = []
+    for part in _parts(writes, keys):
+        broken = outcomes[-1].error if outcomes else None
+        if broken is not None:
+            unsent = errors.Unavailable(f"not sent: {broken}")
+            outcomes.extend(Outcome(error=unsent) for _ in part)
+            continue
+        if len(part) > 1:
+            operations = [operation for write in part for operation in write[0]]
+            # One that stands for all of them: it is the marker of no other transaction.
+            whole = commit_one(client, operations, part[0][1])
+            if whole.stat is not None or _lost(whole):
+                outcomes.extend([whole] * len(part))
+                continue
+        outcomes.extend(commit(client, part))
+    return outcomes
+
+
+def _lost(outcome: Outcome) -> bool:
+    """Return whether a write has no reply, or can't be sent: others fare no better."""
+    return isinstance(outcome.error, (errors.Unavailable, errors.Indeterminate, errors.Closed))
+
+
+def _parts(writes: Sequence[Write], keys: Sequence[str]) -> Iterable[list[Write]]:
+    """Part writes so that each part fits into a request, and has each key once."""
+    part: list[Write] = []
+    inside: set[str] = set()
+    size = 0
+    for write, key in zip(writes, keys, strict=True):
+        more = sum(_size(operation) for operation in write[0])
+        if part and (len(part) == TOGETHER or size + more > REQUEST or key in inside):
+            yield part
+            part, inside, size = [], set(), 0
+        part.append(write)
+        inside.add(key)
+        size += more
+    if part:
+        yield part
+
+
+def _size(operation: Any) -> int:
+    """Return about how many bytes an operation takes in a request, and in the server's log."""
+    return 100 + 2 * len(operation.path) + len(getattr(operation, "data", None) or b"")
 
 
 def commit_one(client: Client, operations: Sequence[Any], marker: bytes | None = None) -> Outcome:
@@ -132,15 +193,17 @@ def was_applied(client: Client, write: UnconfirmedWrite) -> bool | None:
 
     The read is behind the write in the order of the session, whatever server replies to it.
     """
-    if write.client is not client or client.ended:
-        return None
+    if write.applied is not None or write.client is not client or client.ended:
+        return write.applied
     try:
         found = client.linearizable([wire.GetData(client.slots.path(client.id, write.slot), None)])
     except BoardGone:
         return None
     [node] = found
-    client.slots.made.discard(write.slot)
-    if not isinstance(node, Exception):
-        client.slots.made.add(write.slot)
-    client.slots.free(write.slot)
-    return not isinstance(node, Exception) and node[0] == write.marker
+    there = not isinstance(node, Exception)
+    if client.slots.settle(write, there and node[0] == write.marker):
+        client.slots.made.discard(write.slot)
+        if there:
+            client.slots.made.add(write.slot)
+        client.slots.free(write.slot)
+    return write.applied
