@@ -44,6 +44,7 @@ class Leases:
         #: The outcome of an attempt to claim is unknown.
         self._unconfirmed = False
         self._spent = primitives.SpentClaims()
+        self._spread = primitives.Spread()
 
     # -- leasing ---------------------------------------------------------------------------------
 
@@ -145,13 +146,16 @@ class Leases:
         while wanted:
             self._decide_due()
             with feed.changed:
-                first = feed.order.first(min(len(wanted), STEPS), tried)
+                number = min(len(wanted), STEPS)
+                found = feed.order.first(number * self._spread.width, tried)
                 news = feed.order.news
-            if not first:
+            if not found:
                 if synced or not self._catch_up(news):
                     break
                 synced = True
                 continue
+            blocks = [found[start : start + number] for start in range(0, len(found), number)]
+            first = blocks[self._spread.pick([block[0].key for block in blocks])]
             compare = [] if synced else [messages.unchanged(board.keys.news, news)]
             pairs = list(zip(first, wanted, strict=False))
             claims = []
@@ -169,6 +173,8 @@ class Leases:
                 self._catch_up(news)
                 synced = True
                 continue
+            if not all(outcome.done for outcome in outcomes):
+                self._spread.met()
             for (seen, claim_id), (_, head, hold), outcome in zip(
                 pairs, claims, outcomes, strict=True
             ):
