@@ -54,8 +54,12 @@ class Maker(abc.ABC):
         conf = {"board": self.kind, **self.at(place, address), **more}
         return backends.fetch("board", conf)
 
-    def mixed(self, place: str, mixin: type) -> Any:
+    def mixed(
+        self, place: str, mixin: type, address: tuple[str, int] | None = None, **more: Any
+    ) -> Any:
         """Make the board at a place over a backend with ``mixin`` before it; it is not connected.
+
+        It is reached by another address where one is given; ``more`` are settings of the backend.
 
         Raises: ``NotSupported`` where the board has no backend of multiboard's.
         """
@@ -251,8 +255,10 @@ class MultiboardMaker(Maker):
     def address(self) -> tuple[str, int] | None:
         return self._store.address()
 
-    def mixed(self, place: str, mixin: type) -> Any:
-        conf = self.at(place, None)
+    def mixed(
+        self, place: str, mixin: type, address: tuple[str, int] | None = None, **more: Any
+    ) -> Any:
+        conf = {**self.at(place, address), **more}
         backend = loading.load(conf.pop("url"), **conf)
         chosen = type(mixin.__name__, (mixin, type(backend)), {})
         return backends.fetch("board", {"board": self.kind}, client=chosen(backend.settings))

@@ -179,6 +179,56 @@ _ALL = (
         "reported as another's (NotFound), and repeated it ends.",
         "A worker that gets NotFound for its finished job reports work as lost that was done.",
     ),
+    Promise(
+        "BOARD-30",
+        "A board that may have lost a claim reports LEASE_LOST, once, before anybody else can have "
+        "the job, whether its store is silent, slow or refuses; and never of a claim that ended "
+        "by its owner's will.",
+        "Two workers run one job side by side, and the first of them never learns of it.",
+    ),
+    Promise(
+        "BOARD-31",
+        "A board relies on a claim for less than the store granted, counted from the request; "
+        "while it holds claims it renews them in time for a second attempt.",
+        "The claim ends on the server while its holder works on; or one lost packet costs it.",
+    ),
+    Promise(
+        "BOARD-32",
+        "What a board leased and nobody holds is given back when the store answers again: a claim "
+        "that nobody received, that was reported lost, or that its owner could not give back.",
+        "The session is kept for other jobs, and this one is locked for as long as the process "
+        "lives.",
+    ),
+    Promise(
+        "BOARD-33",
+        "What had no answer is repeated as one and the same operation; where it has none in the "
+        "end it is reported as unknown, never as done, refused or gone.",
+        "A job is done twice, or not at all, and the caller was told otherwise.",
+    ),
+    Promise(
+        "BOARD-34",
+        "claim_next() hands out the first jobs of the order that are due, to each worker others; "
+        "it wakes when one becomes free and passes over what can't be read.",
+        "Workers sleep beside work, or urgent jobs wait behind others.",
+    ),
+    Promise(
+        "BOARD-35",
+        "A forked process and its parent share nothing: both go on, each keeps its own claims "
+        "past the time-out, and the end of the child frees its own only.",
+        "Servers fork their workers after they connected.",
+    ),
+    Promise(
+        "BOARD-36",
+        "A listing that took its time hides nothing that was posted meanwhile and shows nothing "
+        "that went; each change of a job is reported once, by its kind and in order.",
+        "A view with a ghost or a hole keeps it until somebody restarts the worker.",
+    ),
+    Promise(
+        "BOARD-37",
+        "After the loss of a session no claim that lived by it stands, one that was under way "
+        "neither, and the conductors that were registered are shown again.",
+        "A worker goes on with a job that another has, and operators see no worker at all.",
+    ),
 )
 
 #: Every promise by its id.

@@ -7,19 +7,21 @@ ends there too. Imports TaskFlow and the suite's own modules.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from taskflow import exceptions as excp
 from taskflow import states
 
 from multiboard_conformance.jobboard.expect import eventually
+from multiboard_conformance.jobboard.faults import Faults, faulty, passes, refused
 from multiboard_conformance.jobboard.fetch import Maker, new_place
 from multiboard_conformance.machinery.proxy import Mode, Proxy
 from multiboard_conformance.results import NotExercised, NotSupported
@@ -63,6 +65,32 @@ class Scene:
         board.connect()
         return board
 
+    def faulty(self, *, away: bool = False, **conf: Any) -> tuple[Any, Faults]:
+        """Connect a board over a backend whose calls can be tampered with; return both.
+
+        One that is ``away`` stands behind the proxy, where the store has a server.
+        """
+        faults = Faults()
+        address = self.proxy.address if away and self.maker.address else None
+        board = self.maker.mixed(self.place, faulty(faults), address, **conf)
+        board.connect()
+        return board, faults
+
+    @contextlib.contextmanager
+    def cut_off(self, faults: Faults) -> Iterator[None]:
+        """Let the session of the board that is away end: meanwhile nobody renews it.
+
+        A client that renews by itself is stopped by its network, not by its caller.
+        """
+        faults.set(refused, "keepalive")
+        if self._proxy is not None:
+            self._proxy.set(Mode.BLACK_HOLE)
+        try:
+            yield
+        finally:
+            self.heal()
+            faults.set(passes, "keepalive")
+
     def beside(self, *names: str) -> list[Any]:
         """Make connected boards whose names lie in one folder."""
         top = self.place.partition("/")[0]
@@ -79,12 +107,17 @@ class Scene:
             self._proxy.__enter__()
         return self._proxy
 
+    def next_proxy(self) -> NthReply:
+        """Put another proxy before the server, for the boards that are made from now on."""
+        self._proxy = None
+        return self.proxy
+
     def alone(self) -> Any:
         """Connect a board through a proxy of its own: what is lost there is no other board's.
 
         It has worked before, so that one call is one request: no script has to be loaded any more.
         """
-        self._proxy = None
+        self.next_proxy()
         board = self.board(proxied=True)
         job = board.post("before")
         board.claim(job, "me")
@@ -130,6 +163,53 @@ class Scene:
             process.join()
 
         return kill
+
+
+#: Seconds for which this process may not come to run, in a check whose order they may turn round.
+STALL = 0.1
+
+
+def unless_stalled(once: Callable[[], None]) -> None:
+    """Judge an order of events; where it is broken while this process stood still, judge it anew.
+
+    Two threads of one process, one of which has a fifth of a second less to wait than the other,
+    may come to run in either order on a machine that lets both wait for longer than that.
+    """
+    for _ in range(3):
+        watch = _Watch()
+        try:
+            once()
+        except AssertionError:
+            if watch.longest() < STALL:
+                raise
+        else:
+            return
+        finally:
+            watch.stop()
+    once()
+
+
+class _Watch:
+    """A thread that finds out for how long this process did not come to run."""
+
+    def __init__(self) -> None:
+        self._stopped = threading.Event()
+        self._longest = 0.0
+        threading.Thread(target=self._run, name="conformance-watch", daemon=True).start()
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            slept_at = time.monotonic()
+            time.sleep(0.01)
+            self._longest = max(self._longest, time.monotonic() - slept_at)
+
+    def longest(self) -> float:
+        """Return the longest stall so far, in seconds."""
+        return self._longest
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped.set()
 
 
 # -- short words for checks --------------------------------------------------------------------
