@@ -5,6 +5,7 @@ Each is one or a few places of the source, replaced in a copy of the package. Wh
 found exactly once its mutant is stale, which is a failure: write it anew.
 """
 
+# ruff: noqa: E501 - a text is one line of the source, or it is not to be read
 from __future__ import annotations
 
 import pathlib

@@ -8,6 +8,7 @@ the suite's own modules.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from typing import Any
@@ -48,7 +49,7 @@ def check_claims_are_not_relied_on_for_too_long(scene: Scene) -> None:
     """Answers that take their time, the first deadline of a claim, and those with an expiry."""
     claims: list[tuple[str, Any, Faults]] = []
 
-    def begin(what: str, **claim: Any) -> tuple[Any, Any, Faults]:
+    def begin(what: str) -> tuple[Any, Any, Faults]:
         board, its = scene.faulty(session_timeout=str(SESSION))
         job = board.post(what)
         claims.append((what, job, its))
@@ -88,9 +89,7 @@ def check_claims_are_not_relied_on_for_too_long(scene: Scene) -> None:
 
 @promise("BOARD-31", deadline=60.0)
 def check_renewals_come_in_time_for_another(scene: Scene) -> None:
-    """They come twice within the time granted or more often, but not all the time, and each ends
-    while there is time for another; one that is refused is followed by others.
-    """
+    """Twice in the time granted or more often, each with a limit; a refused one is repeated."""
     granted = 2.0
     board, its = scene.faulty(session_timeout=str(granted))
     job = board.post("a")
@@ -98,7 +97,7 @@ def check_renewals_come_in_time_for_another(scene: Scene) -> None:
     eventually(lambda: len(its.renewals) >= 9, "the claim is renewed", 8 * granted)
     holds(job.lease is not None, "a claim that is renewed does not stand for its board")
     renewals = its.renewals[1:]
-    pairs = zip(renewals, renewals[1:], strict=False)
+    pairs = itertools.pairwise(renewals)
     pace = statistics.median(after.asked_at - before.asked_at for before, after in pairs)
     holds(
         granted / 20 <= pace <= granted / 2,

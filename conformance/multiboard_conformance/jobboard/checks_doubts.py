@@ -55,7 +55,7 @@ def check_claim_whose_first_answer_was_lost_is_had(scene: Scene) -> None:
         same(states.COMPLETE, job.state, "the state of a consumed job")
 
 
-def _is_given_back(board: Any, other: Any, job: Any, what: str) -> None:
+def _is_given_back(other: Any, job: Any, what: str) -> None:
     its = found(other, job)
     eventually(lambda: its.state == states.UNCLAIMED, f"a job is free again: {what}", 15.0)
     other.claim(its, "heir")
@@ -84,7 +84,7 @@ def check_claim_that_nobody_received_is_given_back(scene: Scene) -> None:
             wanted = excp.JobFailure if fault is faults.unanswered else KeyboardInterrupt
             same(wanted, type(answer), f"what {name} raised ({what})")
             its.heal()
-            _is_given_back(board, other, job, f"{name}, of which its caller got {what}")
+            _is_given_back(other, job, f"{name}, of which its caller got {what}")
 
 
 @promise("BOARD-32", deadline=90.0)
@@ -102,7 +102,7 @@ def check_claim_whose_owner_is_done_is_given_back(scene: Scene) -> None:
         same(excp.JobFailure, type(answer), f"what {act}() raised while the store is away")
         its.heal()
     for act, job in zip(acts, jobs, strict=True):
-        _is_given_back(board, other, job, f"{act}() had failed")
+        _is_given_back(other, job, f"{act}() had failed")
 
 
 @promise("BOARD-32", deadline=90.0)
@@ -117,7 +117,7 @@ def check_claim_that_was_reported_lost_is_given_back(scene: Scene) -> None:
     eventually(lambda: job.lease is None, "the claim counts as lost", 30.0)
     its.heal()
     board.claim(board.post("kept, and the session with it"), "me")
-    _is_given_back(board, other, job, "it was reported lost")
+    _is_given_back(other, job, "it was reported lost")
 
 
 @promise("BOARD-33", deadline=60.0)
@@ -175,9 +175,7 @@ def _is_away(what: str, board: Any, its: Faults, fault: Fault) -> None:
         "wait()": lambda: job.wait(0.2),
     }
     with ThreadPoolExecutor(len(calls)) as threads:
-        answers = {
-            name: threads.submit(within, 20.0, call, name) for name, call in calls.items()
-        }
+        answers = {name: threads.submit(within, 20.0, call, name) for name, call in calls.items()}
         for name, answer in answers.items():
             got = answer.result()
             if name != "wait()" or got is not False:

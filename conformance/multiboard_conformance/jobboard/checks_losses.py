@@ -79,7 +79,9 @@ def _inherit(heir: Any, holders: list[_Holder], heal: Callable[[], object]) -> N
                 continue
             claimed_at, lease = boottime(), job.lease
             same(None, answer, f"what the heir of {job.name!r} got")
-            same(None, lease, f"what {job.name!r}'s holder takes for its claim, which is the heir's")
+            same(
+                None, lease, f"what {job.name!r}'s holder takes for its claim, which is the heir's"
+            )
             reports = holder.losses(job)
             holds(
                 reports and reports[0] <= claimed_at,

@@ -66,7 +66,7 @@ def check_next_jobs_come_in_order(scene: Scene) -> None:
 @promise("BOARD-34")
 def check_workers_get_different_jobs(scene: Scene) -> None:
     """Boards that ask together share the jobs out, none twice and none left out."""
-    boards = list(_boards(scene).values()) + [scene.board()]
+    boards = [*_boards(scene).values(), scene.board()]
     posted = [boards[0].post(str(number)).name for number in range(24)]
 
     def work(board: Any) -> list[str]:

@@ -58,7 +58,9 @@ def check_first_listing_meets_changes(scene: Scene) -> None:
     board, its = scene.faulty()
     need(board, "lease_of")
     other = scene.board()
-    mine = {f"{who} {kind}": board.post(f"{who} {kind}") for kind in KINDS for who in ("we", "they")}
+    mine = {
+        f"{who} {kind}": board.post(f"{who} {kind}") for kind in KINDS for who in ("we", "they")
+    }
     theirs = {job.name: job for job in other.iterjobs(ensure_fresh=True)}
     listed, go_on = threading.Event(), threading.Event()
 
