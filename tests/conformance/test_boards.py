@@ -34,7 +34,7 @@ def run(folder: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[st
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,
         check=False,
     )
 
@@ -53,7 +53,7 @@ def verdicts(report: dict[str, Any]) -> dict[str, str]:
     return {name: entry["verdict"] for name, entry in report["promises"].items()}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(440)
 def test_our_board_keeps_every_promise(store_url: str, tmp_path: pathlib.Path) -> None:
     store = store_url.partition(":")[0]
     url = store_url.partition("?")[0]
@@ -103,6 +103,19 @@ def test_promises_are_listed(tmp_path: pathlib.Path) -> None:
     assert [line.split()[0] for line in printed.splitlines()] == list(PROMISES)
 
 
+def judged_by(program: str) -> tuple[list[str], str]:
+    """Run a program that judges a board; return its lines, sorted, and its errors."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    return sorted(done.stdout.splitlines()), done.stderr
+
+
 def test_check_that_hangs_or_dies_is_a_failure() -> None:
     program = """
 import os, threading, time
@@ -120,19 +133,12 @@ maker = fetch.make("multiboard", {"url": "memory://"})
 for outcome in runner.run_checks(checks, maker, 3):
     print(outcome.check, outcome.verdict, outcome.why)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=40,
-        check=False,
-    )
-    assert sorted(done.stdout.splitlines()) == [
+    lines, printed = judged_by(program)
+    assert lines == [
         "dies failed its process ended with status 3",
         "hangs failed no answer within 2 s",
         "raises failed KeyError: 'x'",
-    ], done.stderr
+    ], printed
 
 
 def test_board_that_looks_for_attempts_in_hand_is_found() -> None:
@@ -148,19 +154,12 @@ maker = fetch.make("multiboard", {"url": "memory://"})
 for outcome in runner.run_checks(checks, maker, 2):
     print(outcome.check, outcome.verdict, outcome.why)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=40,
-        check=False,
-    )
+    lines, printed = judged_by(program)
     why = "failed the owner of a job whose claim returned: expected 'me', found None"
-    assert sorted(done.stdout.splitlines()) == [
+    assert lines == [
         f"check_claim_that_returned_is_not_given_back {why}",
         f"check_next_job_that_was_claimed_is_not_given_back {why}",
-    ], done.stderr
+    ], printed
 
 
 # -- what is committed -------------------------------------------------------------------------
