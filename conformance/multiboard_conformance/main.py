@@ -71,8 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--taskflow-board",
-        choices=("redis", "zookeeper", "etcd", "multiboard"),
-        help="judge a jobboard through TaskFlow's own API, in place of a backend",
+        metavar="KIND",
+        help="judge a jobboard through TaskFlow's own API, in place of a backend: redis, zookeeper,"
+        " etcd or multiboard; or MODULE:CLASS, a subclass of jobboard.fetch.Maker",
     )
     parser.add_argument(
         "--conf", action="append", default=[], metavar="KEY=VALUE", help="that board's; url=... too"

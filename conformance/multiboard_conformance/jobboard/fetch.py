@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import importlib
 import importlib.metadata
 import uuid
 from collections.abc import Callable, Mapping
@@ -311,7 +312,18 @@ KINDS = tuple(_MAKERS)
 
 
 def make(kind: str, conf: Mapping[str, str]) -> Maker:
-    """Return the maker of a kind of boards."""
+    """Return the maker of a kind of boards, or of those that ``module:Class`` makes.
+
+    Raises: ``ValueError`` for a kind that is neither; what importing the module raises.
+    """
+    module, colon, name = kind.partition(":")
+    if colon:
+        maker = getattr(importlib.import_module(module), name, None)
+        if not (isinstance(maker, type) and issubclass(maker, Maker)):
+            raise ValueError(f"{kind} is no subclass of {Maker.__module__}.Maker")
+        return maker(conf)
+    if kind not in _MAKERS:
+        raise ValueError(f"--taskflow-board {kind}: it is one of {', '.join(KINDS)}, module:Class")
     return _MAKERS[kind](conf)
 
 
