@@ -92,6 +92,8 @@ def test_known_bugs_of_taskflows_board_are_found(redis_url: str, tmp_path: pathl
         ["redis", "--waive", "BOARD-1=so"],
         ["mysql"],
         ["multiboard", "--conf", "url=memory://", "-k", "no_check_has_this_name"],
+        ["no_such_module:Maker"],
+        ["json:JSONDecoder"],
     ],
 )
 def test_what_can_not_be_judged_is_2(tmp_path: pathlib.Path, arguments: list[str]) -> None:

@@ -1,8 +1,9 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The directives of the side-by-side page: TaskFlow's jobboards and ours, as they were judged.
+"""The directives that show jobboards as they were judged: TaskFlow's, ours, the prototypes.
 
 ``.. board-table::`` shows the verdict on each promise for each board, ``.. board-failures::`` what
-was seen where one was broken, ``.. board-runs::`` what was run and how to repeat it. All read
+was seen where one was broken, ``.. board-runs::`` what was run and how to repeat it. Each takes
+names of reports, or shows TaskFlow's boards and ours. All read
 ``conformance/reports/boards/*.json``, which ``tools/side-by-side`` writes.
 """
 
@@ -77,7 +78,7 @@ def run_rows(made: dict[str, dict[str, Any]]) -> Iterator[Sequence[str]]:
     clients = [
         [
             f"{name} {r['facts'][name]}"
-            for name in ("redis", "kazoo", "etcd3gw")
+            for name in ("redis", "kazoo", "etcd3gw", "rq", "tooz")
             if name in r["facts"]
         ]
         for r in every
@@ -89,6 +90,16 @@ def run_rows(made: dict[str, dict[str, Any]]) -> Iterator[Sequence[str]]:
 
 class _Table(ReportTable):
     folder, order, made_by = REPORTS, COLUMNS, "tools/side-by-side"
+    optional_arguments = 1
+    final_argument_whitespace = True
+
+    def _made(self) -> dict[str, dict[str, Any]]:
+        chosen = self.arguments[0].split() if self.arguments else COLUMNS
+        made = super()._made()
+        missing = [name for name in chosen if name not in made]
+        if missing:
+            raise self.error(f"no report of {missing}: {self.made_by}")
+        return {name: made[name] for name in chosen}
 
 
 class BoardTable(_Table):

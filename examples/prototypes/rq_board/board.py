@@ -1,8 +1,8 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """A TaskFlow jobboard on RQ: what can be had of it without changing RQ.
 
-A job of the board is an RQ job that no RQ worker runs. Its details are in the RQ job's ``meta``; its
-priority is the queue in which it stands. A claim is an RQ execution: the execution's id is the
+A job of the board is an RQ job that no RQ worker runs. Its details are in the RQ job's ``meta``;
+its priority is the queue in which it stands. A claim is an RQ execution: the execution's id is the
 proof, its key's time to live is the claim's, kept by a thread of this board as RQ's workers keep
 theirs. RQ's methods take a pipeline; the board opens it with WATCH, so that a claim, a consume or
 an abandonment is one transaction, which is undone where the claim has changed hands.
@@ -24,7 +24,6 @@ would change is refused.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import math
@@ -32,7 +31,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
 from typing import Any
 
 import redis
@@ -47,96 +45,14 @@ from taskflow import exceptions as excp
 from taskflow import states
 from taskflow.jobs import base
 
+from rq_board.job import PAUSE, RQJob, now, raising_job_failures
+
 LOG = logging.getLogger(__name__)
 
 #: Seconds for which a claim without an expiry outlives its board; a whole number.
 SESSION = 6
-#: Seconds between two looks at the board.
-PAUSE = 0.1
 #: The name of a function that is nowhere: no worker of RQ is meant to run these jobs.
 FUNCTION = "taskflow.job"
-
-
-def _failures(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Raise JobFailure where Redis fails, or the board is not connected."""
-
-    @functools.wraps(call)
-    def wrapper(self: Any, *arguments: Any, **more: Any) -> Any:
-        board = self if isinstance(self, RQJobBoard) else self.board
-        if not board.connected:
-            raise excp.JobFailure(f"the board {board.name!r} is not connected")
-        try:
-            return call(self, *arguments, **more)
-        except redis.RedisError as error:
-            raise excp.JobFailure(f"{call.__name__}: {error}") from error
-
-    return wrapper
-
-
-class RQJob(base.Job):
-    """One job; two objects of one job are equal."""
-
-    def __init__(self, board: RQJobBoard, stored: Job) -> None:
-        meta = stored.meta
-        super().__init__(
-            board,
-            meta["name"],
-            uuid=stored.id,
-            details=meta["details"],
-            backend=board.persistence,
-            book_data=meta["book"],
-        )
-        self._priority = base.JobPriority.convert(meta["priority"])
-        self._created_on = stored.created_at
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RQJob) and self.uuid == other.uuid
-
-    def __hash__(self) -> int:
-        return hash(self.uuid)
-
-    @property
-    def priority(self) -> base.JobPriority:
-        """The priority as it was posted."""
-        return self._priority
-
-    @property
-    def created_on(self) -> datetime:
-        """When it was posted, by the clock of the poster."""
-        return self._created_on
-
-    @property
-    @_failures
-    def last_modified(self) -> datetime:
-        """When it was posted, claimed or abandoned, by the clock of who did it."""
-        return datetime.fromisoformat(self.board.read(self).meta["modified"])
-
-    @property
-    @_failures
-    def state(self) -> str:
-        """The state, read from Redis."""
-        return self.board.state_of(self)
-
-    @_failures
-    def expires_in(self) -> float:
-        """Return the seconds until the claim ends, by Redis's clock; 0 where there is none."""
-        return self.board.seconds_left(self)
-
-    @_failures
-    def extend_expiry(self, expiry: float) -> bool:
-        """Let the claim end so many whole seconds from now; tell whether there was one."""
-        return self.board.extend(self, expiry)
-
-    def wait(
-        self,
-        timeout: float | None = None,
-        delay: float = PAUSE,
-        delay_multiplier: float = 1.0,
-        max_delay: float = PAUSE,
-        sleep_func: Callable[[float], None] = time.sleep,
-    ) -> bool:
-        """Look ten times a second whether the job is complete, however long it takes."""
-        return super().wait(timeout, delay, delay_multiplier, max_delay, sleep_func)
 
 
 class RQJobBoard(base.JobBoard):
@@ -305,7 +221,7 @@ class RQJobBoard(base.JobBoard):
                 with contextlib.suppress(Exception):
                     yield self._fetch(key)
 
-    @_failures
+    @raising_job_failures
     def iterjobs(self, only_unclaimed: bool = False, ensure_fresh: bool = False) -> Iterator[RQJob]:
         """List the board; each call reads Redis, ``ensure_fresh`` or not."""
         listed = list(self._stored())
@@ -318,7 +234,7 @@ class RQJobBoard(base.JobBoard):
             listed = [each for each, claimed in zip(listed, alive, strict=True) if not claimed]
         return iter([job for _, job in listed])
 
-    @_failures
+    @raising_job_failures
     def wait(self, timeout: float | None = None) -> Iterator[RQJob]:
         """Look ten times a second for any job.
 
@@ -332,12 +248,12 @@ class RQJobBoard(base.JobBoard):
         return iter(jobs)
 
     @property
-    @_failures
+    @raising_job_failures
     def job_count(self) -> int:
         """The number of jobs on the board."""
         return sum(1 for _ in self._stored())
 
-    @_failures
+    @raising_job_failures
     def find_owner(self, job: RQJob) -> str | None:
         """Return the name under which a job is claimed, or None."""
         with contextlib.suppress(excp.NotFound):
@@ -348,7 +264,7 @@ class RQJobBoard(base.JobBoard):
 
     # -- writing -------------------------------------------------------------------------------
 
-    @_failures
+    @raising_job_failures
     def post(
         self, name: str, book: Any = None, details: Any = None, priority: Any = "NORMAL"
     ) -> RQJob:
@@ -369,7 +285,7 @@ class RQJobBoard(base.JobBoard):
             "details": details,
             "book": book and {"name": book.name, "uuid": book.uuid},
             "priority": priority.value,
-            "modified": _now(),
+            "modified": now(),
         }
         stored = self.queue(priority).enqueue_call(
             FUNCTION, timeout=-1, failure_ttl=-1, job_id=str(uuid.uuid4()), meta=meta
@@ -395,7 +311,7 @@ class RQJobBoard(base.JobBoard):
                 return
 
     @base.check_who
-    @_failures
+    @raising_job_failures
     def claim(self, job: RQJob, who: str, expiry: float | None = None) -> None:
         """Claim a job: for so many whole seconds, or as long as this board is connected."""
         seconds = SESSION if expiry is None else _whole(expiry)
@@ -417,7 +333,7 @@ class RQJobBoard(base.JobBoard):
         self._claims[job.uuid] = (made[0], expiry is not None)
 
     def _save(self, stored: Job, status: JobStatus, pipeline: Any) -> None:
-        stored.meta["modified"] = _now()
+        stored.meta["modified"] = now()
         stored.save(pipeline=pipeline, include_result=False)
         stored.set_status(status, pipeline=pipeline)
 
@@ -440,13 +356,13 @@ class RQJobBoard(base.JobBoard):
         self._claims.pop(job.uuid, None)
 
     @base.check_who
-    @_failures
+    @raising_job_failures
     def consume(self, job: RQJob, who: str) -> None:
         """Delete a job that ``who`` has claimed."""
         self._finish(job, who, lambda stored, _, pipeline: stored.delete(pipeline=pipeline))
 
     @base.check_who
-    @_failures
+    @raising_job_failures
     def abandon(self, job: RQJob, who: str) -> None:
         """Give a job back: RQ puts it first in its queue, whatever its age."""
 
@@ -460,7 +376,7 @@ class RQJobBoard(base.JobBoard):
         self._finish(job, who, finish)
 
     @base.check_who
-    @_failures
+    @raising_job_failures
     def trash(self, job: RQJob, who: str) -> None:
         """Put a job into RQ's registry of failed jobs, for ever."""
 
@@ -472,7 +388,7 @@ class RQJobBoard(base.JobBoard):
 
         self._finish(job, who, finish)
 
-    @_failures
+    @raising_job_failures
     def register_entity(self, entity: Any) -> None:
         """Register a conductor as a worker of RQ, which it is not: RQ shows it as idle."""
         if entity.kind != "conductor":
@@ -494,7 +410,3 @@ def _whole(expiry: float) -> int:
     if expiry != int(expiry) or expiry < 1:
         raise excp.NotImplementedError("RQ's times to live are whole seconds")
     return int(expiry)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat()

@@ -14,8 +14,9 @@ from typing import Any
 from multiboard_conformance.jobboard.fetch import Maker
 from rq import Queue
 from rq.job import Job
-from rq_board.board import RQJobBoard
 from taskflow.jobs import base
+
+from rq_board.board import RQJobBoard
 
 
 class RQMaker(Maker):

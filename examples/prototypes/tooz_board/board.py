@@ -53,7 +53,7 @@ def _failures(call: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(call)
     def wrapper(self: Any, *arguments: Any, **more: Any) -> Any:
-        board = self if isinstance(self, ToozJobBoard) else self.board
+        board = getattr(self, "board", self)
         if not board.connected:
             raise excp.JobFailure(f"the board {board.name!r} is not connected")
         try:

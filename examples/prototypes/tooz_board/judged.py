@@ -7,16 +7,22 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from multiboard_conformance.jobboard.fetch import Maker
+
 from tooz_board.board import PATIENCE, ToozJobBoard
 
-#: The scheme of tooz for each store, and the store's port.
-SCHEMES = {"redis": ("redis", 6379), "zookeeper": ("zookeeper", 2181), "etcd": ("etcd3+http", 2379)}
+#: For each store the scheme of tooz, the store's port, and the module of tooz's driver.
+SCHEMES = {
+    "redis": ("redis", 6379, "redis"),
+    "zookeeper": ("zookeeper", 2181, "zookeeper"),
+    "etcd": ("etcd3+http", 2379, "etcd3gw"),
+}
 
 
 class ToozMaker(Maker):
@@ -28,7 +34,8 @@ class ToozMaker(Maker):
 
     def __init__(self, conf: Mapping[str, str]) -> None:
         self._store = urlsplit(conf["url"]).scheme
-        self._scheme, self.default_port = SCHEMES[self._store]
+        self._scheme, self.default_port, driver = SCHEMES[self._store]
+        importlib.import_module(f"tooz.drivers.{driver}")  # once, not in each check's process
         super().__init__(conf)
 
     def at(self, place: str, address: tuple[str, int] | None) -> dict[str, Any]:
