@@ -102,9 +102,8 @@ class _OnLive(Asking):
         if parsed_args.token is not None and len(uuids) != 1:
             raise errors.ConfigError("a token is one job's: name one job")
         with opening.opened(url) as guard:
-            shown = [guard.get([key])[0] for key in uuids]
             fit, status = [], 0
-            for key, posting in zip(uuids, shown, strict=True):
+            for key, posting in zip(uuids, guard.get(uuids), strict=True):
                 if why := self._why_not(key, posting, parsed_args.token):
                     self.complain(why)
                     status = 1

@@ -99,22 +99,19 @@ def load(paths: Sequence[str], url: str | None = None) -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     try:
         conf(args=[], project=GROUP, default_config_files=list(paths), default_config_dirs=[])
-    except cfg.ConfigFilesNotFoundError as error:
+    except (cfg.ConfigFilesNotFoundError, cfg.ConfigFilesPermissionDeniedError) as error:
         missing = ", ".join(error.config_files)
-    except cfg.ConfigFilesPermissionDeniedError as error:
-        missing = ", ".join(error.config_files)
+        raise errors.ConfigError(f"can't read the configuration file {missing}") from None
     except cfg.ConfigFileParseError as error:
         line = re.search(r":(\d+), ", str(error))  # behind it the line stands, and secrets in it
         where = f"{error.config_file}, line {line[1]}" if line else error.config_file
         raise errors.ConfigError(f"{where}: this is no line of a configuration file") from None
     except (UnicodeDecodeError, OSError) as error:
         raise errors.ConfigError(f"the configuration can't be read: {error}") from None
-    else:
-        conf.register_opts([copy.deepcopy(_URL)], group=GROUP)
-        if url is not None:
-            conf.set_override(_URL.name, url, group=GROUP)
-        return conf
-    raise errors.ConfigError(f"can't read the configuration file {missing}")
+    conf.register_opts([copy.deepcopy(_URL)], group=GROUP)
+    if url is not None:
+        conf.set_override(_URL.name, url, group=GROUP)
+    return conf
 
 
 def persistence_connection(conf: cfg.ConfigOpts) -> str:

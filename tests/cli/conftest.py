@@ -6,18 +6,18 @@ from __future__ import annotations
 import io
 import json
 import logging
+import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+import multiboard
 from multiboard.cli import opening
 from multiboard.cli.main import MultiboardApp
 
 
-@dataclass
-class Answer:
+class Answer(NamedTuple):
     """What a command gave."""
 
     status: int
@@ -70,3 +70,16 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
 
     yield run
     root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture
+def url() -> str:
+    """The URL of a board in memory."""
+    return f"memory://{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def here(url: str) -> Iterator[Any]:
+    """The board in memory."""
+    with multiboard.backend("holder", url) as connected:
+        yield connected

@@ -30,19 +30,6 @@ def board(store_url: str) -> Iterator[Any]:
         yield connected
 
 
-@pytest.fixture
-def url() -> str:
-    """The URL of a board in memory."""
-    return f"memory://{uuid.uuid4().hex}"
-
-
-@pytest.fixture
-def here(url: str) -> Iterator[Any]:
-    """The board in memory."""
-    with multiboard.backend("holder", url) as connected:
-        yield connected
-
-
 # -- on every store --------------------------------------------------------------------------------
 
 

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,24 +16,17 @@ from tests.cli.conftest import Command
 
 
 @pytest.fixture
-def url() -> str:
-    """The URL of a board in memory."""
-    return f"memory://{uuid.uuid4().hex}"
-
-
-@pytest.fixture
-def board(url: str) -> Iterator[Any]:
+def board(here: Any) -> Any:
     """The board in memory, with some jobs."""
-    with multiboard.backend("holder", url) as made:
-        for name, priority, delay in (
-            ("resize-1", "NORMAL", 0.0),
-            ("resize-2", "HIGH", 0.0),
-            ("Resize-3", "NORMAL", 600.0),
-            ("delete-1", "LOW", 0.0),
-        ):
-            made.post(name, priority=priority, delay=delay)
-        made.claim(next(iter(made.iterjobs())), "w-1")  # resize-2
-        yield made
+    for name, priority, delay in (
+        ("resize-1", "NORMAL", 0.0),
+        ("resize-2", "HIGH", 0.0),
+        ("Resize-3", "NORMAL", 600.0),
+        ("delete-1", "LOW", 0.0),
+    ):
+        here.post(name, priority=priority, delay=delay)
+    here.claim(next(iter(here.iterjobs())), "w-1")  # resize-2
+    return here
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 import os
 import pathlib
 import signal
@@ -14,8 +13,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,49 +23,14 @@ from taskflow.types import entity as entities
 
 import multiboard
 from multiboard.cli import opening
-from multiboard.cli.main import COMMANDS, MultiboardApp
+from multiboard.cli.main import COMMANDS
 from multiboard.config import loading
 from multiboard.primitives import NewPosting
 from multiboard.runtime.retry import RetryingGuard
+from tests.cli.conftest import Answer, Command
 from tests.waiting import eventually
 
 SECRET = "hunter2"
-
-
-@dataclass
-class Answer:
-    """What a command gave."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> Any:
-        """The rows of a listing in JSON."""
-        return json.loads(self.out)
-
-
-Cli = Callable[..., Answer]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
-    """Run a command in this process, where a memory store can be seen."""
-    monkeypatch.delenv(opening.URL_VARIABLE, raising=False)
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-
-    def run(*words: str, out: io.StringIO | None = None) -> Answer:
-        out, err = out or io.StringIO(), io.StringIO()
-        try:
-            status = MultiboardApp(stdout=out, stderr=err).run(list(words))
-        except SystemExit as exit_:
-            status = int(exit_.code or 0)
-        return Answer(status, out.getvalue(), err.getvalue())
-
-    yield run
-    root.handlers[:], root.level = handlers, level
 
 
 @pytest.fixture
@@ -77,23 +40,18 @@ def board(store_url: str) -> Iterator[Any]:
         yield connected
 
 
-def in_json(answer: Answer) -> Any:
-    assert (answer.status, answer.err) == (0, "")
-    return answer.rows
-
-
 # -- jobs ------------------------------------------------------------------------------------------
 
 
-def test_jobs_are_listed_in_order(cli: Cli, board: Any, store_url: str) -> None:
+def test_jobs_are_listed_in_order(command: Command, board: Any, store_url: str) -> None:
     board.post("second")
     first = board.post("first", priority="HIGH", details={"password": SECRET})
     board.post("later", delay=600)
     board.claim(first, "me")
-    answer = cli("jobs", store_url, "-f", "json")
+    answer = command("jobs", store_url, "-f", "json")
     shown = [
         [row[name] for name in ("Priority", "Name", "State", "Owner", "Attempts")]
-        for row in in_json(answer)
+        for row in answer.rows
     ]
     assert shown == [
         ["HIGH", "first", "CLAIMED", "me", 1],
@@ -103,84 +61,90 @@ def test_jobs_are_listed_in_order(cli: Cli, board: Any, store_url: str) -> None:
     assert answer.rows[0]["UUID"] == first.uuid
     assert 0 <= answer.rows[0]["Age"] < 60
     assert SECRET not in answer.out
-    unclaimed = in_json(cli("jobs", store_url, "--unclaimed", "-f", "json"))
+    unclaimed = command("jobs", store_url, "--unclaimed", "-f", "json").rows
     assert [row["Name"] for row in unclaimed] == ["second", "later"]
 
 
 @pytest.mark.usefixtures("board")
-def test_an_empty_board_lists_nothing(cli: Cli, store_url: str) -> None:
-    assert in_json(cli("jobs", store_url, "-f", "json")) == []
+def test_an_empty_board_lists_nothing(command: Command, store_url: str) -> None:
+    assert command("jobs", store_url, "-f", "json").rows == []
 
 
-def test_other_formats(cli: Cli, board: Any, store_url: str) -> None:
+def test_other_formats(command: Command, board: Any, store_url: str) -> None:
     board.post("one")
-    answer = cli("jobs", store_url, "-f", "csv")
+    answer = command("jobs", store_url, "-f", "csv")
     assert [row["Name"] for row in csv.DictReader(io.StringIO(answer.out))] == ["one"]
-    assert "| one " in cli("jobs", store_url).out
-    assert cli("jobs", store_url, "-f", "value", "-c", "Name").out == "one\n"
+    assert "| one " in command("jobs", store_url).out
+    assert command("jobs", store_url, "-f", "value", "-c", "Name").out == "one\n"
 
 
 def test_the_url_may_come_from_the_environment(
-    cli: Cli, board: Any, store_url: str, monkeypatch: pytest.MonkeyPatch
+    command: Command, board: Any, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = board.post("one")
     monkeypatch.setenv(opening.URL_VARIABLE, store_url)
-    assert [row["UUID"] for row in in_json(cli("jobs", "-f", "json"))] == [job.uuid]
-    assert in_json(cli("show", job.uuid, "-f", "json"))["uuid"] == job.uuid
+    assert [row["UUID"] for row in command("jobs", "-f", "json").rows] == [job.uuid]
+    assert command("show", job.uuid, "-f", "json").rows["uuid"] == job.uuid
 
 
-def test_details_are_shown_only_when_asked_for(cli: Cli, board: Any, store_url: str) -> None:
+def test_details_are_shown_only_when_asked_for(
+    command: Command, board: Any, store_url: str
+) -> None:
     job = board.post("one", details={"password": SECRET})
     board.claim(job, "me", expiry=50)
-    answer = cli("show", store_url, job.uuid, "-f", "json")
+    answer = command("show", store_url, job.uuid, "-f", "json")
     assert SECRET not in answer.out
-    shown = in_json(answer)
+    shown = answer.rows
     assert (shown["name"], shown["state"], shown["owner"]) == ("one", "CLAIMED", "me")
     assert shown["token"] == job.lease.token
     assert 0 < shown["expires_in"] <= 50
     assert shown["created_on"].startswith(job.created_on.isoformat(timespec="seconds"))
-    asked = in_json(cli("show", store_url, job.uuid, "--details", "-f", "json"))
+    asked = command("show", store_url, job.uuid, "--details", "-f", "json").rows
     assert json.loads(asked["details"]) == {"password": SECRET}
 
 
-def test_trash_restore_and_purge(cli: Cli, board: Any, store_url: str) -> None:
+def test_trash_restore_and_purge(command: Command, board: Any, store_url: str) -> None:
     jobs = [board.post(name) for name in ("a", "b", "c")]
     for job in jobs:
         board.claim(job, "me")
         board.trash(job, "me")
-    trash = in_json(cli("trash", store_url, "-f", "json"))
+    trash = command("trash", store_url, "-f", "json").rows
     assert [(row["Name"], row["State"]) for row in trash] == [(n, "TRASHED") for n in "abc"]
-    assert in_json(cli("show", store_url, jobs[0].uuid, "-f", "json"))["state"] == "TRASHED"
+    assert command("show", store_url, jobs[0].uuid, "-f", "json").rows["state"] == "TRASHED"
     a, b, c = (job.uuid for job in jobs)
-    assert cli("restore", store_url, a, b) == Answer(0, f"restored {a}\nrestored {b}\n", "")
-    assert cli("restore", store_url, a) == Answer(1, "", f"no job {a} in the trash\n")
-    assert cli("purge", store_url, c, b) == Answer(1, f"purged {c}\n", f"no job {b} in the trash\n")
-    assert in_json(cli("trash", store_url, "-f", "json")) == []
-    assert [row["Name"] for row in in_json(cli("jobs", store_url, "-f", "json"))] == ["a", "b"]
+    assert command("restore", store_url, a, b) == Answer(0, f"restored {a}\nrestored {b}\n", "")
+    assert command("restore", store_url, a) == Answer(1, "", f"no job {a} in the trash\n")
+    assert command("purge", store_url, c, b) == Answer(
+        1, f"purged {c}\n", f"no job {b} in the trash\n"
+    )
+    assert command("trash", store_url, "-f", "json").rows == []
+    assert [row["Name"] for row in command("jobs", store_url, "-f", "json").rows] == ["a", "b"]
 
 
-def test_what_is_not_a_job_is_counted_and_named(cli: Cli, board: Any, store_url: str) -> None:
+def test_what_is_not_a_job_is_counted_and_named(
+    command: Command, board: Any, store_url: str
+) -> None:
     board.post("good")
     guard = RetryingGuard(loading.load(store_url))
     guard.open()
     guard.add([NewPosting("junk", b"no body of ours")])
     guard.close()
-    answer = cli("jobs", store_url, "-f", "json")
-    assert [row["Name"] for row in answer.rows] == ["good"]
+    answer = command("jobs", store_url, "-f", "json")
+    assert [row["Name"] for row in json.loads(answer.out)] == ["good"]
     assert answer.err == "1 record(s) can't be read; 'multiboard health' names them\n"
-    health = in_json(cli("health", store_url, "-f", "json"))
+    health = command("health", store_url, "-f", "json").rows
     assert health["damaged"].startswith("junk: ")
 
 
 # -- stores ----------------------------------------------------------------------------------------
 
 
-def test_health(cli: Cli, board: Any, store_url: str) -> None:
+def test_health(command: Command, board: Any, store_url: str) -> None:
     jobs = [board.post("one"), board.post("two"), board.post("three", delay=600)]
     board.claim(jobs[0], "me")
     board.trash(jobs[0], "me")
     board.claim(jobs[1], "me")
-    shown = in_json(cli("health", store_url, "-f", "json"))
+    shown = command("health", store_url, "-f", "json").rows
     counts = [shown[name] for name in ("jobs", "claimed", "delayed", "trash", "entities")]
     assert counts == [2, 1, 1, 1, 0]
     assert shown["incarnation"] == board.incarnation
@@ -189,10 +153,10 @@ def test_health(cli: Cli, board: Any, store_url: str) -> None:
     assert shown["max_body"] > 0
 
 
-def test_entities(cli: Cli, board: Any, store_url: str) -> None:
+def test_entities(command: Command, board: Any, store_url: str) -> None:
     kind = conductors.Conductor.ENTITY_KIND
     board.register_entity(entities.Entity(kind, "worker-1", {"pid": 7}))
-    (row,) = in_json(cli("entities", store_url, "-f", "json"))
+    (row,) = command("entities", store_url, "-f", "json").rows
     assert (row["Kind"], row["Name"], json.loads(row["Metadata"])) == (
         kind,
         "worker-1",
@@ -200,21 +164,21 @@ def test_entities(cli: Cli, board: Any, store_url: str) -> None:
     )
 
 
-def test_backends(cli: Cli) -> None:
-    rows = {row["Name"]: row for row in in_json(cli("backends", "-f", "json"))}
+def test_backends(command: Command) -> None:
+    rows = {row["Name"]: row for row in command("backends", "-f", "json").rows}
     assert {"memory", "sqlite", "redis", "zookeeper", "etcd"} <= rows.keys()
     assert rows["sqlite"]["Shared by"] == "processes"
     assert "session_timeout" in rows["sqlite"]["Options"]
-    options = in_json(cli("backends", "sqlite", "-f", "json"))
+    options = command("backends", "sqlite", "-f", "json").rows
     assert {"namespace", "path", "synchronous"} <= {row["Option"] for row in options}
     assert all(row["Meaning"] for row in options)
 
 
-def test_watch_prints_events_as_they_happen(cli: Cli, board: Any, store_url: str) -> None:
+def test_watch_prints_events_as_they_happen(command: Command, board: Any, store_url: str) -> None:
     old = board.post("old")
     out = io.StringIO()
     watching = threading.Thread(
-        target=cli, args=("watch", store_url, "--for", "4"), kwargs={"out": out}
+        target=command, args=("watch", store_url, "--for", "4"), kwargs={"out": out}
     )
     watching.start()
     try:
@@ -237,13 +201,13 @@ def test_watch_prints_events_as_they_happen(cli: Cli, board: Any, store_url: str
     assert SECRET not in out.getvalue()
 
 
-def test_watch_goes_on_after_an_outage(cli: Cli) -> None:
+def test_watch_goes_on_after_an_outage(command: Command) -> None:
     out = io.StringIO()
     with servers.redis_server() as redis:
         with multiboard.backend("cli", redis.url):
             pass
         words = ("watch", f"{redis.url}?operation_timeout=1&connect_timeout=1", "--for", "12")
-        watching = threading.Thread(target=cli, args=words, kwargs={"out": out})
+        watching = threading.Thread(target=command, args=words, kwargs={"out": out})
         watching.start()
         try:
             eventually(lambda: "WATCHING" in out.getvalue())
@@ -305,8 +269,10 @@ def _x() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_x")
 @pytest.mark.parametrize(("words", "says"), BAD, ids=[" ".join(w)[:40] for w, _ in BAD])
-def test_an_error_is_one_line_without_secrets(cli: Cli, words: list[str], says: str) -> None:
-    answer = cli(*words)
+def test_an_error_is_one_line_without_secrets(
+    command: Command, words: list[str], says: str
+) -> None:
+    answer = command(*words)
     assert (answer.status, answer.out) == (1, "")
     assert says in answer.err
     assert answer.err.count("\n") == 1
@@ -316,40 +282,40 @@ def test_an_error_is_one_line_without_secrets(cli: Cli, words: list[str], says: 
 
 @pytest.mark.usefixtures("_x")
 @pytest.mark.parametrize(("words", "says"), BAD, ids=[" ".join(w)[:40] for w, _ in BAD])
-def test_debug_tells_where_but_no_secrets(cli: Cli, words: list[str], says: str) -> None:
-    answer = cli("--debug", "-v", "-v", *words)
+def test_debug_tells_where_but_no_secrets(command: Command, words: list[str], says: str) -> None:
+    answer = command("--debug", "-v", "-v", *words)
     assert answer.status == 1
     assert "Traceback" in answer.err
     assert says in answer.err
     assert SECRET not in answer.err + answer.out
 
 
-def test_a_password_that_works_is_not_shown_either(cli: Cli) -> None:
+def test_a_password_that_works_is_not_shown_either(command: Command) -> None:
     with servers.redis_server(password=SECRET) as redis:
         assert SECRET in redis.url
         with multiboard.backend("cli", redis.url) as board:
             job = board.post("one")
         for words in (["jobs"], ["health"], ["entities"], ["show"], ["watch", "--for", "0.1"]):
             last = [job.uuid] if words == ["show"] else []
-            answer = cli("--debug", "-v", "-v", words[0], redis.url, *last, *words[1:])
+            answer = command("--debug", "-v", "-v", words[0], redis.url, *last, *words[1:])
             assert (answer.status, SECRET in answer.out + answer.err) == (0, False), words
 
 
-def test_a_wrong_option_is_status_2(cli: Cli) -> None:
-    assert cli("jobs", "--nosuch").status == 2
-    assert cli("nosuch").status == 2
-    assert cli("demo", "--conductors", "1").status == 2
+def test_a_wrong_option_is_status_2(command: Command) -> None:
+    assert command("jobs", "--nosuch").status == 2
+    assert command("nosuch").status == 2
+    assert command("demo", "--conductors", "1").status == 2
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_every_command_has_help(cli: Cli, name: str) -> None:
-    answer = cli(*name.split(), "--help")
+def test_every_command_has_help(command: Command, name: str) -> None:
+    answer = command(*name.split(), "--help")
     assert answer.status == 0
     assert f"usage: multiboard {name}" in answer.out
 
 
-def test_without_a_command_all_are_listed(cli: Cli) -> None:
-    answer = cli()
+def test_without_a_command_all_are_listed(command: Command) -> None:
+    answer = command()
     assert answer.status == 0
     assert all(f"\n  {name} " in answer.out for name in COMMANDS)
 

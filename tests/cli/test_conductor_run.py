@@ -102,6 +102,12 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def said(process: subprocess.Popen[str]) -> str:
+    """Return the next line that a process writes."""
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
 # -- the tests -------------------------------------------------------------------------------------
 
 
@@ -112,8 +118,7 @@ def test_a_drained_conductor_finishes_what_it_runs(site: Site, board: Any, run: 
     eventually(lambda: site.begun("a"))
     assert board.find_owner(job) == "w-1"
     process.send_signal(signal.SIGTERM)
-    assert process.stdout is not None
-    assert "drains: 1 job(s) may run for 100 s" in process.stdout.readline()
+    assert "drains: 1 job(s) may run for 100 s" in said(process)
     eventually(lambda: board.entities()[0].metadata.get("draining"))
     assert board.entities()[0].metadata["running"] == [{"name": "a", "uuid": job.uuid}]
     site.go()
@@ -129,8 +134,7 @@ def test_what_is_not_done_within_the_grace_is_handed_back(site: Site, board: Any
     job = patient_flow.post(board, site.persistence, site.folder, "a")
     eventually(lambda: site.begun("a"))
     process.send_signal(signal.SIGTERM)
-    assert process.stdout is not None
-    assert "drains" in process.stdout.readline()
+    assert "drains" in said(process)
     # The task is not cut short; the grace is over long before it is let go on.
     (site.folder / "a.begun").unlink()
     eventually(lambda: board.entities()[0].metadata.get("draining"))
@@ -148,8 +152,7 @@ def test_a_second_signal_ends_at_once(site: Site, board: Any, run: Run) -> None:
     job = patient_flow.post(board, site.persistence, site.folder, "a")
     eventually(lambda: site.begun("a"))
     process.send_signal(signal.SIGTERM)
-    assert process.stdout is not None
-    assert "drains" in process.stdout.readline()
+    assert "drains" in said(process)
     process.send_signal(signal.SIGTERM)
     status, out, err = ended(process)
     assert (status, err) == (4, "")

@@ -8,7 +8,6 @@ import json
 import pathlib
 import threading
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,19 +17,6 @@ from tests.cli.conftest import Command
 from tests.waiting import eventually
 
 SECRET = "hunter2"
-
-
-@pytest.fixture
-def url() -> str:
-    """The URL of a board in memory."""
-    return f"memory://{uuid.uuid4().hex}"
-
-
-@pytest.fixture
-def board(url: str) -> Iterator[Any]:
-    """The board in memory."""
-    with multiboard.backend("holder", url) as made:
-        yield made
 
 
 def test_a_job_is_posted(command: Command, store_url: str) -> None:
@@ -46,7 +32,7 @@ def test_a_job_is_posted(command: Command, store_url: str) -> None:
 
 
 def test_everything_about_a_job(
-    command: Command, board: Any, url: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, here: Any, url: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     book = str(uuid.uuid4())
     (tmp_path / "d.json").write_text('\ufeff{"a": [1, null, "é"]}', encoding="utf-8")
@@ -54,10 +40,10 @@ def test_everything_about_a_job(
     words = ["--priority", "high", "--delay", "10m", "--book", book]
     answer = command("post", "two words", "--details", f"@{tmp_path}/d.json", *words)
     assert (answer.status, answer.err) == (0, "")
-    [job] = board.iterjobs(ensure_fresh=True)
+    [job] = here.iterjobs(ensure_fresh=True)
     assert (job.name, job.details) == ("two words", {"a": [1, None, "é"]})
     assert (job.priority.value, job.book_uuid) == ("HIGH", book)
-    assert board.claim_next("me") == []
+    assert here.claim_next("me") == []
 
 
 BAD = [
@@ -78,7 +64,7 @@ BAD = [
 
 @pytest.mark.parametrize(("words", "says"), BAD, ids=[" ".join(w)[:24] for w, _ in BAD])
 def test_what_can_not_be_posted_is_one_line(
-    words: list[str], says: str, command: Command, board: Any, url: str, tmp_path: pathlib.Path
+    words: list[str], says: str, command: Command, here: Any, url: str, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "bad.json").write_bytes(b'{"\xff": 1}')
     given = [word.replace("{folder}", str(tmp_path)) for word in words]
@@ -86,7 +72,7 @@ def test_what_can_not_be_posted_is_one_line(
     assert (answer.status, answer.out, answer.err.count("\n")) == (1, "", 1)
     assert says in answer.err
     assert SECRET not in answer.err
-    assert board.job_count == 0
+    assert here.job_count == 0
 
 
 def test_a_url_alone_is_no_name(command: Command, url: str) -> None:
@@ -94,7 +80,7 @@ def test_a_url_alone_is_no_name(command: Command, url: str) -> None:
     assert (answer.status, answer.err) == (1, "name the job behind the URL\n")
 
 
-def test_watching_in_json(command: Command, board: Any, url: str) -> None:
+def test_watching_in_json(command: Command, here: Any, url: str) -> None:
     out = io.StringIO()
     words = ("watch", url, "-f", "json", "--for", "4")
     watching = threading.Thread(target=command, args=words, kwargs={"out": out})
@@ -102,10 +88,10 @@ def test_watching_in_json(command: Command, board: Any, url: str) -> None:
     try:
         eventually(lambda: "WATCHING" in out.getvalue())
         evil = "x\x1b[2J\n\u202e"
-        job = board.post(evil)
-        board.claim(job, "me")
+        job = here.post(evil)
+        here.claim(job, "me")
         eventually(lambda: "CLAIMED" in out.getvalue())
-        board.consume(job, "me")
+        here.consume(job, "me")
         eventually(lambda: "REMOVED" in out.getvalue())
     finally:
         watching.join()

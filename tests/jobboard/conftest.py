@@ -1,5 +1,5 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Boards to test on, each in every store."""
+"""Boards to test on, each in every store, and what conductors need beside them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from taskflow.persistence.backends import impl_memory
 
 import multiboard
 from multiboard.jobboard.board import JobBoard
+from tests.jobboard import flows
 
 
 @pytest.fixture
@@ -38,3 +40,16 @@ def board(make_board: Callable[..., JobBoard]) -> JobBoard:
 def other(make_board: Callable[..., JobBoard]) -> JobBoard:
     """The same board through another connection."""
     return make_board("other")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_flows() -> None:
+    flows.runs.clear()
+    flows.begun.clear()
+    flows.go_on.clear()
+
+
+@pytest.fixture
+def persistence() -> Any:
+    """One logbook store for all conductors of a test."""
+    return impl_memory.MemoryBackend()

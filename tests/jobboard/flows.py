@@ -1,18 +1,21 @@
 # Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Flows for conductors to run; they talk to the test through module-level events."""
+"""Flows and conductors that run them; flows talk to the test through module-level events."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from taskflow import engines, task
+from taskflow.conductors import backends as conductors
 from taskflow.patterns import linear_flow
 from taskflow.utils import persistence_utils
 
 from multiboard.jobboard.board import JobBoard
+from multiboard.jobboard.conductor import Conductor
 from multiboard.jobboard.job import Job
 
 #: How often each job's task ran.
@@ -69,3 +72,19 @@ def post(board: JobBoard, persistence: Any, factory: Any, label: str) -> Job:
     engines.save_factory_details(detail, factory, [], {}, backend=persistence)
     details = {"flow_uuid": detail.uuid, "store": {"label": label}}
     return board.post(label, book, details=details)
+
+
+@contextlib.contextmanager
+def running(board: JobBoard, persistence: Any, **options: Any) -> Iterator[Conductor]:
+    """Run a conductor on a thread until the end of the block."""
+    conductor = conductors.fetch("multiboard", "tester", board, persistence=persistence, **options)
+    thread = threading.Thread(target=conductor.run, daemon=True)
+    thread.start()
+    try:
+        yield conductor
+    finally:
+        go_on.set()
+        conductor.stop()
+        assert conductor.wait(15)
+        thread.join(15)
+        assert not thread.is_alive()

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import servers
-from taskflow.persistence.backends import impl_memory
 
 import multiboard
 from multiboard.jobboard.conductor import Conductor
@@ -19,19 +18,11 @@ from tests.jobboard.test_conductor import wiped
 from tests.waiting import eventually
 
 
-@pytest.fixture(autouse=True)
-def _fresh() -> None:
-    flows.runs.clear()
-    flows.begun.clear()
-    flows.go_on.clear()
-
-
 @pytest.mark.parametrize("store_url", ["sqlite", "redis"], indirect=True)
 @pytest.mark.parametrize("slots", [1, 2], ids=["no slot free", "a slot free"])
 def test_a_conductor_goes_on_with_the_new_board(
-    store_url: str, slots: int, caplog: pytest.LogCaptureFixture
+    store_url: str, slots: int, persistence: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    persistence = impl_memory.MemoryBackend()
     options = {"persistence": persistence, "max_simultaneous_jobs": slots}
     with multiboard.backend("b", store_url, persistence=persistence) as board:
         conductor = Conductor("tester", board, on_board_lost="reopen", **options)
@@ -59,10 +50,9 @@ def test_a_conductor_goes_on_with_the_new_board(
 
 
 def test_a_stop_ends_a_conductor_that_waits_for_its_store(
-    caplog: pytest.LogCaptureFixture,
+    persistence: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The store is away when the board is to be opened again: that is logged at growing pauses."""
-    persistence = impl_memory.MemoryBackend()
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(servers.redis_server())
         url = f"{server.url}?connect_timeout=0.2&operation_timeout=0.2&session_timeout=2"

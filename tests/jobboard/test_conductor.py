@@ -12,15 +12,13 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import servers
 from taskflow import exceptions as excp
 from taskflow import states
-from taskflow.conductors import backends as conductors
-from taskflow.persistence.backends import impl_memory
 
 import multiboard
 from multiboard import errors
@@ -36,40 +34,12 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "conformance")
 from tests.conformance import harnesses
 
 
-@pytest.fixture(autouse=True)
-def _fresh_events() -> None:
-    flows.runs.clear()
-    flows.begun.clear()
-    flows.go_on.clear()
-
-
-@pytest.fixture
-def persistence() -> Any:
-    """One logbook store for all conductors of a test."""
-    return impl_memory.MemoryBackend()
-
-
-@contextlib.contextmanager
-def running(board: JobBoard, persistence: Any, **options: Any) -> Iterator[Conductor]:
-    """Run a conductor on a thread until the end of the block."""
-    conductor = conductors.fetch("multiboard", "tester", board, persistence=persistence, **options)
-    thread = threading.Thread(target=conductor.run, daemon=True)
-    thread.start()
-    try:
-        yield conductor
-    finally:
-        flows.go_on.set()
-        conductor.stop()
-        assert conductor.wait(15)
-        thread.join(15)
-
-
 def test_many_jobs_run_once_each_at_once(
     make_board: Callable[..., JobBoard], store_url: str, persistence: Any
 ) -> None:
     board = multiboard.fetch("conducted", store_url, persistence=persistence)
     board.connect()
-    with contextlib.closing(board), running(board, persistence, max_simultaneous_jobs=4):
+    with contextlib.closing(board), flows.running(board, persistence, max_simultaneous_jobs=4):
         labels = [uuid.uuid4().hex for _ in range(20)]
         jobs = [flows.post(board, persistence, flows.quick, label) for label in labels]
         assert all(job.wait(20) for job in jobs)
@@ -81,7 +51,7 @@ def test_many_jobs_run_once_each_at_once(
 def test_no_more_than_the_wanted_number_at_once(persistence: Any) -> None:
     with multiboard.backend("b", f"memory://{uuid.uuid4().hex}", persistence=persistence) as board:
         jobs = [flows.post(board, persistence, flows.slow, str(n)) for n in range(4)]
-        with running(board, persistence, max_simultaneous_jobs=2):
+        with flows.running(board, persistence, max_simultaneous_jobs=2):
             assert flows.begun.wait(10)
             eventually(lambda: [job.state for job in jobs].count(states.CLAIMED) == 2)
             assert [job.state for job in jobs[2:]] == [states.UNCLAIMED] * 2
@@ -92,12 +62,12 @@ def test_no_more_than_the_wanted_number_at_once(persistence: Any) -> None:
 def test_a_stop_gives_the_job_under_way_back(persistence: Any) -> None:
     with multiboard.backend("b", f"memory://{uuid.uuid4().hex}", persistence=persistence) as board:
         job = flows.post(board, persistence, flows.slow, "a")
-        with running(board, persistence) as conductor:
+        with flows.running(board, persistence) as conductor:
             assert flows.begun.wait(10)
             conductor.stop()
         eventually(lambda: job.state == states.UNCLAIMED)
         assert flows.runs == {}
-        with running(board, persistence):  # it goes on where it was
+        with flows.running(board, persistence):  # it goes on where it was
             assert job.wait(20)
         assert flows.runs == {"a": 1}
 
@@ -119,7 +89,7 @@ def test_a_lost_claim_suspends_its_engine(
         board.notifier.register(board.notifier.ANY, lambda *_, **__: flows.go_on.wait(30))
         board.notifier.register(LEASE_LOST, lambda *_, **__: suspended.wait(30))
         job = flows.post(board, persistence, flows.slow, "a")
-        with running(board, persistence):
+        with flows.running(board, persistence):
             assert flows.begun.wait(10)
             server.pause()
             eventually(lambda: job.lease is None)
@@ -193,7 +163,7 @@ def test_an_outage_is_logged_at_growing_pauses(
     with (
         servers.redis_server() as server,
         multiboard.backend("b", f"{server.url}?{options}", persistence=persistence) as board,
-        running(board, persistence),
+        flows.running(board, persistence),
     ):
         eventually(lambda: board.entities() != [])
         server.kill()
@@ -219,7 +189,7 @@ def test_only_our_boards() -> None:
 def test_a_claim_with_an_expiry(persistence: Any) -> None:
     with multiboard.backend("b", f"memory://{uuid.uuid4().hex}", persistence=persistence) as board:
         job = flows.post(board, persistence, flows.slow, "a")
-        with running(board, persistence, expiry=60):
+        with flows.running(board, persistence, expiry=60):
             assert flows.begun.wait(10)
             assert 50 < job.expires_in() <= 60
             flows.go_on.set()

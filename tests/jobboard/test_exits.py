@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 import threading
@@ -13,10 +12,8 @@ from typing import Any
 
 import pytest
 from taskflow import states
-from taskflow.conductors import backends as conductors
 from taskflow.jobs import base
 from taskflow.patterns import linear_flow
-from taskflow.persistence.backends import impl_memory
 
 import multiboard
 from multiboard import errors
@@ -55,32 +52,9 @@ def exiting_factory() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    flows.runs.clear()
-    flows.begun.clear()
-    flows.go_on.clear()
+def _fresh_errors() -> Iterator[None]:
     yield
     raises[:] = [SystemExit(3)]
-
-
-@pytest.fixture
-def persistence() -> Any:
-    return impl_memory.MemoryBackend()
-
-
-@contextlib.contextmanager
-def running(board: JobBoard, persistence: Any, **options: Any) -> Iterator[Conductor]:
-    """Run a conductor on a thread until the end of the block."""
-    conductor = conductors.fetch("multiboard", "tester", board, persistence=persistence, **options)
-    thread = threading.Thread(target=conductor.run, daemon=True)
-    thread.start()
-    try:
-        yield conductor
-    finally:
-        flows.go_on.set()
-        conductor.stop()
-        thread.join(15)
-        assert not thread.is_alive()
 
 
 @pytest.fixture
@@ -105,7 +79,7 @@ def test_a_job_that_exits_goes_to_the_trash_and_the_next_one_runs(
     flows.go_on.set()
     bad = [flows.post(board, persistence, factory, f"bad {n}") for n in range(3)]
     good = flows.post(board, persistence, flows.quick, "good")
-    with running(board, persistence, max_simultaneous_jobs=1):
+    with flows.running(board, persistence, max_simultaneous_jobs=1):
         assert good.wait(20)
     assert {job.uuid for job in board.trashed()} == {job.uuid for job in bad}
     assert flows.runs == {"good": 1}
@@ -118,7 +92,7 @@ def test_a_job_that_exits_while_the_conductor_stops_is_given_back(
     board: JobBoard, persistence: Any
 ) -> None:
     job = flows.post(board, persistence, exiting_task, "bad")
-    with running(board, persistence) as conductor:
+    with flows.running(board, persistence) as conductor:
         assert flows.begun.wait(10)
         conductor.stop()
     assert job.state == states.UNCLAIMED
@@ -131,15 +105,15 @@ def test_a_job_that_is_resumed_by_a_conductor_that_stops_is_not_done(
     """Its task had begun when it was last run: so it is left by a process that dies."""
     flows.go_on.set()
     job = flows.post(board, persistence, exiting_task, "bad")
-    with running(board, persistence):
+    with flows.running(board, persistence):
         eventually(lambda: board.trashed() == [job])
     restored = board.restore(job)
-    with running(board, persistence) as conductor:
+    with flows.running(board, persistence) as conductor:
         # Where the engine is about to run: the stop is what it meets first.
         conductor.notifier.register("running_start", lambda *_a, **_k: conductor.stop())
         assert conductor.wait(15)
     assert restored.state == states.UNCLAIMED
-    with running(board, persistence):
+    with flows.running(board, persistence):
         eventually(lambda: board.trashed() == [job])  # the task was run: it raised again
 
 
@@ -147,7 +121,7 @@ def test_a_listener_of_the_conductor_that_exits_costs_no_thread(
     board: JobBoard, persistence: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     jobs = [flows.post(board, persistence, flows.quick, str(n)) for n in range(3)]
-    with running(board, persistence, max_simultaneous_jobs=1) as conductor:
+    with flows.running(board, persistence, max_simultaneous_jobs=1) as conductor:
         conductor.notifier.register("job_consumed", lambda *_a, **_k: sys.exit(1))
         assert all(job.wait(20) for job in jobs)
     assert "SystemExit" in caplog.text

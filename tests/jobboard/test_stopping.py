@@ -10,26 +10,12 @@ from typing import Any
 
 import pytest
 from taskflow import states
-from taskflow.persistence.backends import impl_memory
 
 import multiboard
 from multiboard.jobboard.board import JobBoard
 from multiboard.jobboard.conductor import Conductor
 from tests.jobboard import flows
 from tests.waiting import eventually
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> None:
-    flows.runs.clear()
-    flows.begun.clear()
-    flows.go_on.clear()
-
-
-@pytest.fixture
-def persistence() -> Any:
-    """Logbooks that live as long as the test."""
-    return impl_memory.MemoryBackend()
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from multiboard import errors
 from multiboard.primitives import boottime
 
 T = TypeVar("T")
+#: How a verb ends that the store did not answer.
+AWAY = (errors.Unavailable, errors.Indeterminate)
 
 
 def raised(call: Callable[[], Any]) -> Any:
@@ -45,7 +47,7 @@ def persist(call: Callable[[], T], within: float = 20.0) -> T:
     while True:
         try:
             return call()
-        except (errors.Unavailable, errors.Indeterminate):
+        except AWAY:
             if boottime() > give_up:
                 raise
         time.sleep(0.05)

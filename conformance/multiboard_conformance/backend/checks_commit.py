@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from multiboard import errors
 from multiboard.primitives import Backend, Lease, NewPosting, Shelf
-from multiboard_conformance.backend.answers import answer_of, name_of, raised
+from multiboard_conformance.backend.answers import AWAY, answer_of, name_of, raised
 from multiboard_conformance.backend.fixtures import (
     SHORT_SESSION,
     Board,
@@ -99,10 +98,9 @@ def check_nothing_is_answered_without_the_store(board: Board, faulty: Board, pro
     verbs = _verbs(leases)
     answers = together([lambda call=call: raised(lambda: call(backend)) for call in verbs.values()])  # type: ignore[misc]
     proxy.lose()
-    away = (errors.Unavailable, errors.Indeterminate)
     answered = {
         verb: name_of(answer)
         for verb, answer in zip(verbs, answers, strict=True)
-        if not isinstance(answer, away)
+        if not isinstance(answer, AWAY)
     }
     assert answered == {}

@@ -15,7 +15,14 @@ import pytest
 
 from multiboard import errors
 from multiboard.primitives import Backend, ChangeKind, Lease, NewPosting, Posting, Shelf, boottime
-from multiboard_conformance.backend.answers import answer_of, has_cause, name_of, persist, raised
+from multiboard_conformance.backend.answers import (
+    AWAY,
+    answer_of,
+    has_cause,
+    name_of,
+    persist,
+    raised,
+)
 from multiboard_conformance.backend.feeds import Limit, Reader, Start, beside
 from multiboard_conformance.backend.fixtures import Board, open_patiently, post, take
 from multiboard_conformance.backend.guarantees import guarantee
@@ -27,7 +34,6 @@ from multiboard_conformance.machinery.proxy import Mode, Proxy
 
 K = ChangeKind
 QUICK_FAILING = {"connect_timeout": 1.0, "operation_timeout": 2.0}
-AWAY = (errors.Unavailable, errors.Indeterminate)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Any
 
 from multiboard import errors
 from multiboard.primitives import Backend, ChangeKind, Lease, NewPosting, Posting, Shelf
-from multiboard_conformance.backend.answers import name_of, persist, raised
+from multiboard_conformance.backend.answers import AWAY, name_of, persist, raised
 from multiboard_conformance.backend.feeds import Reader
 from multiboard_conformance.backend.fixtures import (
     SHORT_SESSION,
@@ -32,7 +32,6 @@ from multiboard_conformance.machinery.proxy import Mode, Proxy
 
 K = ChangeKind
 IMPATIENT = {"connect_timeout": 1.0, "operation_timeout": 1.0, "session_timeout": SHORT_SESSION}
-AWAY = (errors.Unavailable, errors.Indeterminate)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from multiboard import errors
 from multiboard.primitives import Backend, ChangeKind, NewPosting, boottime
-from multiboard_conformance.backend.answers import persist, raised
+from multiboard_conformance.backend.answers import AWAY, persist, raised
 from multiboard_conformance.backend.feeds import Limit, Reader, Start, beside
 from multiboard_conformance.backend.fixtures import SHORT_SESSION, Board, open_patiently, post
 from multiboard_conformance.backend.guarantees import guarantee
@@ -31,7 +31,6 @@ OPERATION = 1.0
 IMPATIENT = {
     "connect_timeout": 1.0, "operation_timeout": OPERATION, "session_timeout": SHORT_SESSION,
 }  # fmt: skip
-AWAY = (errors.Unavailable, errors.Indeterminate)
 
 
 def _opened(opening: Callable[..., T], **settings: float) -> T:
