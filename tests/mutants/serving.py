@@ -142,7 +142,7 @@ class Conversation(socketserver.StreamRequestHandler):
             if not request.get("any_board"):
                 raise errors.BoardLost("the board was made anew")
             client.open()
-        elif self._position(request) < request["known"]:
+        elif self._position(request) < request["known"] and not request.get("any_board"):
             raise errors.BoardLost(PUT_BACK)
         if request.get("forgets"):
             client._opened().consumed.clear()
